@@ -1,0 +1,253 @@
+"""A JupyterHub user, as a program: logs in at the page, spawns, computes in a kernel, stops.
+
+`verify` and the integration tests are made of it.
+"""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+
+from .errors import StateError
+
+# Seconds between two looks at something that is on its way.
+INTERVAL = 0.1
+
+
+class _Form(html.parser.HTMLParser):
+    """Collects the named inputs and selects of a page with the values they have at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fields: dict[str, str] = {}
+        self.options: dict[str, list[str]] = {}
+        self._select: str | None = None
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {key: value or "" for key, value in attrs}
+        if tag == "input" and "name" in given:
+            self.fields[given["name"]] = given.get("value", "")
+        elif tag == "select" and "name" in given:
+            self._select = given["name"]
+            self.options[self._select] = []
+        elif tag == "option" and self._select:
+            self.options[self._select].append(given.get("value", ""))
+            if "selected" in given or self._select not in self.fields:
+                self.fields[self._select] = given.get("value", "")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "select":
+            self._select = None
+
+
+def form_fields(page: str) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Return the form fields of an HTML ``page`` with their values, and the choices of each select."""
+    form = _Form()
+    form.feed(page)
+    return form.fields, form.options
+
+
+class HubUser:
+    """A browser's session with the hub at ``url`` (such as http://127.0.0.1:8000/jupyter).
+
+    Methods raise StateError, saying what the hub answered, when a step doesn't succeed.
+    """
+
+    def __init__(self, url: str, timeout: float = 30.0) -> None:
+        self.url = url.rstrip("/")
+        self.http = httpx.Client(follow_redirects=True, timeout=timeout, trust_env=False)
+        self.name = ""
+        self._token = ""
+
+    def close(self) -> None:
+        """End the session's connections."""
+        self.http.close()
+
+    def __enter__(self) -> HubUser:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def page(self, path: str) -> httpx.Response:
+        """Return the hub's page ``path``, which must answer 200."""
+        return self._ok(self.http.get(f"{self.url}{path}"), f"GET {path}")
+
+    def log_in(self, password: str) -> None:
+        """Log in with the dummy authenticator's ``password``."""
+        fields, _ = form_fields(self.page("/hub/login").text)
+        answer = self.http.post(
+            f"{self.url}/hub/login",
+            params={"_xsrf": self._xsrf()},
+            data={**fields, "password": password, "_xsrf": self._xsrf()},
+        )
+        self._ok(answer, "POST /hub/login")
+        self._after_log_in()
+
+    def _after_log_in(self) -> None:
+        """Make the token that API calls use, and learn the user's name by it."""
+        page = self.page("/hub/home")
+        name = (
+            page.text.partition('user: "')[2].partition('"')[0]
+            or page.text.partition("/hub/api/users/")[2].partition("/")[0]
+        )
+        answer = self.http.post(
+            f"{self.url}/hub/api/users/{name}/tokens",
+            headers={"X-XSRFToken": self._xsrf(), "Referer": f"{self.url}/hub/home"},
+            json={"note": "verify", "expires_in": 3600},
+        )
+        self._token = self._ok(answer, "POST /hub/api/users/<name>/tokens").json()["token"]
+        self.name = self.api("GET", "/user").json()["name"]
+
+    def api(self, method: str, path: str, body: Any = None) -> httpx.Response:
+        """Call the hub's REST API with the user's token."""
+        answer = self.http.request(method, f"{self.url}/hub/api{path}", headers=self._bearer, json=body)
+        return self._ok(answer, f"{method} /hub/api{path}")
+
+    def spawn_form(self) -> tuple[dict[str, str], dict[str, list[str]]]:
+        """Return the fields of the spawn form with their values, and the choices of each select."""
+        return form_fields(self.page("/hub/spawn").text)
+
+    def spawn(self, choices: Mapping[str, str], server: str = "") -> None:
+        """Send the spawn form filled with ``choices``; returns when the hub has taken it."""
+        path = f"/hub/spawn/{self.name}/{server}" if server else "/hub/spawn"
+        fields, _ = form_fields(self.page(path).text)
+        fields.pop("_xsrf", None)  # belongs into the URL only
+        answer = self.http.post(
+            f"{self.url}{path}", params={"_xsrf": self._xsrf()}, data={**fields, **choices}, follow_redirects=False
+        )
+        if answer.status_code != 302:
+            raise StateError(f"POST {path} answered {answer.status_code}", details=_message(answer.text))
+
+    def server(self, server: str = "") -> dict[str, Any] | None:
+        """Return the user's ``server`` as the hub's API describes it, or None."""
+        found: dict[str, Any] | None = self.api("GET", f"/users/{self.name}").json()["servers"].get(server)
+        return found
+
+    def wait_ready(self, timeout: float, server: str = "", tick: Callable[[], None] = lambda: None) -> None:
+        """Wait until ``server`` is ready, calling ``tick`` at each look.
+
+        Raises StateError after ``timeout`` seconds, or when the spawn has failed, with the hub's own words.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            tick()
+            found = self.server(server)
+            if found and found["ready"]:
+                return
+            if found is None or not found.get("pending"):
+                raise StateError("the spawn failed", details=self._progress(server))
+            if time.monotonic() > deadline:
+                raise StateError(f"the server was not ready within {timeout:g} s", details=self._progress(server))
+            time.sleep(INTERVAL)
+
+    def stop(self, timeout: float, server: str = "") -> None:
+        """Stop ``server`` and wait until the hub says that it has."""
+        path = f"/users/{self.name}/servers/{server}" if server else f"/users/{self.name}/server"
+        self.api("DELETE", path)
+        deadline = time.monotonic() + timeout
+        while self.server(server) is not None:
+            if time.monotonic() > deadline:
+                raise StateError(f"the server had not stopped after {timeout:g} s")
+            time.sleep(INTERVAL)
+
+    def notebook_api(self, method: str, path: str, server: str = "", body: Any = None) -> httpx.Response:
+        """Call the REST API of the user's running ``server``, through the proxy."""
+        where = f"{self.url}/user/{self.name}/{f'{server}/' if server else ''}api{path}"
+        return self._ok(self.http.request(method, where, headers=self._bearer, json=body), f"{method} …/api{path}")
+
+    @contextmanager
+    def kernel(self, server: str = "") -> Iterator[Callable[[str], str]]:
+        """Start a kernel and give a function that runs code in it and returns what it prints, over the websocket."""
+        from websockets.sync.client import connect
+
+        kernel = self.notebook_api("POST", "/kernels", server, {"name": "python3"}).json()["id"]
+        session = uuid.uuid4().hex
+        where = urlsplit(f"{self.url}/user/{self.name}/{f'{server}/' if server else ''}api/kernels/{kernel}/channels")
+        address = where._replace(
+            scheme="wss" if where.scheme == "https" else "ws", query=f"session_id={session}"
+        ).geturl()
+        try:
+            with connect(address, additional_headers=self._bearer, max_size=None, proxy=None) as socket:
+                yield lambda code: _execute(socket, session, code)
+        finally:
+            self.notebook_api("DELETE", f"/kernels/{kernel}", server)
+
+    @property
+    def _bearer(self) -> dict[str, str]:
+        return {"Authorization": f"token {self._token}"}
+
+    def _xsrf(self) -> str:
+        return next((cookie.value or "" for cookie in self.http.cookies.jar if cookie.name == "_xsrf"), "")
+
+    def _progress(self, server: str) -> list[str]:
+        """Return what the hub told about a spawn that went wrong."""
+        page = self.http.get(urljoin(f"{self.url}/", f"hub/spawn-pending/{self.name}/{server}"))
+        return _message(page.text)
+
+    @staticmethod
+    def _ok(answer: httpx.Response, what: str) -> httpx.Response:
+        if answer.is_success:
+            return answer
+        raise StateError(f"{what} answered {answer.status_code}", details=_message(answer.text))
+
+
+class _Text(html.parser.HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self._skip = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._skip += tag in ("script", "style", "head", "nav")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._skip -= tag in ("script", "style", "head", "nav")
+
+    def handle_data(self, data: str) -> None:
+        if not self._skip and data.strip():
+            self.lines.append(" ".join(data.split()))
+
+
+def _message(page: str) -> list[str]:
+    """Return the first lines that a person would read on ``page``."""
+    text = _Text()
+    text.feed(page)
+    return text.lines[:6]
+
+
+def _execute(socket: Any, session: str, code: str, timeout: float = 60.0) -> str:
+    """Run ``code`` over a kernel's websocket and return what it printed; raise StateError if it raised."""
+    request = uuid.uuid4().hex
+    header = {"msg_id": request, "msg_type": "execute_request", "username": "", "session": session, "version": "5.3"}
+    content = {"code": code, "silent": False, "store_history": False, "user_expressions": {}, "allow_stdin": False}
+    message = {
+        "header": header,
+        "parent_header": {},
+        "metadata": {},
+        "content": content,
+        "channel": "shell",
+        "buffers": [],
+    }
+    socket.send(json.dumps(message))
+    printed = ""
+    deadline = time.monotonic() + timeout
+    while True:
+        received = json.loads(socket.recv(timeout=max(0.0, deadline - time.monotonic())))
+        if received["parent_header"].get("msg_id") != request:
+            continue
+        kind, content = received["header"]["msg_type"], received["content"]
+        if kind == "stream" and content["name"] == "stdout":
+            printed += content["text"]
+        elif kind == "error":
+            raise StateError(f"the kernel raised {content['ename']}: {content['evalue']}")
+        elif kind == "status" and content["execution_state"] == "idle":
+            return printed

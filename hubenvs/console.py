@@ -1,0 +1,64 @@
+"""What a person sees: one line a step, a spinner while something lasts, tables; plain text when not at a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+
+class Console:
+    """Prints progress to standard output; with ``quiet`` (for --json) only results are printed."""
+
+    def __init__(self, quiet: bool = False, echo: bool = False) -> None:
+        self._quiet = quiet
+        self._rich: Any = None
+        self.echo = self._echo if echo else None
+        if sys.stdout.isatty() and not quiet:
+            from rich.console import Console as RichConsole
+
+            self._rich = RichConsole(highlight=False, soft_wrap=True)
+
+    def _echo(self, command: str) -> None:
+        print(f"+ {command}", file=sys.stderr, flush=True)
+
+    def say(self, stage: str, text: str) -> None:
+        """Print what ``stage`` did."""
+        if self._quiet:
+            return
+        if self._rich:
+            from rich.markup import escape
+
+            self._rich.print(f"[bold cyan]{stage:<8}[/] {escape(text)}")
+        else:
+            print(f"{stage:<8} {text}", flush=True)
+
+    @contextlib.contextmanager
+    def busy(self, stage: str, text: str) -> Iterator[None]:
+        """Show that ``stage`` is at work on ``text`` until the block ends; prints nothing when not at a terminal."""
+        if self._rich:
+            with self._rich.status(f"[bold cyan]{stage:<8}[/] {text}"):
+                yield
+        else:
+            yield
+
+    def table(self, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print ``rows`` under ``headings``."""
+        if self._rich:
+            from rich.markup import escape
+            from rich.table import Table
+
+            table = Table(*headings, box=None, pad_edge=False, header_style="bold")
+            for row in rows:
+                table.add_row(*map(escape, row))
+            self._rich.print(table)
+            return
+        widths = [max(len(row[column]) for row in (headings, *rows)) for column in range(len(headings))]
+        for row in (headings, *rows):
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), flush=True)
+
+    def result(self, value: Any) -> None:
+        """Print ``value`` as JSON, for scripts."""
+        print(json.dumps(value, indent=2), flush=True)

@@ -1,0 +1,343 @@
+"""The stages that change what runs: volumes, secrets, play, down; and `status`, which looks."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import archive, keys, render, repositories, state
+from .console import Console
+from .engine import (
+    Engine,
+    instance_of,
+    play_argv,
+    rootless,
+    volume_argv,
+    volume_data_argv,
+)
+from .errors import StateError
+from .model import (
+    LABEL_CHECKOUT,
+    LABEL_DIGEST,
+    LABEL_ENVIRONMENT,
+    Endpoint,
+    Environment,
+    checkout_id,
+    deploy_folder,
+    pod_name,
+)
+
+PASSWORD_KEY = "dummyauth_password"  # the name of the key, not a password
+# What must outlive `down --keep-volumes`: the database that is kept is encrypted with it.
+KEPT_WITH_VOLUMES = ("crypt_keys",)
+# How long a container may take to stop before podman kills it, in seconds; ours take well under one.
+STOP_TIMEOUT = 2
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """What the engine has of one deployment, found by label (secrets, which have none, by derived name)."""
+
+    instance: str
+    pod: Mapping[str, Any] | None
+    containers: tuple[Mapping[str, Any], ...]
+    volumes: tuple[str, ...]
+    secrets: tuple[str, ...]
+    environment: str
+    checkout: str
+
+    @property
+    def state(self) -> str:
+        """Return ``up``, ``degraded``, ``stopped`` or ``partial`` (parts without a pod)."""
+        if self.pod is None or not self.containers:
+            return "partial"
+        running = [container["State"] == "running" for container in self.containers]
+        return "up" if all(running) else "degraded" if any(running) else "stopped"
+
+
+def find(engine: Engine) -> dict[str, Deployed]:
+    """Return all deployments that the engine has anything of, by instance (the pod's name)."""
+    pods, containers, volumes = engine.pods(), engine.containers(), engine.volumes()
+    labels: dict[str, Mapping[str, str]] = {}
+    for described in (*volumes, *containers, *pods):
+        if instance := instance_of(described):
+            labels[instance] = described["Labels"]
+    secrets = engine.secret_names() if labels else set()
+    return {
+        instance: Deployed(
+            instance=instance,
+            pod=next((pod for pod in pods if instance_of(pod) == instance), None),
+            containers=tuple(item for item in containers if instance_of(item) == instance),
+            volumes=tuple(sorted(item["Name"] for item in volumes if instance_of(item) == instance)),
+            secrets=tuple(sorted(secrets & _secret_names(instance))),
+            environment=found.get(LABEL_ENVIRONMENT, ""),
+            checkout=found.get(LABEL_CHECKOUT, ""),
+        )
+        for instance, found in sorted(labels.items())
+    }
+
+
+def leftovers(pod: str, environment: str, checkout: str, engine: Engine) -> Deployed:
+    """Return what is left of a deployment that has nothing labelled any more: its Secrets, by their names."""
+    secrets = tuple(sorted(engine.secret_names() & _secret_names(pod)))
+    return Deployed(pod, None, (), (), secrets, environment, checkout)
+
+
+def _secret_names(pod: str) -> set[str]:
+    return {f"{pod}-{container}" for container in ("jupyterhub", "slurm")}
+
+
+# -- volumes -------------------------------------------------------------------------------------------------------
+
+
+def seeds(env: Environment) -> dict[str, dict[str, bytes]]:
+    """Return each seeded volume's files: the common ones, under the overlays that apply.
+
+    Overlays are, in order, that of the kind of authentication, that of the environment, and those it names.
+    Raises DefinitionError for an overlay that isn't there.
+    """
+    folders = [env.root / "volumes" / name for name in ("common", f"auth-{env.auth.kind}", env.name)]
+    for overlay in env.overlays:
+        folder = env.root / Path(overlay).expanduser()
+        if not folder.is_dir():
+            raise StateError(f"overlays: there is no folder {folder}", "correct envs/<env>/env.yaml or local.yaml")
+        folders.append(folder)
+    result: dict[str, dict[str, bytes]] = {}
+    for volume in env.volumes:
+        if volume.seeded:
+            tree: dict[str, bytes] = {}
+            for folder in folders:
+                tree.update(archive.read_tree(folder / volume.suffix))
+            result[volume.name] = render.seed_files(env, tree)
+    return result
+
+
+def make_volumes(env: Environment, engine: Engine, console: Console) -> None:
+    """Make the volumes of ``env`` that aren't there, and bring changed seed files into those that are."""
+    there = engine.volume_names()
+    seed = seeds(env)
+    notes: list[str] = []
+    made = 0
+    for volume in env.volumes:
+        current: dict[str, bytes] = {}
+        if volume.name not in there:
+            engine.run(volume_argv(volume.name, env.labels))
+            made += 1
+        elif volume.seeded:
+            current = archive.unpack(engine.run(volume_data_argv("export", volume.name)).stdout)
+        if volume.seeded:
+            seeding = archive.seeding(seed[volume.name], current)
+            if seeding.files:
+                tar = archive.pack(seeding.files, volume.owner)
+                engine.run(volume_data_argv("import", volume.name), stdin=tar)
+            notes += [f"{volume.suffix}: {note}" for note in seeding.notes]
+    kept = len(env.volumes) - made
+    console.say("volumes", ", ".join(text for count, text in ((made, f"made {made}"), (kept, f"kept {kept}")) if count))
+    for note in notes:
+        console.say("volumes", note)
+
+
+# -- secrets -------------------------------------------------------------------------------------------------------
+
+
+def make_secrets(env: Environment, console: Console, rotate: bool = False) -> dict[str, str]:
+    """Return the secrets of ``env`` from its deploy folder, made first if they aren't there or ``rotate`` is set."""
+    folder = env.deploy_folder
+    values = state.read_secrets(folder)
+    where = (env.slurm.ssh_hostname, env.slurm.ssh_port)
+    if rotate and values:
+        made, text = keys.rotate(values, *where), "rotated; the new crypt key stands before the old"
+    else:
+        # What is there stays: after `down --keep-volumes` that is the crypt key.
+        made = {**keys.deployment(*where), **values}
+        text = "kept" if made.keys() == values.keys() else "made"
+        if text == "kept":
+            made["known_hosts"] = _pinned(made["known_hosts"], *where)
+    if made != values:
+        state.write_secrets(folder, made)
+    console.say("secrets", f"{text} ({len(made)} keys in {folder.relative_to(env.root) / state.SECRETS})")
+    return made
+
+
+def _pinned(known_hosts: str, hostname: str, port: int) -> str:
+    """Return ``known_hosts`` for a server whose name or port may have changed in the definition."""
+    return keys.known_hosts(hostname, port, " ".join(known_hosts.split()[1:]))
+
+
+# -- play ----------------------------------------------------------------------------------------------------------
+
+
+def documents(env: Environment, images: Mapping[str, str], values: Mapping[str, str]) -> tuple[render.Document, ...]:
+    """Return the manifest of ``env``, with everything it depends on in the pod's digest."""
+    files = {f"{volume}/{name}": data for volume, tree in seeds(env).items() for name, data in tree.items()}
+    return render.manifest(env, images, values, files)
+
+
+def play(env: Environment, manifest: tuple[render.Document, ...], engine: Engine, console: Console) -> bool:
+    """Play ``manifest``; return False if the pod that runs is that already.
+
+    A pod that differs is replaced. A play that fails or is interrupted takes down what it began.
+    """
+    deployed = find(engine).get(env.pod)
+    if deployed and deployed.pod:
+        refuse_foreign(env, deployed)
+        if deployed.pod["Labels"].get(LABEL_DIGEST) == render.pod_digest(manifest) and deployed.state == "up":
+            console.say("play", f"pod {env.pod} is up and unchanged")
+            return False
+        console.say("play", f"replacing pod {env.pod}")
+    clear(env.pod, engine)
+    if env.publish.jupyterhub:
+        require_free(env.publish.jupyterhub, engine)
+    try:
+        engine.run(play_argv(engine.version(), rootless()), stdin=render.dump(manifest).encode())
+    except BaseException:
+        clear(env.pod, engine)
+        raise
+    console.say("play", f"pod {env.pod}: {', '.join(env.containers)}")
+    return True
+
+
+def refuse_foreign(env: Environment, deployed: Deployed) -> None:
+    """Raise StateError if ``deployed`` was brought up from another checkout."""
+    if deployed.checkout != checkout_id(env.root):
+        raise StateError(
+            f"{env.pod} is up already, from another checkout", "give this one a name of its own with --instance NAME"
+        )
+
+
+def clear(pod: str, engine: Engine) -> None:
+    """Remove ``pod`` with its Secrets and the volumes podman keeps beside those; no error if there is nothing."""
+    removed = engine.run(("podman", "pod", "rm", "--force", "--ignore", f"--time={STOP_TIMEOUT}", pod), check=False)
+    if removed.returncode != 0 and engine.run(("podman", "pod", "exists", pod), check=False).returncode == 0:
+        raise StateError(f"pod {pod} can't be removed", "see what podman says", removed.stderr.splitlines())
+    names = _secret_names(pod)
+    if secrets := sorted(names & engine.secret_names()):
+        engine.run(("podman", "secret", "rm", *secrets))
+    if volumes := sorted(names & engine.volume_names()):
+        engine.run(("podman", "volume", "rm", "--force", *volumes))
+
+
+def require_free(endpoint: Endpoint, engine: Engine) -> None:
+    """Raise StateError, saying who has it if that can be told, unless ``endpoint`` can be listened on."""
+    if (problem := port_problem(endpoint)) is None:
+        return
+    holder = ""
+    if problem == "is taken":
+        listing = engine.run(("ss", "-Hltnp", f"sport = :{endpoint.port}"), check=False).text
+        holder = listing.partition('users:(("')[2].partition('"')[0]
+        for pod in engine.json(("podman", "ps", "--format=json")):
+            if any(port.get("host_port") == endpoint.port for port in pod.get("Ports") or ()):
+                holder = f"container {pod['Names'][0]}"
+    by = f" by {holder}" if holder else ""
+    raise StateError(
+        f"publish.jupyterhub: port {endpoint.port} {problem}{by}", "--set publish.jupyterhub=127.0.0.1:PORT"
+    )
+
+
+def port_problem(endpoint: Endpoint) -> str | None:
+    """Return what keeps this user from listening on ``endpoint``, or None."""
+    family = socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((endpoint.address, endpoint.port))
+        except PermissionError:
+            return "needs root (it is below 1024)"
+        except OSError as error:
+            return "is taken" if error.errno == errno.EADDRINUSE else f"can't be had ({error.strerror})"
+    return None
+
+
+def with_ports(env: Environment, declared: bool) -> Environment:
+    """Return ``env`` with the port that this deployment has.
+
+    An instance whose port nobody declared (``declared`` is False) gets the one it had before, or the next free one.
+    """
+    endpoint = env.publish.jupyterhub
+    if env.instance is None or declared or endpoint is None:
+        return env
+    record = state.read_record(env.deploy_folder)
+    if "jupyterhub" in record:
+        chosen = int(record["jupyterhub"])
+    else:
+        candidates = range(endpoint.port, min(endpoint.port + 1000, 65536))
+        free = (port for port in candidates if port_problem(endpoint.model_copy(update={"port": port})) is None)
+        chosen = next(free, endpoint.port)
+    publish = env.publish.model_copy(update={"jupyterhub": endpoint.model_copy(update={"port": chosen})})
+    return env.model_copy(update={"publish": publish})
+
+
+# -- down ----------------------------------------------------------------------------------------------------------
+
+
+def down(root: Path, deployed: Deployed, engine: Engine, console: Console, keep_volumes: bool = False) -> None:
+    """Take ``deployed`` down: pod, Secrets, volumes (unless ``keep_volumes``) and its deploy folder."""
+    clear(deployed.instance, engine)
+    if deployed.volumes and not keep_volumes:
+        engine.run(("podman", "volume", "rm", "--force", *deployed.volumes))
+    if folder := own_folder(root, deployed):
+        state.remove(folder, keep=KEPT_WITH_VOLUMES if keep_volumes else ())
+    kept = f", kept {len(deployed.volumes)} volumes" if keep_volumes else ""
+    console.say("down", f"{deployed.instance} is gone{kept}")
+
+
+def own_folder(root: Path, deployed: Deployed) -> Path | None:
+    """Return the deploy folder of ``deployed`` in this checkout, or None if it is another checkout's."""
+    if deployed.checkout != checkout_id(root):
+        return None
+    instance = deployed.instance.removeprefix(pod_name(deployed.environment, None)).removeprefix("-") or None
+    return deploy_folder(root, deployed.environment, instance)
+
+
+# -- status --------------------------------------------------------------------------------------------------------
+
+
+def status(
+    root: Path, deployments: Mapping[str, Deployed], environments: Iterable[Environment], engine: Engine
+) -> list[dict[str, Any]]:
+    """Return what `status --json` prints of ``deployments``; ``environments`` are their definitions."""
+    by_pod = {env.pod: env for env in environments}
+    rows = []
+    for instance, deployed in deployments.items():
+        env = by_pod.get(instance)
+        folder = own_folder(root, deployed)
+        password = folder / state.SECRETS / PASSWORD_KEY if folder else None
+        url = _published_url(deployed, env, engine)
+        rows.append(
+            {
+                "env": deployed.environment,
+                "instance": instance.removeprefix(pod_name(deployed.environment, None)).removeprefix("-") or None,
+                "state": deployed.state if deployed.state != "up" or answers(url) else "starting",
+                "url": url,
+                "gateway_url": None,
+                "user": env.user if env else None,
+                "password_file": str(password) if password and password.exists() else None,
+                "pod": instance if deployed.pod else None,
+                "containers": [{"name": item["Names"][0], "state": item["State"]} for item in deployed.containers],
+                "volumes": list(deployed.volumes),
+                "secrets": list(deployed.secrets),
+                "repositories": repositories.describe(env, engine) if env else [],
+            }
+        )
+    return rows
+
+
+def _published_url(deployed: Deployed, env: Environment | None, engine: Engine) -> str | None:
+    """Return where the hub of ``deployed`` is published, as the engine has it, whatever the definition says now."""
+    path = env.base_url.rstrip("/") if env else "/"
+    for container in deployed.containers:
+        for port in container.get("Ports") or ():
+            if port.get("container_port") == 8000 and port.get("host_port"):
+                return f"http://{port.get('host_ip') or '127.0.0.1'}:{port['host_port']}{path}"
+    return None
+
+
+def answers(url: str | None) -> bool:
+    """Return whether the hub's log-in page at ``url`` answers; a hub that isn't published is taken to."""
+    from .ready import http_status
+
+    return url is None or http_status(f"{url}/hub/login") == 200

@@ -1,0 +1,164 @@
+"""`doctor`: what this host has and lacks, before anything is up; each finding with its remedy."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from . import load
+from .deploy import port_problem
+from .engine import Engine, ca_bundle, containers_conf, rootless
+from .errors import HubEnvsError
+from .ready import http_status
+
+# Both images with their build caches take about 3 GB.
+NEEDED_DISK_GB = 5
+# What a check returns: whether it is well, what was found, and what to do if not.
+Finding = tuple[bool, str, str]
+
+
+def examine(root: Path, engine: Engine) -> list[dict[str, Any]]:
+    """Return one ``{check, ok, found, remedy}`` for each thing that bringing an environment up depends on."""
+    checks: list[tuple[str, Callable[[], Finding]]] = [
+        ("podman", lambda: _podman(engine)),
+        ("podman answers", lambda: _answers(engine)),
+        ("cgroups", _cgroups),
+        ("runtime", lambda: _runtime(engine)),
+        ("resource limits", _limits),
+        ("user namespaces", _user_namespaces),
+        ("git", lambda: _program("git")),
+        ("base image", _base_image),
+        ("port", lambda: _port(root)),
+        ("disk", lambda: _disk(engine)),
+        ("certificates", _certificates),
+        (
+            "Debian mirror",
+            lambda: _reachable(load_debian(root), "images can't be built: set debian.mirror to one you reach"),
+        ),
+        (
+            "PyPI",
+            lambda: _reachable(
+                "https://pypi.org/simple/uv/", "images can't be built: set up a mirror (UV_DEFAULT_INDEX)"
+            ),
+        ),
+        ("checkout", lambda: _checkout(root)),
+    ]
+    rows = []
+    for name, look in checks:
+        try:
+            ok, found, remedy = look()
+        except HubEnvsError as error:
+            ok, found, remedy = False, error.message, error.hint
+        rows.append({"check": name, "ok": ok, "found": found, "remedy": None if ok else remedy})
+    return rows
+
+
+def load_debian(root: Path) -> str:
+    """Return the address of the Debian release that images are made of."""
+    base = load.parse_yaml((root / "envs/base.yaml").read_text(), "envs/base.yaml").data["debian"]
+    return f"{base['mirror']}/dists/{base['release']}/InRelease"
+
+
+def _podman(engine: Engine) -> Finding:
+    version = engine.version()
+    lacks = [
+        text
+        for least, text in (((4, 4), "subPath of volumes"), ((4, 8), "modes of mounted secrets"))
+        if version < least
+    ]
+    text = f"podman {'.'.join(map(str, version))}"
+    return True, f"{text} (without {', '.join(lacks)}, not needed)" if lacks else text, ""
+
+
+def _answers(engine: Engine) -> Finding:
+    engine.run(("podman", "info"), timeout=30)
+    return True, "rootless" if rootless() else "as root", ""
+
+
+def _cgroups() -> Finding:
+    if platform.system() != "Linux":
+        return True, "in the podman machine", ""
+    return True, "version 2" if Path("/sys/fs/cgroup/cgroup.controllers").exists() else "version 1 (runc is used)", ""
+
+
+def _runtime(engine: Engine) -> Finding:
+    name = engine.run(("podman", "info", "--format", "{{.Host.OCIRuntime.Name}}")).text
+    v1 = platform.system() == "Linux" and not Path("/sys/fs/cgroup/cgroup.controllers").exists()
+    return not (v1 and name == "crun"), name, "crun refuses cgroup version 1: install runc"
+
+
+def _limits() -> Finding:
+    text = "the defaults work" if containers_conf() is None else "adapted in .deploy/containers.conf"
+    return True, text, ""
+
+
+def _user_namespaces() -> Finding:
+    if platform.system() != "Linux" or not rootless():
+        return True, "not needed", ""
+    user = Path("/etc/subuid").read_text() if Path("/etc/subuid").exists() else ""
+    name = os.environ.get("USER", "")
+    has = any(line.split(":")[0] in (name, str(os.geteuid())) for line in user.splitlines())
+    if not has:
+        return (
+            False,
+            f"no range for {name} in /etc/subuid",
+            f"as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}",
+        )
+    devices = [path for path in ("/dev/net/tun", "/dev/fuse") if not os.access(path, os.R_OK | os.W_OK)]
+    if devices:
+        return False, f"{' and '.join(devices)} can't be used", f"as root: chmod 0666 {' '.join(devices)}"
+    if "XDG_RUNTIME_DIR" not in os.environ:
+        return False, "XDG_RUNTIME_DIR is not set", "log in properly (not by su), or set it to a folder of yours"
+    return True, "a range in /etc/subuid", ""
+
+
+def _program(name: str) -> Finding:
+    path = shutil.which(name)
+    return path is not None, path or "not installed", "run scripts/bootstrap"
+
+
+def _base_image() -> Finding:
+    return (
+        (True, "made here with mmdebstrap", "") if shutil.which("mmdebstrap") else (True, "pulled from docker.io", "")
+    )
+
+
+def _port(root: Path) -> Finding:
+    found = []
+    for name in load.environment_names(root):
+        endpoint = load.load(root, name).publish.jupyterhub
+        problem = port_problem(endpoint) if endpoint else None
+        if problem:
+            return False, f"{endpoint} of {name} {problem}", "end what has it, or set publish.jupyterhub to another"
+        found.append(f"{endpoint} ({name})")
+    return True, f"free: {', '.join(found)}", ""
+
+
+def _disk(engine: Engine) -> Finding:
+    folder = Path(engine.run(("podman", "info", "--format", "{{.Store.GraphRoot}}")).text)
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / 1e9
+    return (
+        free > NEEDED_DISK_GB,
+        f"{free:.0f} GB free at {folder}",
+        f"make room: {NEEDED_DISK_GB} GB are needed (podman image prune)",
+    )
+
+
+def _certificates() -> Finding:
+    path = ca_bundle()
+    return path is not None, path or "no trust store found", "install ca-certificates, or set SSL_CERT_FILE"
+
+
+def _reachable(url: str, remedy: str) -> Finding:
+    status = http_status(url, timeout=10)
+    return status == 200, f"{url} {'answers' if status == 200 else f'does not answer ({status})'}", remedy
+
+
+def _checkout(root: Path) -> Finding:
+    return os.access(root, os.W_OK), str(root), "give the checkout to the user who works in it"

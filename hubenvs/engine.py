@@ -1,0 +1,334 @@
+"""The engine: argv builders (pure), and the one door through which every program is started."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .errors import CommandError, StateError
+from .model import LABEL_INSTANCE, LABEL_PART_OF, PART_OF
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Argv = tuple[str, ...]
+OLDEST = (4, 3)
+# Where distributions keep the certificates that this host trusts, Debian's first.
+CA_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
+# podman's own defaults, which it can't set where the hard limits are lower and the right to raise them is missing.
+ULIMITS = {"nofile": 1048576, "nproc": 1048576}
+CAP_SYS_RESOURCE = 24  # linux/capability.h
+OURS = ("--filter", f"label={LABEL_PART_OF}={PART_OF}")
+
+
+# -- argv ----------------------------------------------------------------------------------------------------------
+
+
+def build_argv(
+    *,
+    tag: str,
+    context: Path,
+    base: str,
+    target: str | None = None,
+    contexts: Mapping[str, Path] | None = None,
+    ca_bundle: str | None = None,
+) -> Argv:
+    """Return the command that builds the image ``tag`` from ``context``/Containerfile on top of ``base``.
+
+    ``target`` is the stage, ``contexts`` further folders by the name that ``COPY --from`` gives them, ``ca_bundle``
+    the host's trust store: mounted for the build's own downloads, and no part of the image.
+    """
+    argv = [
+        "podman",
+        "build",
+        "--tag",
+        tag,
+        "--file",
+        str(context / "Containerfile"),
+        "--build-arg",
+        f"BASE_IMAGE={base}",
+    ]
+    argv += ["--label", f"{LABEL_PART_OF}={PART_OF}"]
+    if target:
+        argv += ["--target", target]
+    for name, folder in sorted((contexts or {}).items()):
+        argv += ["--build-context", f"{name}={folder}"]
+    if ca_bundle:
+        argv += ["--volume", f"{Path(ca_bundle).parent}:/etc/ssl/certs:ro"]
+        for variable in ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"):
+            argv += ["--build-arg", f"{variable}=/etc/ssl/certs/{Path(ca_bundle).name}"]
+    return (*argv, str(context))
+
+
+def bootstrap_argv(release: str, target: str, sources: Sequence[str]) -> Argv:
+    """Return the command that writes a minimal Debian root file system, made of ``sources``, to the tar ``target``."""
+    # Manual pages, translations and most of /usr/share/doc are for people at a terminal; copyright files stay.
+    excluded = ("/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*", "/usr/share/doc/*")
+    options = [f"--dpkgopt=path-exclude={pattern}" for pattern in excluded]
+    options.append("--dpkgopt=path-include=/usr/share/doc/*/copyright")
+    return ("mmdebstrap", "--variant=minbase", "--quiet", *options, release, target, *sources)
+
+
+def import_argv(tar: str, tag: str) -> Argv:
+    """Return the command that makes the root file system ``tar`` the image ``tag``, with the PATH it would lack."""
+    path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    return ("podman", "import", "--quiet", "--change", f"ENV PATH={path}", tar, tag)
+
+
+def volume_argv(name: str, labels: Mapping[str, str]) -> Argv:
+    """Return the command that makes the volume ``name``."""
+    return ("podman", "volume", "create", *(f"--label={key}={value}" for key, value in labels.items()), name)
+
+
+def volume_data_argv(action: str, name: str, system: str = platform.system()) -> Argv:
+    """Return the command that imports a tar (stdin) into the volume ``name`` or exports one (stdout).
+
+    On macOS the volume is inside the podman machine, whose own podman can do it.
+    """
+    through = ("podman", "machine", "ssh") if system == "Darwin" else ()
+    target = ("-",) if action == "import" else ()
+    return (*through, "podman", "volume", action, name, *target)
+
+
+def play_argv(version: tuple[int, ...], rootless: bool) -> Argv:
+    """Return the command that plays a manifest given on stdin.
+
+    The network is named: left to itself podman makes `podman-default-kube-network`, and keeps it.
+    """
+    network = ("slirp4netns" if version < (5, 0) else "pasta") if rootless else "bridge"
+    return ("podman", "kube", "play", "--quiet", "--network", network, "-")
+
+
+def exec_argv(
+    container: str, *command: str, user: str | None = None, interactive: bool = False, tty: bool = False
+) -> Argv:
+    """Return the command that runs ``command`` in ``container``."""
+    options = [*(["--interactive"] if interactive else []), *(["--tty"] if tty else [])]
+    if user:
+        options += ["--user", user]
+    return ("podman", "exec", *options, container, *command)
+
+
+# -- effects -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A finished command: its exit status and what it wrote (``stdout`` as bytes, ``stderr`` as text)."""
+
+    returncode: int
+    stdout: bytes
+    stderr: str
+
+    @property
+    def text(self) -> str:
+        """Return what it wrote to stdout, as text without the last newline."""
+        return self.stdout.decode(errors="replace").rstrip("\n")
+
+
+class Engine:
+    """Runs programs, podman above all, in the environment that this host needs.
+
+    ``folder`` is where a containers.conf is put if the host needs one (None: nowhere, nothing will be started);
+    ``echo`` gets each command, quoted.
+    """
+
+    def __init__(self, folder: Path | None, echo: Callable[[str], None] | None = None) -> None:
+        self._echo = echo
+        self._environment = dict(os.environ)
+        if folder and (configuration := containers_conf()):
+            path = folder / "containers.conf"
+            if not path.exists() or path.read_text() != configuration:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                path.write_text(configuration)
+            self._environment["CONTAINERS_CONF"] = str(path)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return the environment variables that a command of ours gets."""
+        return dict(self._environment)
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes | None = None,
+        check: bool = True,
+        timeout: float | None = None,
+        log: BinaryIO | None = None,
+        terminal: bool = False,
+    ) -> Completed:
+        """Run ``argv`` to its end and return what came of it.
+
+        ``stdin`` is what it reads (nothing if not given), ``timeout`` in seconds, ``log`` a file that takes its output
+        instead, ``terminal`` lets it have ours. Raises CommandError if it fails and ``check`` is set, StateError if
+        the program isn't there.
+        """
+        if self._echo:
+            self._echo(shlex.join(argv))
+        given: dict[str, Any] = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
+        if terminal:
+            given = {}
+        elif log:
+            given |= {"stdout": log, "stderr": subprocess.STDOUT}
+        else:
+            given |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        try:
+            done = subprocess.run(argv, env=self._environment, timeout=timeout, check=False, **given)
+        except FileNotFoundError:
+            raise StateError(f"{argv[0]} is not installed", "run scripts/bootstrap, it says what is missing") from None
+        except subprocess.TimeoutExpired:
+            raise CommandError(argv, 124, "", hint=f"it did not end within {timeout:g} s") from None
+        result = Completed(done.returncode, done.stdout or b"", (done.stderr or b"").decode(errors="replace"))
+        if check and result.returncode != 0:
+            raise CommandError(argv, result.returncode, result.stderr or result.text)
+        return result
+
+    def json(self, argv: Sequence[str]) -> Any:
+        """Run ``argv`` and return the JSON it prints (an empty list if it prints nothing)."""
+        return json.loads(self.run(argv).stdout or b"[]") or []
+
+    def version(self) -> tuple[int, ...]:
+        """Return podman's version, such as (4, 3, 1); raise StateError if there is none or it is too old."""
+        text = self.run(("podman", "--version")).text
+        try:
+            version = tuple(int(part) for part in text.split()[-1].split("-")[0].split(".")[:3])
+        except ValueError:
+            raise StateError(f"`podman --version` says {text!r}", "is this podman?") from None
+        if version < OLDEST:
+            raise StateError(f"podman {text.split()[-1]} is too old", "install podman 4.3 or newer")
+        return version
+
+    # -- what there is ---------------------------------------------------------------------------------------------
+
+    def images(self) -> set[str]:
+        """Return the references of all images that the engine has."""
+        return {name for image in self.json(("podman", "images", "--format=json")) for name in image.get("Names") or ()}
+
+    def pods(self) -> list[dict[str, Any]]:
+        """Return our pods, as podman describes them."""
+        found: list[dict[str, Any]] = self.json(("podman", "pod", "ps", *OURS, "--format=json"))
+        return found
+
+    def containers(self) -> list[dict[str, Any]]:
+        """Return our pods' containers, without the infra containers, as podman describes them."""
+        every = self.json(("podman", "ps", "--all", "--filter", f"label={LABEL_PART_OF}={PART_OF}", "--format=json"))
+        return [container for container in every if not container.get("IsInfra")]
+
+    def volumes(self) -> list[dict[str, Any]]:
+        """Return our labelled volumes, as podman describes them."""
+        found: list[dict[str, Any]] = self.json(("podman", "volume", "ls", *OURS, "--format=json"))
+        return found
+
+    def volume_names(self) -> set[str]:
+        """Return the names of all volumes, whoever made them."""
+        return set(self.run(("podman", "volume", "ls", "--quiet")).text.split())
+
+    def secret_names(self) -> set[str]:
+        """Return the names of all secrets, whoever made them (podman 4.3 can't label one)."""
+        return set(self.run(("podman", "secret", "ls", "--format", "{{.Name}}")).text.split())
+
+    def logs(self, container: str, lines: int = 20) -> list[str]:
+        """Return the last ``lines`` lines that ``container`` wrote."""
+        done = self.run(("podman", "logs", "--tail", str(lines), container), check=False)
+        return (done.text + "\n" + done.stderr).strip().splitlines()[-lines:]
+
+
+def instance_of(described: Mapping[str, Any]) -> str | None:
+    """Return which instance something that podman describes belongs to, or None if it isn't ours."""
+    labels = described.get("Labels") or {}
+    return labels.get(LABEL_INSTANCE) if labels.get(LABEL_PART_OF) == PART_OF else None
+
+
+def ca_bundle() -> str | None:
+    """Return the file of certificates that this host trusts, or None if it has none where we know to look."""
+    candidates = (os.environ.get("SSL_CERT_FILE"), *CA_BUNDLES)
+    return next((path for path in candidates if path and Path(path).is_file()), None)
+
+
+def rootless() -> bool:
+    """Return whether podman runs as an ordinary user here."""
+    return os.geteuid() != 0
+
+
+def containers_conf() -> str | None:
+    """Return the containers.conf that this host needs, the user's own settings included, or None if it needs none."""
+    return merged_conf(_user_conf(), needed_conf(*_probe()))
+
+
+def _probe() -> tuple[bool, bool, Mapping[str, int], bool]:
+    """Return the facts of this host that `needed_conf` takes."""
+    if platform.system() != "Linux" or rootless():
+        return False, False, {}, False
+    import resource
+
+    status = Path("/proc/self/status").read_text()
+    effective = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff"))
+    hard = {
+        "nofile": resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+        "nproc": resource.getrlimit(resource.RLIMIT_NPROC)[1],
+    }
+    may_raise = bool(effective >> CAP_SYS_RESOURCE & 1)
+    cgroup_v1 = not Path("/sys/fs/cgroup/cgroup.controllers").exists()
+    return may_raise, cgroup_v1, hard, shutil.which("runc") is not None
+
+
+def needed_conf(may_raise: bool, cgroup_v1: bool, hard: Mapping[str, int], has_runc: bool) -> dict[str, dict[str, Any]]:
+    """Return the containers.conf settings without which podman can't start a container on a host with these facts.
+
+    ``may_raise``: it may raise resource limits (CAP_SYS_RESOURCE). ``hard``: the hard limits, -1 for none.
+    ``has_runc``: runc is installed, which works on cgroup version 1 where crun refuses.
+    """
+    needed: dict[str, dict[str, Any]] = {}
+    if hard and not may_raise:
+        limits = {name: want if hard[name] < 0 else min(want, hard[name]) for name, want in ULIMITS.items()}
+        needed["containers"] = {"default_ulimits": [f"{name}={limit}:{limit}" for name, limit in limits.items()]}
+    if cgroup_v1 and has_runc:
+        needed["engine"] = {"runtime": "runc"}
+    return needed
+
+
+def merged_conf(own: Mapping[str, Any], needed: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Return containers.conf text of the user's ``own`` settings and those ``needed`` that they don't make themselves.
+
+    None if nothing needs adding.
+    """
+    import tomli_w
+
+    result = {table: dict(values) if isinstance(values, Mapping) else values for table, values in own.items()}
+    for table, values in needed.items():
+        result[table] = {**values, **result.get(table, {})}
+    return None if result == own else tomli_w.dumps(result)
+
+
+def _user_conf() -> dict[str, Any]:
+    """Return the containers.conf in force, merged as podman merges it: CONTAINERS_CONF replaces all other files."""
+    given = os.environ.get("CONTAINERS_CONF")
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    folders = (Path("/usr/share"), Path("/etc"), home)
+    files = [Path(given)] if given else [folder / "containers/containers.conf" for folder in folders]
+    if not given:
+        files[2:2] = sorted(Path("/etc/containers/containers.conf.d").glob("*.conf"))
+        files += sorted((home / "containers/containers.conf.d").glob("*.conf"))
+    merged: dict[str, Any] = {}
+    for path in files:
+        if not path.is_file():
+            continue
+        try:
+            tables = tomllib.loads(path.read_text())
+        except (tomllib.TOMLDecodeError, OSError) as error:
+            raise StateError(f"{path}: {error}", "podman would not take it either: correct it") from None
+        for table, values in tables.items():
+            merged[table] = {**merged.get(table, {}), **values} if isinstance(values, dict) else values
+    return merged

@@ -1,0 +1,48 @@
+"""The errors that reach a user: one line of what is wrong and where, one of what to do."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+
+class HubEnvsError(Exception):
+    """Root of every expected failure; tasks print it and exit with ``exit_code``.
+
+    ``message`` says what is wrong and where, ``hint`` what to do about it, ``details`` are lines of another
+    program's output that belong to it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "", details: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.details = tuple(details)
+
+    def __str__(self) -> str:
+        text = f"{self.message}: {self.hint}" if self.hint else self.message
+        return "\n".join((*(f"  | {line}" for line in self.details), text))
+
+
+class DefinitionError(HubEnvsError):
+    """What a person wrote (env.yaml, dev_users, an option) can't be used."""
+
+
+class StateError(HubEnvsError):
+    """The host, the engine or the deploy folder isn't in a state in which the task can run."""
+
+
+class CommandError(HubEnvsError):
+    """A program we started failed.
+
+    ``argv`` is the command, ``returncode`` its exit status, ``output`` what it wrote (its last lines are shown).
+    """
+
+    def __init__(self, argv: Sequence[str], returncode: int, output: str, hint: str = "") -> None:
+        lines = [line for line in output.splitlines() if line.strip()]
+        super().__init__(f"`{shlex.join(argv)}` failed (exit status {returncode})", hint, lines[-12:])
+        self.argv = tuple(argv)
+        self.returncode = returncode
+        self.output = output

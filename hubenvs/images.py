@@ -1,0 +1,191 @@
+"""Which images an environment needs, each with a tag that says what it was made of; and building those not there.
+
+A tag holds a digest of everything that goes in, so an image whose tag exists is up to date.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import archive, repositories
+from .console import Console
+from .engine import Argv, Engine, bootstrap_argv, build_argv, ca_bundle, import_argv
+from .errors import CommandError
+from .model import PART_OF, REPOSITORIES, WORKING_COPIES, Debian, Environment, digest
+
+# Each of our images and what it stands on, in the order in which they can be built.
+CHAIN = {
+    "jupyterhub-base": "debian-base",
+    "slurm-base": "debian-base",
+    "jupyterhub": "jupyterhub-base",
+    "slurm": "slurm-base",
+}
+
+
+@dataclass(frozen=True)
+class Build:
+    """One image: its name, its tag, what it stands on, and what it is made of."""
+
+    name: str
+    tag: str
+    base: str
+    context: Path | None = None
+    target: str | None = None
+    copies: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
+
+    def commands(self, env: Environment, scratch: Path) -> tuple[Argv, ...]:
+        """Return the commands that make it, with ``scratch`` as the folder for what they need on the way."""
+        if self.context is None:
+            tar = str(scratch / "debian-base.tar")
+            return bootstrap_argv(env.debian.release, tar, sources(env.debian)), import_argv(tar, self.tag)
+        contexts = {name: scratch / name for name in self.copies}
+        return (
+            build_argv(
+                tag=self.tag,
+                context=self.context,
+                base=self.base,
+                target=self.target,
+                contexts=contexts,
+                ca_bundle=ca_bundle(),
+            ),
+        )
+
+
+def sources(debian: Debian) -> tuple[str, ...]:
+    """Return the lines of sources.list for ``debian``: release, updates and security, or one day's snapshot of them."""
+    release = debian.release
+    if debian.snapshot:
+        # A snapshot's Release files are past their validity by design.
+        archives = [
+            f"http://snapshot.debian.org/archive/{name}/{debian.snapshot}" for name in ("debian", "debian-security")
+        ]
+        option = "[check-valid-until=no] "
+    else:
+        archives, option = [debian.mirror, debian.security_mirror], ""
+    main, security = archives
+    return (
+        f"deb {option}{main} {release} main",
+        f"deb {option}{main} {release}-updates main",
+        f"deb {option}{security} {release}-security main",
+    )
+
+
+def plan(env: Environment, copies: Mapping[str, Mapping[str, Path]], has_mmdebstrap: bool) -> tuple[Build, ...]:
+    """Return the builds of ``env`` in order.
+
+    ``copies`` has the files of each development repository; without mmdebstrap the base comes from a registry.
+    """
+    references: dict[str, str] = {}
+    builds: list[Build] = []
+    base = env.images.base("debian-base")
+    if base is None and has_mmdebstrap:
+        tag = _tag("debian-base", digest(*bootstrap_argv(env.debian.release, "", sources(env.debian))))
+        builds.append(Build("debian-base", tag, base="scratch"))
+        base = tag
+    references["debian-base"] = base or f"docker.io/library/debian:{env.debian.release}-slim"
+    for name, below in CHAIN.items():
+        product = name in env.containers
+        if not product and name.removesuffix("-base") not in env.containers:
+            continue
+        own_base = env.images.base(name)
+        if not product and env.images.base(name.removesuffix("-base")) is not None:
+            continue  # the product image stands on the site's own
+        context = env.root / "containers" / name
+        carried = {repository: copies[repository] for repository, image in REPOSITORIES.items() if image == name}
+        target = f"stage-{env.stage}" if product else None
+        reference = own_base or references[below]
+        content = archive.read_tree(context, skip=(WORKING_COPIES, *REPOSITORIES))
+        repository_content = {
+            f"{repository}/{path}:{file.stat().st_mode & 0o111:o}": file.read_bytes()
+            for repository, files in carried.items()
+            for path, file in files.items()
+        }
+        tag = _tag(name, digest(reference, target or "", content, repository_content), env.stage if product else None)
+        references[name] = tag
+        builds.append(Build(name, tag, reference, context, target, carried))
+    return tuple(builds)
+
+
+def current(env: Environment, engine: Engine) -> tuple[Build, ...]:
+    """Return the builds of ``env`` with the working copies as they are now."""
+    copies = {
+        name: repositories.files(folder if (folder := env.working_copy(name)).is_dir() else env.bundled(name), engine)
+        for name, image in REPOSITORIES.items()
+        if image in env.containers
+    }
+    return plan(env, copies, shutil.which("mmdebstrap") is not None)
+
+
+def container_images(env: Environment, builds: tuple[Build, ...]) -> dict[str, str]:
+    """Return the image reference of each container of ``env``."""
+    tags = {build.name: build.tag for build in builds}
+    return {container: tags[container] for container in env.containers}
+
+
+def missing(builds: tuple[Build, ...], engine: Engine) -> tuple[Build, ...]:
+    """Return those of ``builds`` whose image isn't there, and aren't underneath one that is."""
+    there = engine.images()
+    by_tag = {build.tag: build for build in builds}
+    needed: set[str] = set()
+    for build in builds:
+        below: Build | None = build if build.name in REPOSITORIES.values() else None
+        while below is not None and below.tag not in there:
+            needed.add(below.name)
+            below = by_tag.get(below.base)
+    return tuple(build for build in builds if build.name in needed)
+
+
+def build(env: Environment, engine: Engine, console: Console) -> tuple[Build, ...]:
+    """Build what is missing, both containers' images at the same time, and return all builds.
+
+    Raises CommandError with the failing step's last lines; what was built before stays.
+    """
+    builds = current(env, engine)
+    to_do = missing(builds, engine)
+    if not to_do:
+        console.say("build", "images are up to date")
+        return builds
+    engine.version()
+    first = [item for item in to_do if item.context is None]
+    chains = [[item for item in to_do if item.context and item.name.startswith(name)] for name in env.containers]
+    with console.busy("build", ", ".join(item.name for item in to_do)):
+        for item in first:
+            _make(item, env, engine, console)
+        with ThreadPoolExecutor(max_workers=len(chains)) as pool:
+            running = [pool.submit(_make_chain, chain, env, engine, console) for chain in chains]
+        for future in running:
+            future.result()
+    return builds
+
+
+def _make_chain(chain: Iterable[Build], env: Environment, engine: Engine, console: Console) -> None:
+    for item in chain:
+        _make(item, env, engine, console)
+
+
+def _make(item: Build, env: Environment, engine: Engine, console: Console) -> None:
+    logs = env.deploy_folder / "log"
+    logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    log_path = logs / f"build-{item.name}.log"
+    with tempfile.TemporaryDirectory(prefix="hubenvs-") as folder, log_path.open("wb") as log:
+        scratch = Path(folder)
+        for name, paths in item.copies.items():
+            for relative, path in paths.items():
+                target = scratch / name / relative
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, target)
+        for command in item.commands(env, scratch):
+            done = engine.run(command, check=False, log=log)
+            if done.returncode != 0:
+                output = log_path.read_text(errors="replace")
+                raise CommandError(command, done.returncode, output, hint=f"the whole log is {log_path}")
+    console.say("build", f"{item.name}: made {item.tag}")
+
+
+def _tag(name: str, content: str, stage: str | None = None) -> str:
+    return f"localhost/{PART_OF}/{name}:{f'{stage}-' if stage else ''}{content}"

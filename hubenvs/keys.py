@@ -1,0 +1,57 @@
+"""Keys and passwords, made afresh for a deployment; nothing here is pure only for its randomness."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+# JupyterHub and munge both take 32 bytes or more; 32 for the former (AES-256 in Fernet's place), 64 for munge, whose
+# own mungekey makes 128 bytes of text or 1024 bits.
+CRYPT_KEY_BYTES = 32
+MUNGE_KEY_BYTES = 64
+# 15 bytes are 20 characters, 120 bits: nothing to guess, still something to type.
+PASSWORD_BYTES = 15
+
+
+def ssh_key_pair(comment: str) -> tuple[str, str]:
+    """Return a new ed25519 pair: the private key in OpenSSH's format, and the public line ending in ``comment``."""
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
+    public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    return private, f"{public} {comment}"
+
+
+def known_hosts(hostname: str, port: int, public_key: str) -> str:
+    """Return the known_hosts line that pins ``public_key`` to the server at ``hostname`` and ``port``."""
+    host = hostname if port == 22 else f"[{hostname}]:{port}"
+    kind, key, *_ = public_key.split()
+    return f"{host} {kind} {key}\n"
+
+
+def deployment(hostname: str, port: int) -> dict[str, str]:
+    """Return a whole new set of secrets for a deployment whose hub reaches sshd at ``hostname`` and ``port``."""
+    client, client_public = ssh_key_pair("jupyterhub")
+    host, host_public = ssh_key_pair("slurm")
+    return {
+        "ssh_key": client,
+        # `restrict`: no forwarding of any kind, no terminal, no ~/.ssh/rc; commands only.
+        "authorized_keys": f"restrict {client_public}\n",
+        "ssh_host_ed25519_key": host,
+        "known_hosts": known_hosts(hostname, port, host_public),
+        "munge_key": secrets.token_hex(MUNGE_KEY_BYTES),
+        "crypt_keys": secrets.token_hex(CRYPT_KEY_BYTES),
+        "cookie_secret": secrets.token_hex(CRYPT_KEY_BYTES),
+        "dummyauth_password": secrets.token_urlsafe(PASSWORD_BYTES),
+    }
+
+
+def rotate(old: Mapping[str, str], hostname: str, port: int) -> dict[str, str]:
+    """Return new secrets in place of ``old``; the new crypt key stands before the old ones.
+
+    JupyterHub encrypts with the first crypt key and decrypts with any, so what the database holds stays readable.
+    """
+    new = deployment(hostname, port)
+    return {**new, "crypt_keys": ";".join((new["crypt_keys"], *old["crypt_keys"].split(";")))}

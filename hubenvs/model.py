@@ -1,0 +1,390 @@
+"""What an environment is: frozen data, and the names of everything made from it.
+
+Every resource's name is derived here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, field_validator, model_validator
+
+PART_OF = "jupyterhub-slurm"
+LABEL_PART_OF = "app.kubernetes.io/part-of"
+LABEL_INSTANCE = "app.kubernetes.io/instance"
+LABEL_ENVIRONMENT = "app.kubernetes.io/name"
+LABEL_CHECKOUT = "jupyterhub-slurm/checkout"
+LABEL_DIGEST = "jupyterhub-slurm/digest"
+
+# Which image carries which development repository.
+REPOSITORIES = {"bricsauthenticator": "jupyterhub", "slurmspawner_wrappers": "slurm"}
+WORKING_COPIES = "_dev_build_data"
+
+# Debian's useradd takes 32 characters at most (LOGIN_NAME_MAX in utmp is 32).
+ACCOUNT_LENGTH = 32
+# A Kubernetes name is at most 63 characters; the longest suffix of ours is "-jupyterhub-config" (18).
+POD_NAME_LENGTH = 63 - 18
+
+_NAME_PART = re.compile(r"[a-z][a-z0-9_-]*\Z")
+_ENVIRONMENT_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
+_INSTANCE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z")
+
+
+class Frozen(BaseModel):
+    """Base of the models: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DevUser(Frozen):
+    """A user's account in one project: ``<user>.<project>``, a Linux account of that name in the Slurm container."""
+
+    user: str
+    project: str
+
+    @property
+    def account(self) -> str:
+        """Return the Linux account's name."""
+        return f"{self.user}.{self.project}"
+
+    @classmethod
+    def parse(cls, text: str) -> DevUser:
+        """Return the dev user written as ``text``; raise ValueError saying what is wrong with it."""
+        parts = text.split(".")
+        if len(parts) != 2 or not all(_NAME_PART.match(part) for part in parts):
+            raise ValueError(
+                f"{text!r} is not <user>.<project> (each part lower-case letters, digits, '-', '_', a letter first)"
+            )
+        if len(text) > ACCOUNT_LENGTH:
+            raise ValueError(f"{text!r} has {len(text)} characters, an account has {ACCOUNT_LENGTH} at most")
+        user, project = parts
+        return cls(user=user, project=project)
+
+
+class Endpoint(Frozen):
+    """An address and a port on this host; written ``address:port`` or just ``port`` (then on 127.0.0.1)."""
+
+    address: str
+    port: Annotated[StrictInt, Field(ge=1, le=65535)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            return value
+        address, _, port = str(value).rpartition(":")
+        if not port.isdecimal():
+            raise ValueError("should be address:port, like 127.0.0.1:8000")
+        return {"address": address.strip("[]") or "127.0.0.1", "port": int(port)}
+
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{host}:{self.port}"
+
+
+class Auth(Frozen):
+    kind: Literal["dummy"]
+    user: str | None
+    platform: str
+    portal: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    audience: str
+    oidc_server: str
+
+
+class Hub(Frozen):
+    admin_users: tuple[str, ...]
+    cookie_max_age_days: Annotated[float, Field(gt=0)]
+    named_servers: StrictBool
+    poll_interval: Annotated[float, Field(gt=0)]
+    job_log: str
+
+
+class Partition(Frozen):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    nodes: Literal["all"] | Annotated[str, Field(pattern=r"^node\d+(,node\d+)*$")] = "all"
+    max_time: Annotated[str, Field(pattern=r"^(\d+-)?\d+(:\d\d){0,2}$|^UNLIMITED$")] = "UNLIMITED"
+    default: StrictBool = False
+
+
+class Slurm(Frozen):
+    # Slurm itself takes more; past this one container has no use (about 10 MB of memory a node).
+    nodes: Annotated[StrictInt, Field(ge=1, le=512)]
+    cpus_per_node: Annotated[StrictInt, Field(ge=1)]
+    memory_mb: Annotated[StrictInt, Field(ge=256)]
+    partitions: Annotated[tuple[Partition, ...], Field(min_length=1)]
+    ssh_hostname: Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")]
+    ssh_port: Annotated[StrictInt, Field(ge=1, le=65535)]
+    wrappers_bin: Annotated[str, Field(pattern=r"^/[\w./-]*$")]
+    env_prefix: Annotated[str, Field(pattern=r"^/[\w./-]*$")]
+    jupyter_data_dir: Annotated[str, Field(pattern=r"^/[\w./-]*$")]
+    hub_connect_url: Annotated[str, Field(pattern=r"^https?://\S+$")]
+
+    @property
+    def node_names(self) -> tuple[str, ...]:
+        """Return the virtual nodes' names, as slurm.conf has them and as they resolve in the pod."""
+        return tuple(f"node{number}" for number in range(1, self.nodes + 1))
+
+
+class Publish(Frozen):
+    jupyterhub: Endpoint | None
+
+
+class Debian(Frozen):
+    release: Annotated[str, Field(pattern=r"^[a-z]+$")]
+    mirror: Annotated[str, Field(pattern=r"^https?://\S+$")]
+    security_mirror: Annotated[str, Field(pattern=r"^https?://\S+$")]
+    snapshot: Annotated[str, Field(pattern=r"^\d{8}T\d{6}Z$")] | None
+
+
+class ImageSource(Frozen):
+    base: str | None
+
+
+class Images(Frozen):
+    debian_base: Annotated[ImageSource, Field(alias="debian-base")]
+    jupyterhub_base: Annotated[ImageSource, Field(alias="jupyterhub-base")]
+    slurm_base: Annotated[ImageSource, Field(alias="slurm-base")]
+    jupyterhub: ImageSource
+    slurm: ImageSource
+
+    def base(self, name: str) -> str | None:
+        """Return the image that the definition puts under image ``name``, or None for the one built here."""
+        source: ImageSource = getattr(self, name.replace("-", "_"))
+        return source.base
+
+
+class Repository(Frozen):
+    # No leading "-": the value reaches git's command line.
+    url: Annotated[str, Field(pattern=r"^[^-\s]\S*$")]
+    ref: Annotated[str, Field(pattern=r"^[^-\s]\S*$")] | None
+
+
+class Repositories(Frozen):
+    bricsauthenticator: Repository
+    slurmspawner_wrappers: Repository
+
+    def source(self, name: str) -> Repository:
+        """Return where the development repository ``name`` comes from."""
+        repository: Repository = getattr(self, name)
+        return repository
+
+
+class Volume(Frozen):
+    """A named volume: where it is mounted, who owns what it is seeded with, and whether it is seeded at all."""
+
+    name: str
+    suffix: str
+    container: str
+    path: str
+    owner: int
+    seeded: bool
+
+
+class Secret(Frozen):
+    """A Kubernetes Secret: its name, the container that mounts it, and the keys it holds."""
+
+    name: str
+    container: str
+    keys: tuple[str, ...]
+
+    @property
+    def path(self) -> str:
+        """Return where the container finds it."""
+        return f"/run/credentials/{self.container}"
+
+
+class Environment(Frozen):
+    """A whole environment, merged and validated."""
+
+    name: str
+    instance: str | None
+    root: Path
+    dev_users: tuple[DevUser, ...]
+
+    description: str
+    containers: Annotated[tuple[Literal["jupyterhub", "slurm"], ...], Field(min_length=1)]
+    stage: Literal["dev", "prod"]
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+    base_url: Annotated[str, Field(pattern=r"^(/[\w.-]+)*/?$")]
+    auth: Auth
+    hub: Hub
+    slurm: Slurm
+    publish: Publish
+    overlays: tuple[str, ...]
+    debian: Debian
+    images: Images
+    repositories: Repositories
+    wait_timeout: Annotated[StrictInt, Field(gt=0)]
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if not _ENVIRONMENT_NAME.match(value):
+            raise ValueError("an environment's name has lower-case letters, digits and '_', a letter first")
+        return value
+
+    @field_validator("instance")
+    @classmethod
+    def _instance(cls, value: str | None) -> str | None:
+        if value is not None and not _INSTANCE_NAME.match(value):
+            raise ValueError("an instance's name has lower-case letters, digits and '-' inside")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Environment:
+        if len(self.pod) > POD_NAME_LENGTH:
+            raise ValueError(f"the pod's name {self.pod!r} has more than {POD_NAME_LENGTH} characters")
+        if sum(partition.default for partition in self.slurm.partitions) != 1:
+            raise ValueError("slurm.partitions: exactly one partition has `default: true`")
+        users = {dev_user.user for dev_user in self.dev_users}
+        if self.auth.user is not None and self.auth.user not in users:
+            raise ValueError(f"auth.user: {self.auth.user!r} is not in dev_users ({', '.join(sorted(users))})")
+        return self
+
+    # -- names ---------------------------------------------------------------------------------------------------
+
+    @property
+    def pod(self) -> str:
+        """Return the pod's name, the stem of every other name."""
+        return pod_name(self.name, self.instance)
+
+    def container(self, name: str) -> str:
+        """Return podman's name for the pod's container ``name``."""
+        return f"{self.pod}-{name}"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Return the labels that every resource carries."""
+        return {
+            LABEL_PART_OF: PART_OF,
+            LABEL_INSTANCE: self.pod,
+            LABEL_ENVIRONMENT: self.name,
+            LABEL_CHECKOUT: checkout_id(self.root),
+        }
+
+    @property
+    def config_map(self) -> str:
+        """Return the ConfigMap's name."""
+        return f"{self.pod}-config"
+
+    @property
+    def volumes(self) -> tuple[Volume, ...]:
+        """Return the volumes of the containers that this environment has."""
+        rows = (
+            ("jupyterhub-config", "jupyterhub", "/srv/jupyterhub", 0, True),
+            ("jupyterhub-data", "jupyterhub", "/var/lib/jupyterhub", 0, False),
+            # 64030 is Debian's own number for the slurm user and group.
+            ("slurm-config", "slurm", "/etc/slurm", 64030, True),
+            ("slurm-data", "slurm", "/var/lib/slurm", 64030, False),
+            ("home", "slurm", "/home", 0, False),
+        )
+        return tuple(
+            Volume(name=f"{self.pod}-{suffix}", suffix=suffix, container=on, path=path, owner=owner, seeded=seeded)
+            for suffix, on, path, owner, seeded in rows
+            if on in self.containers
+        )
+
+    @property
+    def secrets(self) -> tuple[Secret, ...]:
+        """Return the Secrets of the containers that this environment has."""
+        keys = {
+            "jupyterhub": ("ssh_key", "known_hosts", "crypt_keys", "cookie_secret", "dummyauth_password"),
+            "slurm": ("munge_key", "ssh_host_ed25519_key", "authorized_keys"),
+        }
+        return tuple(
+            Secret(name=f"{self.pod}-{container}", container=container, keys=keys[container])
+            for container in self.containers
+        )
+
+    # -- what follows from the data ------------------------------------------------------------------------------
+
+    @property
+    def user(self) -> str:
+        """Return the user that dummy authentication logs in."""
+        return self.auth.user or self.dev_users[0].user
+
+    @property
+    def url(self) -> str | None:
+        """Return where a browser finds the hub, or None if it isn't published."""
+        endpoint = self.publish.jupyterhub
+        return None if endpoint is None else f"http://{endpoint}{self.base_url.rstrip('/')}"
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Return the ConfigMap's data: what the containers find in their environment as ``DEPLOY_CONFIG_…``."""
+        values = {
+            "LOG_LEVEL": self.log_level,
+            "BASE_URL": self.base_url,
+            "DEV_USERS": "\n".join(dev_user.account for dev_user in self.dev_users),
+            "SSH_HOSTNAME": self.slurm.ssh_hostname,
+            "SSH_PORT": str(self.slurm.ssh_port),
+            "SLURMSPAWNER_WRAPPERS_BIN": self.slurm.wrappers_bin,
+            "CONDA_PREFIX_DIR": self.slurm.env_prefix,
+            "JUPYTER_DATA_DIR": self.slurm.jupyter_data_dir,
+            "HUB_CONNECT_URL": self.slurm.hub_connect_url,
+            "OIDC_SERVER": self.auth.oidc_server,
+            "BRICS_PLATFORM": self.auth.platform,
+            "BRICS_PORTAL": self.auth.portal,
+            "JWT_AUDIENCE": self.auth.audience,
+            "AUTH_USER": self.auth.user or "",
+            "POLL_INTERVAL": f"{self.hub.poll_interval:g}",
+            "ADMIN_USERS": ",".join(self.hub.admin_users),
+            "COOKIE_MAX_AGE_DAYS": f"{self.hub.cookie_max_age_days:g}",
+            "NAMED_SERVERS": "true" if self.hub.named_servers else "false",
+            "JOB_LOG": self.hub.job_log,
+            "SLURM_NODES": str(self.slurm.nodes),
+        }
+        return {f"DEPLOY_CONFIG_{key}": value for key, value in values.items()}
+
+    @property
+    def deploy_folder(self) -> Path:
+        """Return the folder that holds what only this deployment knows (its secrets, its lock, its logs)."""
+        return deploy_folder(self.root, self.name, self.instance)
+
+    def working_copy(self, repository: str) -> Path:
+        """Return the folder whose content is installed for the development repository ``repository``."""
+        url = self.repositories.source(repository).url
+        if is_folder(url):
+            return (self.root / Path(url).expanduser()).resolve()
+        return self.root / "containers" / REPOSITORIES[repository] / WORKING_COPIES / repository
+
+    def bundled(self, repository: str) -> Path:
+        """Return where this checkout has its own source of ``repository``."""
+        return self.root / "containers" / REPOSITORIES[repository] / repository
+
+
+def is_folder(url: str) -> bool:
+    """Return whether a repository's ``url`` names a folder of this machine (``/…``, ``./…``, ``../…``, ``~…``)."""
+    return url.startswith(("/", "./", "../", "~"))
+
+
+def pod_name(environment: str, instance: str | None) -> str:
+    """Return the pod's name of ``environment``, valid in Kubernetes."""
+    stem = f"{PART_OF}-{environment.replace('_', '-')}"
+    return f"{stem}-{instance}" if instance else stem
+
+
+def checkout_id(root: Path) -> str:
+    """Return a short name for the checkout at ``root``: a path isn't valid as a label's value, its digest is."""
+    return digest(str(root.resolve()))
+
+
+def deploy_folder(root: Path, environment: str, instance: str | None) -> Path:
+    """Return the deploy folder's path of an environment (which need not exist)."""
+    return root / ".deploy" / (f"{environment}-{instance}" if instance else environment)
+
+
+def digest(*parts: str | bytes | Mapping[str, bytes]) -> str:
+    """Return 12 hexadecimal digits of the SHA-256 of ``parts``; a mapping counts with its names, in order of name."""
+    total = hashlib.sha256()
+    for part in parts:
+        chunks = [item for name in sorted(part) for item in (name, part[name])] if isinstance(part, Mapping) else [part]
+        for chunk in chunks:
+            data = chunk.encode() if isinstance(chunk, str) else chunk
+            # The length first, so that ("ab", "c") and ("a", "bc") differ.
+            total.update(len(data).to_bytes(8, "big") + data)
+    return total.hexdigest()[:12]

@@ -1,0 +1,99 @@
+"""Waiting until the pod answers: the hub's page and API, sshd seen from the hub, and Slurm's nodes."""
+
+from __future__ import annotations
+
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .console import Console
+from .engine import Engine, exec_argv
+from .errors import StateError
+from .model import Environment
+
+# Seconds between two looks; short, since a look costs little and a person waits.
+INTERVAL = 0.1
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Something that must come true: its name, the container whose logs explain why it doesn't, and the look."""
+
+    name: str
+    container: str
+    look: Callable[[], bool]
+
+
+def http_status(url: str, timeout: float = 5.0) -> int | None:
+    """Return the HTTP status that ``url`` answers with within ``timeout`` seconds, or None if nothing answers."""
+    try:
+        with urllib.request.urlopen(url, timeout=timeout) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return None
+
+
+def probes(env: Environment, engine: Engine) -> tuple[Probe, ...]:
+    """Return what to wait for in ``env``, in the order in which it comes true."""
+    hub, slurm = env.container("jupyterhub"), env.container("slurm")
+    found = []
+    if "slurm" in env.containers:
+        sinfo = exec_argv(slurm, "sinfo", "--noheader", "--Node", "--format=%t")
+        found.append(
+            Probe(
+                "Slurm",
+                "slurm",
+                lambda: set(engine.run(sinfo, check=False).text.split()) in ({"idle"}, {"idle", "mix"}),
+            )
+        )
+    if "slurm" in env.containers and "jupyterhub" in env.containers:
+        # ssh as the hub does it; what it opens is the connection that the hub then shares.
+        ssh = exec_argv(hub, "ssh", f"jupyterspawner@{env.slurm.ssh_hostname}", "true")
+        found.append(Probe("SSH", "slurm", lambda: engine.run(ssh, check=False).returncode == 0))
+    if env.url:
+        # Before the hub has registered, the proxy answers 404.
+        found.append(Probe("hub API", "jupyterhub", lambda: http_status(f"{env.url}/hub/api/") == 200))
+        found.append(Probe("hub page", "jupyterhub", lambda: http_status(f"{env.url}/hub/login") == 200))
+    return tuple(found)
+
+
+def wait(env: Environment, engine: Engine, console: Console, timeout: float | None = None) -> None:
+    """Return when all of ``env`` answers.
+
+    Raises StateError after ``timeout`` seconds (by default what the environment says), or at once when a container has
+    ended, with the last lines that the container at fault logged.
+    """
+    started = time.monotonic()
+    deadline = started + (timeout or env.wait_timeout)
+    for probe in probes(env, engine):
+        with console.busy("wait", probe.name):
+            while not probe.look():
+                _require_running(env, engine)
+                if time.monotonic() > deadline:
+                    raise StateError(
+                        f"{probe.name} did not answer within {timeout or env.wait_timeout} s",
+                        f"`invoke logs --env {env.name}` shows more",
+                        engine.logs(env.container(probe.container)),
+                    )
+                time.sleep(INTERVAL)
+    console.say("wait", f"hub, SSH and Slurm answer after {time.monotonic() - started:.1f} s")
+
+
+def _require_running(env: Environment, engine: Engine) -> None:
+    """Raise StateError if a container of ``env`` isn't running."""
+    for name in env.containers:
+        container = env.container(name)
+        state = engine.run(
+            ("podman", "inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", container), check=False
+        )
+        status, _, code = state.text.partition(" ")
+        if status != "running":
+            raise StateError(
+                f"container {container} is {f'{status} (exit status {code})' if status else 'not there'}",
+                f"`invoke logs --env {env.name}` shows more",
+                engine.logs(container),
+            )

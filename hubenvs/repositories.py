@@ -1,0 +1,119 @@
+"""The development repositories' working copies: made once, never overwritten; what is in them is what runs."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from . import archive
+from .engine import Engine
+from .errors import CommandError, StateError
+from .model import REPOSITORIES, Environment, digest, is_folder
+
+# A working copy made from this checkout's own source remembers which state of it that was.
+_TRAILER = "Bundled-Source-Digest"
+# The commit's author is the tool: the working copy may be made where nobody has told Git a name.
+_IDENTITY = ("-c", "user.name=hubenvs", "-c", "user.email=hubenvs@localhost", "-c", "commit.gpgsign=false")
+# Never ask for a password on a terminal: say that the URL can't be reached.
+_GIT = ("env", "GIT_TERMINAL_PROMPT=0", "git")
+
+
+def clone(env: Environment, engine: Engine) -> list[str]:
+    """Make the working copies of ``env`` that aren't there yet; return one line about each.
+
+    Raises StateError if a source can't be reached, or if a working copy came from somewhere else than ``env`` says.
+    """
+    names = [name for name, image in REPOSITORIES.items() if image in env.containers]
+    return [f"{name}: {_clone_one(env, name, engine)}" for name in names]
+
+
+def _clone_one(env: Environment, name: str, engine: Engine) -> str:
+    source = env.repositories.source(name)
+    target = env.working_copy(name)
+    if is_folder(source.url):
+        if not target.is_dir():
+            raise StateError(f"repositories.{name}.url: there is no folder {target}", "correct it, or use `bundled`")
+        return f"{target}, used in place"
+    bundled = source.url == "bundled"
+    if target.is_dir():
+        return _existing(env, name, target, engine)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}-") as scratch:
+        fresh = Path(scratch) / name
+        if bundled:
+            shutil.copytree(
+                env.bundled(name), fresh, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", ".*_cache")
+            )
+            message = f"{name} as bundled\n\n{_TRAILER}: {_bundled_digest(env, name)}"
+            for command in (
+                ("init", "--quiet"),
+                ("add", "--all"),
+                (*_IDENTITY, "commit", "--quiet", f"--message={message}"),
+            ):
+                engine.run(("git", "-C", str(fresh), *command))
+        else:
+            _clone_url(name, source.url, source.ref, fresh, engine)
+        fresh.rename(target)
+    return f"made {target.relative_to(env.root)} from {source.url}" + (f" at {source.ref}" if source.ref else "")
+
+
+def _clone_url(name: str, url: str, ref: str | None, fresh: Path, engine: Engine) -> None:
+    hint = f"check the URL and the network, or use this checkout's own: --set repositories.{name}.url=bundled"
+    try:
+        engine.run((*_GIT, "clone", "--quiet", "--", url, str(fresh)))
+    except CommandError as error:
+        raise StateError(f"repositories.{name}.url: {url} can't be cloned", hint, error.details[-3:]) from None
+    if ref:
+        try:
+            engine.run(("git", "-C", str(fresh), "checkout", "--quiet", ref, "--"))
+        except CommandError as error:
+            raise StateError(f"repositories.{name}.ref: {url} has no {ref}", "correct it", error.details[-3:]) from None
+
+
+def _existing(env: Environment, name: str, target: Path, engine: Engine) -> str:
+    source = env.repositories.source(name)
+    origin = engine.run(("git", "-C", str(target), "config", "remote.origin.url"), check=False).text or "bundled"
+    place = target.relative_to(env.root)
+    if origin != source.url:
+        raise StateError(
+            f"repositories.{name}.url: {place} came from {origin}, not from {source.url}",
+            f"move it away, or --set repositories.{name}.url={origin}",
+        )
+    text = f"kept {place}"
+    if origin == "bundled":
+        first = engine.run(("git", "-C", str(target), "log", "--max-parents=0", "--format=%B"), check=False).text
+        if _TRAILER in first and f"{_TRAILER}: {_bundled_digest(env, name)}" not in first:
+            text += " (the bundled source has changed since it was made: move the copy away to get that)"
+    return text
+
+
+def _bundled_digest(env: Environment, name: str) -> str:
+    return digest(archive.read_tree(env.bundled(name)))
+
+
+def files(folder: Path, engine: Engine) -> dict[str, Path]:
+    """Return the files of a working copy that belong into an image: those that Git has or does not ignore."""
+    listed = engine.run(
+        ("git", "-C", str(folder), "ls-files", "-z", "--cached", "--others", "--exclude-standard"), check=False
+    )
+    if listed.returncode == 0:
+        names = [name for name in listed.stdout.decode().split("\0") if name]
+    else:  # a plain folder
+        names = list(archive.read_tree(folder, skip=(".git",)))
+    return {name: folder / name for name in sorted(names) if (folder / name).is_file()}
+
+
+def describe(env: Environment, engine: Engine) -> list[dict[str, object]]:
+    """Return name, url, commit and whether it is edited, of each working copy of ``env``; null where there is none."""
+    rows: list[dict[str, object]] = []
+    for name, image in REPOSITORIES.items():
+        if image not in env.containers:
+            continue
+        copy = env.working_copy(name)
+        commit = engine.run(("git", "-C", str(copy), "rev-parse", "--short", "HEAD"), check=False).text or None
+        # --no-optional-locks: looking must not rewrite the index of somebody's repository.
+        changes = engine.run(("git", "--no-optional-locks", "-C", str(copy), "status", "--porcelain"), check=False)
+        edited = bool(changes.text) if commit else None
+        rows.append({"name": name, "url": env.repositories.source(name).url, "commit": commit, "edited": edited})
+    return rows

@@ -1,0 +1,159 @@
+"""The check of SSH from the hub container to Slurm: what must work does, and what must not is refused.
+
+Fabric's TCP connection is opened inside the hub container, by a relay there, so what is proved is the way the hub
+itself has; the hub's own ``ssh`` runs too, which proves the key and the pinned host key that are mounted there.
+"""
+
+from __future__ import annotations
+
+import io
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from . import state
+from .console import Console
+from .engine import Engine, exec_argv
+from .errors import StateError
+from .model import Environment
+
+SERVICE_ACCOUNT = "jupyterspawner"
+# Seconds for each connection and command; a healthy one takes well under one.
+TIMEOUT = 15
+JOB = "#!/bin/sh\nsleep 60\n"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing that was proved, or not: what it is, whether it holds, and what was seen."""
+
+    what: str
+    ok: bool
+    seen: str
+
+
+def check(env: Environment, engine: Engine, console: Console, brief: bool = False) -> None:
+    """Check SSH from the hub to Slurm in ``env`` and print what was proved (one line if ``brief`` and all holds).
+
+    Raises StateError with the first row that fails.
+    """
+    if "jupyterhub" not in env.containers:
+        raise StateError(f"{env.name} has no hub container", "nothing to check SSH from")
+    with console.busy("check", "SSH from the hub to Slurm"):
+        rows = _rows(env, engine)
+    failed = [row for row in rows if not row.ok]
+    if failed or not brief:
+        console.table(("", "check", "seen"), [("ok" if row.ok else "FAIL", row.what, row.seen) for row in rows])
+    if failed:
+        raise StateError(
+            f"check: {failed[0].what}: {failed[0].seen}",
+            f"`invoke logs --env {env.name} --container slurm` shows the server's side",
+        )
+    if brief:
+        console.say("check", f"SSH from the hub to Slurm: {len(rows)} of {len(rows)} hold")
+
+
+def _rows(env: Environment, engine: Engine) -> list[Row]:
+    # Imported here: Fabric takes a third of a second, and most tasks don't need it.
+    import paramiko
+    from fabric import Config, Connection
+    from invoke.runners import Result
+
+    hub = env.container("jupyterhub")
+    values = state.read_secrets(env.deploy_folder)
+    if "ssh_key" not in values:
+        raise StateError(f"{env.name} has no SSH key in its deploy folder", f"invoke up --env {env.name}")
+    account = env.dev_users[0].account
+    host, port = env.slurm.ssh_hostname, env.slurm.ssh_port
+    # Fabric splits this and runs it without a shell; `env` hands on the engine's configuration.
+    relay = shlex.join((*_environment(engine), *exec_argv(hub, "nc", host, str(port), interactive=True)))
+    known_hosts = env.deploy_folder / state.SECRETS / "known_hosts"
+
+    def connect(user: str, **credentials: object) -> Connection:
+        connection = Connection(
+            host,
+            user=user,
+            port=port,
+            gateway=relay,
+            connect_timeout=TIMEOUT,
+            connect_kwargs={"allow_agent": False, "look_for_keys": False, "banner_timeout": TIMEOUT, **credentials},
+            inline_ssh_env=False,
+            config=Config(lazy=True),  # not the user's own ~/.ssh/config
+        )
+        connection.client.load_host_keys(str(known_hosts))
+        # Fabric accepts unknown hosts unless told otherwise.
+        connection.client.set_missing_host_key_policy(paramiko.RejectPolicy())
+        return connection
+
+    key = paramiko.Ed25519Key.from_private_key(io.StringIO(values["ssh_key"]))
+    rows: list[Row] = []
+
+    def refused(what: str, attempt: Callable[[], object], expected: type[Exception]) -> None:
+        try:
+            attempt()
+        except expected as error:
+            rows.append(Row(what, True, f"refused ({type(error).__name__})"))
+        else:
+            rows.append(Row(what, False, "accepted"))
+
+    try:
+        with connect(SERVICE_ACCOUNT, pkey=key) as connection:
+
+            def run(*command: str, stdin: str = "", **variables: str) -> Result:
+                result: Result = connection.run(
+                    shlex.join(command),
+                    hide=True,
+                    warn=True,
+                    in_stream=io.StringIO(stdin),
+                    env=variables,
+                    timeout=TIMEOUT,
+                )
+                return result
+
+            def wrapper(name: str, stdin: str = "", **variables: str) -> Result:
+                return run("sudo", "-n", "-u", account, f"{env.slurm.wrappers_bin}/{name}", stdin=stdin, **variables)
+
+            def row(what: str, ok: bool, result: Result) -> None:
+                text = (result.stdout.strip() or result.stderr.strip()).splitlines()
+                rows.append(Row(what, ok, text[0] if text else f"exit status {result.exited}"))
+
+            who = run("whoami")
+            row(f"log-in as {SERVICE_ACCOUNT}, host key pinned", who.stdout.strip() == SERVICE_ACCOUNT, who)
+            submitted = wrapper("slurmspawner_sbatch", stdin=JOB)
+            job = submitted.stdout.strip()
+            row(f"slurmspawner_sbatch as {account}", submitted.ok and job.isdecimal(), submitted)
+            asked = wrapper("slurmspawner_squeue", SLURMSPAWNER_JOB_ID=job)
+            row(f"slurmspawner_squeue as {account}", asked.ok and len(asked.stdout.split()) >= 1, asked)
+            cancelled = wrapper("slurmspawner_scancel", SLURMSPAWNER_JOB_ID=job)
+            row(f"slurmspawner_scancel as {account}", cancelled.ok, cancelled)
+            for what, command in (
+                (f"no other command as {account}", ("sudo", "-n", "-u", account, "/usr/bin/id")),
+                ("no command as root", ("sudo", "-n", "/usr/bin/id")),
+                ("no wrapper as root", ("sudo", "-n", "-u", "root", f"{env.slurm.wrappers_bin}/slurmspawner_squeue")),
+            ):
+                result = run(*command)
+                row(what, not result.ok and "uid=" not in result.stdout, result)
+        refused("no log-in as root", connect("root", pkey=key).open, paramiko.AuthenticationException)
+        # A wrong password is refused anywhere; here the server must not offer to look at one at all.
+        password = connect(SERVICE_ACCOUNT, password="wrong")
+        refused("no log-in with a password", password.open, paramiko.BadAuthenticationType)
+        stranger = connect(SERVICE_ACCOUNT, pkey=paramiko.Ed25519Key.from_private_key(io.StringIO(_other_key())))
+        refused("no log-in with another key", stranger.open, paramiko.AuthenticationException)
+    except (paramiko.SSHException, OSError, EOFError) as error:
+        rows.append(Row(f"SSH to {host}:{port} from {hub}", False, f"{type(error).__name__}: {error}"))
+    own = engine.run(exec_argv(hub, "ssh", f"{SERVICE_ACCOUNT}@{host}", "whoami"), check=False, timeout=TIMEOUT)
+    seen = own.text if own.returncode == 0 else own.stderr.strip().replace("\n", " ")
+    rows.append(Row("the hub's own ssh, with its mounted key", own.text == SERVICE_ACCOUNT, seen))
+    return rows
+
+
+def _environment(engine: Engine) -> tuple[str, ...]:
+    value = engine.environment.get("CONTAINERS_CONF")
+    return ("env", f"CONTAINERS_CONF={value}") if value else ()
+
+
+def _other_key() -> str:
+    """Return a private key that the server has never seen."""
+    from .keys import ssh_key_pair
+
+    return ssh_key_pair("stranger")[0]

@@ -1,0 +1,109 @@
+"""The deploy folder of an environment: its lock, its secrets and its logs, for its owner's eyes alone."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from .errors import StateError
+
+LOCK = "lock"
+SECRETS = "secrets"
+
+
+def make(folder: Path) -> Path:
+    """Make the deploy ``folder`` (0700) and return it.
+
+    Raises StateError if it can't be made, belongs to another user, or others may enter it.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        facts = folder.stat()
+    except OSError as error:
+        raise StateError(
+            f"{folder}: the deploy folder can't be made ({error.strerror})", "give this checkout to its user"
+        ) from None
+    if facts.st_uid != os.geteuid():
+        raise StateError(
+            f"{folder}: the deploy folder belongs to user {facts.st_uid}", "remove it, or work as that user"
+        )
+    if facts.st_mode & 0o077:
+        folder.chmod(0o700)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise StateError(f"{folder}: the deploy folder can't be written", f"chmod u+rwx {folder}")
+    return folder
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write ``path`` (0600) whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+            stream.write(data)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StateError(f"{path}: can't be written ({error.strerror})", "make room, or make it writable") from None
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold the deploy ``folder`` while one task changes its environment.
+
+    Raises StateError, saying who holds it, if another task does. A lock ends with the process that holds it.
+    """
+    path = make(folder) / LOCK
+    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = stream.read().strip() or "another task"
+            raise StateError(f"{folder.name} is being changed by {holder}", "wait until that has ended") from None
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()} ({' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])})")
+        stream.flush()
+        yield
+
+
+def read_secrets(folder: Path) -> dict[str, str]:
+    """Return the secrets kept in the deploy ``folder``, by key."""
+    secrets = folder / SECRETS
+    return {path.name: path.read_text() for path in secrets.iterdir()} if secrets.is_dir() else {}
+
+
+def write_secrets(folder: Path, values: Mapping[str, str]) -> None:
+    """Keep ``values`` in the deploy ``folder``, each in a file of its own (0600)."""
+    secrets = make(folder / SECRETS)
+    for name, value in values.items():
+        write(secrets / name, value)
+
+
+def read_record(folder: Path) -> dict[str, str]:
+    """Return what an earlier `up` of this deployment decided (its ports), or nothing."""
+    path = folder / "record.json"
+    record: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    return record
+
+
+def write_record(folder: Path, record: Mapping[str, str]) -> None:
+    """Keep what this `up` decided."""
+    write(folder / "record.json", json.dumps(dict(record)))
+
+
+def remove(folder: Path, keep: tuple[str, ...] = ()) -> None:
+    """Remove the deploy ``folder``; the secrets named in ``keep`` stay, everything else goes."""
+    kept = {name: value for name, value in read_secrets(folder).items() if name in keep}
+    if folder.exists():
+        shutil.rmtree(folder)
+    if kept:
+        make(folder)
+        write_secrets(folder, kept)
+    elif folder.parent.is_dir() and not any(folder.parent.iterdir()):
+        folder.parent.rmdir()

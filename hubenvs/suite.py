@@ -1,0 +1,277 @@
+"""What the tasks are made of: one environment, the engine and the console, and the stages in their order."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import deploy, images, load, ready, render, repositories, state
+from .console import Console
+from .engine import Engine, play_argv, rootless, volume_argv, volume_data_argv
+from .errors import DefinitionError, HubEnvsError, StateError
+from .model import REPOSITORIES, Environment, checkout_id, pod_name
+
+
+@dataclass(frozen=True)
+class Suite:
+    """An environment and the means to bring it up; each stage can be run alone and is idempotent."""
+
+    env: Environment
+    engine: Engine
+    console: Console
+
+    @classmethod
+    def open(
+        cls,
+        root: Path,
+        name: str | None,
+        *,
+        instance: str | None = None,
+        settings: Sequence[str] = (),
+        configuration: Mapping[str, Any] | None = None,
+        quiet: bool = False,
+        echo: bool = False,
+        dry: bool = False,
+    ) -> Suite:
+        """Return the suite for environment ``name`` of the checkout ``root``; raise DefinitionError if there is none.
+
+        ``settings`` and ``configuration`` are laid over the definition as `load.load` says; ``quiet`` prints results
+        only, ``echo`` every command, ``dry`` promises that nothing will be started.
+        """
+        if not name:
+            raise DefinitionError("--env: which environment?", f"one of {', '.join(load.environment_names(root))}")
+        env = load.load(root, name, instance=instance, settings=settings, configuration=configuration)
+        declared = any(layer.startswith("publish.jupyterhub=") for layer in settings)
+        console = Console(quiet, echo)
+        engine = Engine(None if dry else root / ".deploy", console.echo)
+        return cls(deploy.with_ports(env, declared), engine, console)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the environment's lock while the block changes it."""
+        with state.lock(self.env.deploy_folder):
+            yield
+
+    def clone(self) -> None:
+        """Make the working copies."""
+        for note in repositories.clone(self.env, self.engine):
+            self.console.say("clone", note)
+
+    def build(self) -> tuple[images.Build, ...]:
+        """Build the images that are missing, and return what all of them are."""
+        return images.build(self.env, self.engine, self.console)
+
+    def volumes(self) -> None:
+        """Make and seed the volumes."""
+        deploy.make_volumes(self.env, self.engine, self.console)
+
+    def secrets(self, rotate: bool = False) -> dict[str, str]:
+        """Make the secrets if they aren't there, or anew, and return them."""
+        return deploy.make_secrets(self.env, self.console, rotate)
+
+    def manifest(self, with_secrets: bool = False) -> tuple[render.Document, ...]:
+        """Return the manifest as it would be played, its Secrets redacted unless ``with_secrets``."""
+        values = state.read_secrets(self.env.deploy_folder)
+        if with_secrets and not values:
+            raise StateError(f"{self.env.name} has no secrets yet", f"invoke secrets --env {self.env.name}")
+        values = values or {key: "" for secret in self.env.secrets for key in secret.keys}
+        references = images.container_images(self.env, images.current(self.env, self.engine))
+        documents = deploy.documents(self.env, references, values)
+        return documents if with_secrets else render.redacted(documents)
+
+    def play(self) -> bool:
+        """Play the manifest; return False if the pod that runs is that already."""
+        builds = images.current(self.env, self.engine)
+        absent = images.missing(builds, self.engine)
+        if absent:
+            raise StateError(f"no image {absent[-1].tag}", f"invoke build --env {self.env.name}")
+        return self._play(builds, state.read_secrets(self.env.deploy_folder))
+
+    def _play(self, builds: tuple[images.Build, ...], values: Mapping[str, str]) -> bool:
+        if not values:
+            raise StateError(f"{self.env.name} has no secrets yet", f"invoke secrets --env {self.env.name}")
+        documents = deploy.documents(self.env, images.container_images(self.env, builds), values)
+        return deploy.play(self.env, documents, self.engine, self.console)
+
+    def is_up(self) -> bool:
+        """Return whether the pod is there."""
+        deployed = deploy.find(self.engine).get(self.env.pod)
+        return deployed is not None and deployed.pod is not None
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until the pod answers."""
+        ready.wait(self.env, self.engine, self.console, timeout)
+
+    def preflight(self) -> None:
+        """Refuse, before anything is made, what would fail later: the engine, the port, somebody else's pod."""
+        self.engine.version()
+        deployed = deploy.find(self.engine).get(self.env.pod)
+        if deployed:
+            deploy.refuse_foreign(self.env, deployed)
+        if self.env.publish.jupyterhub and not (deployed and deployed.state in ("up", "degraded")):
+            deploy.require_free(self.env.publish.jupyterhub, self.engine)
+        deploy.seeds(self.env)
+
+    def up(self) -> None:
+        """Bring the environment up: clone, build, volumes, secrets, play, wait, check."""
+        from . import ssh
+
+        self.preflight()
+        with self.locked():
+            self.clone()
+            builds = self.build()
+            self.volumes()
+            values = self.secrets()
+            self._play(builds, values)
+            self.remember()
+            self.wait()
+            ssh.check(self.env, self.engine, self.console, brief=True)
+        self.announce()
+
+    def remember(self) -> None:
+        """Keep the port that was chosen for an instance."""
+        if self.env.publish.jupyterhub:
+            state.write_record(self.env.deploy_folder, {"jupyterhub": str(self.env.publish.jupyterhub.port)})
+
+    def announce(self) -> None:
+        """Say where the hub is, who logs in, and what can be done next."""
+        password = self.env.deploy_folder / state.SECRETS / deploy.PASSWORD_KEY
+        options = f"--env {self.env.name}" + (f" --instance {self.env.instance}" if self.env.instance else "")
+        say = self.console.say
+        say("up", self.env.url or "the hub is not published on this host")
+        say("", f"log in as {self.env.user} with the password in {_near(password)}")
+        say("", f"next: invoke verify {options}; invoke logs {options} --follow; invoke down {options}")
+
+    def dry_run(self) -> None:
+        """Print what `up` would do, and touch nothing."""
+        env, say = self.env, self.console.say
+        for name, image in REPOSITORIES.items():
+            if image in env.containers:
+                say("clone", f"{name} from {env.repositories.source(name).url} in {env.working_copy(name)}")
+        builds = images.current(env, self.engine)
+        absent = images.missing(builds, self.engine)
+        scratch = Path(tempfile.gettempdir()) / "hubenvs-XXXX"
+        for build in builds:
+            say("build", f"{build.tag}" + ("" if build in absent else " (there)"))
+            for command in build.commands(env, scratch) if build in absent else ():
+                self._show(command)
+        there = self.engine.volume_names()
+        for volume in env.volumes:
+            say("volumes", volume.name + (" (there)" if volume.name in there else ""))
+            if volume.name not in there:
+                self._show(volume_argv(volume.name, env.labels))
+            if volume.seeded:
+                self._show(volume_data_argv("import", volume.name))
+        for secret in env.secrets:
+            say("secrets", f"{secret.name}: {', '.join(secret.keys)}")
+        self._show(play_argv(self.engine.version(), rootless()))
+        say("play", f"pod {env.pod}: {', '.join(env.container(name) for name in env.containers)}")
+        if env.url:
+            say("wait", env.url)
+
+    def _show(self, command: Sequence[str]) -> None:
+        import shlex
+
+        self.console.say("", f"$ {shlex.join(command)}")
+
+
+def _near(path: Path) -> str:
+    """Return ``path`` as seen from the current folder, if that is shorter."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _definitions(root: Path) -> dict[str, Environment]:
+    """Return the environments of ``root`` that load, by name."""
+    found = {}
+    for name in load.environment_names(root):
+        try:
+            found[name] = load.load(root, name)
+        except DefinitionError:
+            continue  # `envs` says what is wrong with it
+    return found
+
+
+def describe(root: Path) -> list[dict[str, Any]]:
+    """Return what `envs --json` prints: each environment, and why one can't run here."""
+    rows = []
+    for name in load.environment_names(root):
+        try:
+            env = load.load(root, name)
+            row = {
+                "description": env.description,
+                "stage": env.stage,
+                "auth": env.auth.kind,
+                "can_run": True,
+                "why_not": None,
+            }
+        except HubEnvsError as error:
+            row = {"description": None, "stage": None, "auth": None, "can_run": False, "why_not": str(error)}
+        rows.append({"env": name, **row})
+    return rows
+
+
+def status(root: Path, engine: Engine) -> list[dict[str, Any]]:
+    """Return what `status --json` prints, one entry a deployment."""
+    deployed = deploy.find(engine)
+    definitions = _definitions(root)
+    environments = []
+    for instance, found in deployed.items():
+        if (env := definitions.get(found.environment)) and instance.startswith(env.pod):
+            name = instance.removeprefix(env.pod).removeprefix("-") or None
+            environments.append(env.model_copy(update={"instance": name}))
+    return deploy.status(root, deployed, environments, engine)
+
+
+def down(
+    root: Path,
+    engine: Engine,
+    console: Console,
+    *,
+    env: str | None,
+    instance: str | None,
+    every: bool,
+    keep_volumes: bool,
+) -> None:
+    """Take down environment ``env`` (its ``instance``), the only one that is up, or ``every`` one of this checkout.
+
+    Raises StateError when it isn't clear which one is meant.
+    """
+    mine = checkout_id(root)
+    deployed = deploy.find(engine)
+    if env:
+        if env not in load.environment_names(root) and not any(item.environment == env for item in deployed.values()):
+            names = load.environment_names(root)
+            raise DefinitionError(f"--env {env}: there is no such environment", load.suggestion(env, names))
+        pod = pod_name(env, instance)
+        chosen = [deployed[pod]] if pod in deployed else [deploy.leftovers(pod, env, mine, engine)]
+        if chosen[0].checkout != mine:
+            raise StateError(f"{pod} was brought up from another checkout", "take it down there")
+    else:
+        chosen = [item for item in deployed.values() if item.checkout == mine]
+        if len(chosen) > 1 and not every:
+            raise StateError(
+                f"{len(chosen)} are up: {', '.join(item.instance for item in chosen)}", "give --env, or --all"
+            )
+    done = False
+    for item in chosen:
+        folder = deploy.own_folder(root, item)
+        if (
+            item.pod
+            or item.containers
+            or item.secrets
+            or (item.volumes and not keep_volumes)
+            or (folder and folder.exists())
+        ):
+            lock = state.lock(folder) if folder and folder.exists() else None
+            if lock:
+                with lock:
+                    deploy.down(root, item, engine, console, keep_volumes)
+            else:
+                deploy.down(root, item, engine, console, keep_volumes)
+            done = True
+    if not done:
+        console.say("down", "there is nothing to take down")

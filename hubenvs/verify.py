@@ -1,0 +1,139 @@
+"""`verify`: what a user does, hop by hop, each with its time; the hop that breaks is named with its own log lines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from . import deploy, ssh, state
+from .client import HubUser
+from .console import Console
+from .engine import Engine, exec_argv
+from .errors import HubEnvsError, StateError
+from .model import Environment
+
+# Seconds for a server to start and to stop; on a loaded laptop a start takes some ten.
+START_TIMEOUT = 90
+STOP_TIMEOUT = 30
+
+
+class Walk:
+    """The way from the page to the kernel and back; remembers each hop and how long it took."""
+
+    def __init__(self, env: Environment, engine: Engine) -> None:
+        self.env = env
+        self.engine = engine
+        self.hops: list[tuple[str, str, str]] = []
+
+    @contextmanager
+    def hop(self, name: str, container: str) -> Iterator[list[str]]:
+        """Time the block as hop ``name``; it may put what it saw into the list that it gets.
+
+        A failure becomes a StateError that names the hop, with the last log lines of ``container``.
+        """
+        seen: list[str] = []
+        started = time.monotonic()
+        try:
+            yield seen
+        except (HubEnvsError, OSError, ValueError, LookupError) as error:
+            details = getattr(error, "details", ())
+            text = getattr(error, "message", "") or f"{type(error).__name__}: {error}"
+            raise StateError(
+                f"verify: the hop '{name}' broke: {text}",
+                f"`invoke logs --env {self.env.name} --container {container}` shows more",
+                (*details, *self.engine.logs(self.env.container(container), 8)),
+            ) from error
+        self.hops.append((name, f"{time.monotonic() - started:.2f} s", " ".join(seen)))
+
+    def jobs(self) -> dict[str, tuple[str, str]]:
+        """Return Slurm's jobs: state and node by job number."""
+        command = ("squeue", "--noheader", "--format=%i %T %B")
+        listing = self.engine.run(exec_argv(self.env.container("slurm"), *command)).text
+        return {number: (status, node) for number, status, node in (line.split() for line in listing.splitlines())}
+
+
+def verify(env: Environment, engine: Engine, console: Console) -> None:
+    """Walk through ``env`` as its user and print each hop with its time; raise StateError at the one that breaks."""
+    if env.url is None:
+        raise StateError(f"{env.name} publishes no hub", "verify goes in at publish.jupyterhub")
+    password = state.read_secrets(env.deploy_folder).get(deploy.PASSWORD_KEY)
+    if password is None:
+        raise StateError(f"{env.name} is not up from this checkout", f"invoke up --env {env.name}")
+    walk = Walk(env, engine)
+    with HubUser(env.url) as user, console.busy("verify", env.url):
+        try:
+            _walk(walk, user, password)
+        finally:
+            console.table(("hop", "time", "seen"), walk.hops)
+    console.say("verify", f"{len(walk.hops)} hops, all well")
+
+
+def _walk(walk: Walk, user: HubUser, password: str) -> None:
+    env, engine = walk.env, walk.engine
+    with walk.hop("page", "jupyterhub"):
+        user.page("/hub/login")
+    with walk.hop("login", "jupyterhub") as seen:
+        user.log_in(password)
+        seen.append(user.name)
+    with walk.hop("form", "jupyterhub") as seen:
+        _, options = user.spawn_form()
+        project = options["brics_project"][0]
+        seen.append(project)
+    account = f"{user.name}.{project.partition('.')[0]}"
+    remote = ("ssh", f"{ssh.SERVICE_ACCOUNT}@{env.slurm.ssh_hostname}")
+    with walk.hop("ssh", "slurm"):
+        engine.run(exec_argv(env.container("jupyterhub"), *remote, "true"))
+    with walk.hop("sudo", "slurm") as seen:
+        wrapper = f"{env.slurm.wrappers_bin}/slurmspawner_squeue"
+        engine.run(exec_argv(env.container("jupyterhub"), *remote, "sudo", "-n", "-l", "-u", account, wrapper))
+        seen.append(account)
+    before = set(walk.jobs())
+    started = time.monotonic()
+    with walk.hop("sbatch", "jupyterhub") as seen:
+        user.spawn({"brics_project": project})
+        job = ""
+        while not job:
+            job = next(iter(set(walk.jobs()) - before), "")
+            _not_longer_than(START_TIMEOUT, started, "no job was submitted", user)
+        seen.append(f"job {job}")
+    with walk.hop("node", "slurm") as seen:
+        status = ("", "")
+        while status[0] != "RUNNING":
+            status = walk.jobs().get(job, ("gone", ""))
+            if status[0] == "gone":
+                raise StateError(f"job {job} ended at once", details=_job_log(env, engine, account, job))
+            _not_longer_than(START_TIMEOUT, started, f"job {job} is {status[0]}", user)
+        seen.append(status[1])
+    with walk.hop("callback", "slurm"):
+        user.wait_ready(START_TIMEOUT)
+    with walk.hop("proxy", "jupyterhub") as seen:
+        seen.append(f"JupyterLab's server {user.notebook_api('GET', '').json()['version']}")
+        seen.append(f"({time.monotonic() - started:.1f} s since the form)")
+    with walk.hop("kernel", "slurm") as seen, user.kernel() as execute:
+        printed = execute("import getpass, os\nprint(6 * 7, os.environ['SLURM_JOB_ID'], getpass.getuser())").split()
+        if printed != ["42", job, account]:
+            raise StateError(f"the kernel printed {printed}, not {['42', job, account]}")
+        seen.append(" ".join(printed))
+    with walk.hop("stop", "jupyterhub"):
+        user.stop(STOP_TIMEOUT)
+    stopped = time.monotonic()
+    with walk.hop("gone", "slurm"):
+        while walk.jobs().get(job, ("COMPLETING", ""))[0] != "COMPLETING":
+            _not_longer_than(STOP_TIMEOUT, stopped, f"job {job} is still there")
+
+
+def _not_longer_than(seconds: float, since: float, otherwise: str, user: HubUser | None = None) -> None:
+    """Rest a moment; raise StateError saying ``otherwise`` once ``seconds`` have passed, or if the spawn has failed."""
+    if user is not None and user.server() is None:
+        user.wait_ready(0)  # raises with the hub's own words
+    if time.monotonic() - since > seconds:
+        raise StateError(f"{otherwise} after {seconds:g} s")
+    time.sleep(0.05)
+
+
+def _job_log(env: Environment, engine: Engine, account: str, job: str) -> list[str]:
+    """Return the end of what job number ``job`` of ``account`` wrote."""
+    user, _, project = account.partition(".")
+    path = env.hub.job_log.replace("%h", f"/home/{project}/{user}.{project}").replace("%j", job)
+    return engine.run(exec_argv(env.container("slurm"), "tail", "-n", "12", path), check=False).text.splitlines()

@@ -1,0 +1,374 @@
+"""The tasks: `invoke --list` shows them, `invoke --help TASK` explains one.
+
+A task is a call into the hubenvs package, imported when it runs so that listing the tasks stays fast.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from invoke import Collection, Context, Exit
+from invoke import task as invoke_task
+
+if TYPE_CHECKING:
+    from hubenvs.console import Console
+    from hubenvs.engine import Engine
+    from hubenvs.suite import Suite
+
+ROOT = Path(__file__).resolve().parent
+DEFAULTS: dict[str, Any] = yaml.safe_load((ROOT / "envs/base.yaml").read_text())
+
+HELP = {
+    "env": "name of the environment (a folder of envs/)",
+    "instance": "name of a further deployment of the same environment, with ports of its own",
+    "set": "set a key of the definition, like slurm.nodes=4; can be given several times",
+    "json": "print JSON, for scripts",
+    "echo-commands": "show every command that is run",
+}
+
+
+def task(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Return Invoke's task decorator, with our help texts and our errors: one line and an exit status."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            from hubenvs.errors import HubEnvsError
+
+            try:
+                return function(*args, **kwargs)
+            except HubEnvsError as error:
+                raise Exit(f"error: {error}", code=error.exit_code) from None
+            except OSError as error:
+                where = f"{error.filename}: " if error.filename else ""
+                raise Exit(f"error: {where}{error.strerror or error}", code=1) from None
+            except KeyboardInterrupt:
+                raise Exit(
+                    "interrupted; `invoke up` goes on from here, `invoke down` removes what there is", code=130
+                ) from None
+
+        names = {
+            name.strip("_").replace("_", "-") for name in function.__code__.co_varnames[: function.__code__.co_argcount]
+        }
+        texts = {**{name: text for name, text in HELP.items() if name in names}, **options.pop("help", {})}
+        iterable = [name for name in ("set_",) if name in function.__code__.co_varnames]
+        return invoke_task(run, help=texts, iterable=iterable, **options)
+
+    return decorate
+
+
+def open_suite(
+    ctx: Context, env: str | None, instance: str | None, set_: Sequence[str], *, quiet: bool = False, dry: bool = False
+) -> Suite:
+    """Return the suite for ``env`` as the options and Invoke's configuration say."""
+    from hubenvs.suite import Suite
+
+    configuration = _changed(ctx.config.get("hubenvs", {}), DEFAULTS)
+    echo = bool(ctx.config.run.echo)
+    return Suite.open(
+        ROOT, env, instance=instance, settings=set_ or (), configuration=configuration, quiet=quiet, echo=echo, dry=dry
+    )
+
+
+def open_engine(ctx: Context, quiet: bool = False) -> tuple[Engine, Console]:
+    """Return the engine and the console, for tasks that need no environment."""
+    from hubenvs.console import Console
+    from hubenvs.engine import Engine
+
+    console = Console(quiet, bool(ctx.config.run.echo))
+    return Engine(ROOT / ".deploy", console.echo), console
+
+
+def _changed(given: Any, defaults: dict[str, Any]) -> dict[str, Any]:
+    """Return what ``given`` (Invoke's configuration) sets differently from ``defaults``, which are declared there."""
+    result: dict[str, Any] = {}
+    for key, value in dict(given).items():
+        default = defaults.get(key)
+        if isinstance(default, dict):
+            if inner := _changed(value, default):
+                result[key] = inner
+        elif key not in defaults or value != default:
+            result[key] = value
+    return result
+
+
+@task()
+def envs(ctx: Context, json: bool = False) -> None:
+    """List the environments, and say of each whether it can run here."""
+    from hubenvs import suite
+
+    _, console = open_engine(ctx, quiet=json)
+    rows = suite.describe(ROOT)
+    if json:
+        console.result(rows)
+        return
+    console.table(
+        ("environment", "stage", "auth", "description"),
+        [
+            (row["env"], row["stage"] or "-", row["auth"] or "-", row["description"] or f"{row['why_not']}")
+            for row in rows
+        ],
+    )
+
+
+@task()
+def doctor(ctx: Context, json: bool = False) -> None:
+    """Check this host: engine, cgroups, limits, ports, disk, certificates, registries; with remedies."""
+    from hubenvs import doctor as examine
+
+    engine, console = open_engine(ctx, quiet=json)
+    rows = examine.examine(ROOT, engine)
+    if json:
+        console.result(rows)
+    else:
+        console.table(
+            ("", "check", "found", "remedy"),
+            [("ok" if row["ok"] else "FAIL", row["check"], row["found"], row["remedy"] or "") for row in rows],
+        )
+    if not all(row["ok"] for row in rows):
+        raise Exit(code=1)
+
+
+@task()
+def clone(ctx: Context, env: str | None = None, instance: str | None = None, set_: Sequence[str] = ()) -> None:
+    """Make the development repositories' working copies; one that exists is never overwritten."""
+    open_suite(ctx, env, instance, set_).clone()
+
+
+@task()
+def build(ctx: Context, env: str | None = None, instance: str | None = None, set_: Sequence[str] = ()) -> None:
+    """Build the images whose content has changed, both containers' at the same time."""
+    suite = open_suite(ctx, env, instance, set_)
+    suite.clone()
+    with suite.locked():
+        suite.build()
+
+
+@task()
+def volumes(ctx: Context, env: str | None = None, instance: str | None = None, set_: Sequence[str] = ()) -> None:
+    """Make the volumes and bring changed seed files into them; what was edited in a volume is kept."""
+    suite = open_suite(ctx, env, instance, set_)
+    with suite.locked():
+        suite.volumes()
+
+
+@task(help={"rotate": "make new ones, and restart the pod with them if it is up"})
+def secrets(
+    ctx: Context, env: str | None = None, instance: str | None = None, rotate: bool = False, set_: Sequence[str] = ()
+) -> None:
+    """Make the deployment's keys and passwords, in its deploy folder (for its owner alone)."""
+    suite = open_suite(ctx, env, instance, set_)
+    with suite.locked():
+        suite.secrets(rotate)
+        if rotate and suite.is_up():
+            suite.play()
+            suite.wait()
+
+
+@task(
+    help={
+        "output": "write to this file instead of standard output",
+        "with-secrets": "with the real Secrets (needs --output)",
+    }
+)
+def render(
+    ctx: Context,
+    env: str | None = None,
+    instance: str | None = None,
+    output: str | None = None,
+    with_secrets: bool = False,
+    set_: Sequence[str] = (),
+) -> None:
+    """Print the Kubernetes manifest that `up` would play, with the Secrets redacted."""
+    from hubenvs import render as documents
+    from hubenvs import state
+
+    if with_secrets and not output:
+        raise Exit(
+            "error: --with-secrets: Secrets are not printed: give --output FILE (it is made for you alone)", code=1
+        )
+    text = documents.dump(open_suite(ctx, env, instance, set_, quiet=True).manifest(with_secrets))
+    if output:
+        state.write(Path(output), text)
+    else:
+        print(text, end="")
+
+
+@task()
+def play(ctx: Context, env: str | None = None, instance: str | None = None, set_: Sequence[str] = ()) -> None:
+    """Play the manifest: start the pod, or replace it if what it is made of has changed."""
+    suite = open_suite(ctx, env, instance, set_)
+    with suite.locked():
+        suite.play()
+
+
+@task(help={"timeout": "seconds to wait at most"})
+def wait(
+    ctx: Context, env: str | None = None, instance: str | None = None, timeout: int = 0, set_: Sequence[str] = ()
+) -> None:
+    """Wait until the hub, its SSH connection and Slurm answer."""
+    open_suite(ctx, env, instance, set_).wait(timeout or None)
+
+
+@task()
+def check(ctx: Context, env: str | None = None, instance: str | None = None, set_: Sequence[str] = ()) -> None:
+    """Check SSH from the hub container to Slurm: what must work does, and what must not is refused."""
+    from hubenvs import ssh
+
+    suite = open_suite(ctx, env, instance, set_)
+    ssh.check(suite.env, suite.engine, suite.console)
+
+
+@task()
+def verify(ctx: Context, env: str | None = None, instance: str | None = None, set_: Sequence[str] = ()) -> None:
+    """Do what a user does (log in, spawn, compute, stop), and name the hop that breaks with its log lines."""
+    from hubenvs import verify as walk
+
+    suite = open_suite(ctx, env, instance, set_)
+    walk.verify(suite.env, suite.engine, suite.console)
+
+
+@task(help={"dry-run": "print what would be done, and touch nothing", "as": "dummy authentication logs this user in"})
+def up(
+    ctx: Context,
+    env: str | None = None,
+    instance: str | None = None,
+    dry_run: bool = False,
+    as_: str | None = None,
+    set_: Sequence[str] = (),
+) -> None:
+    """Bring an environment up: clone, build, volumes, secrets, play, wait, check."""
+    settings = [*set_, f"auth.user={as_}"] if as_ else set_
+    suite = open_suite(ctx, env, instance, settings, dry=dry_run)
+    if dry_run:
+        suite.dry_run()
+    else:
+        suite.up()
+
+
+@task(
+    help={
+        "all": "take down every environment of this checkout",
+        "keep-volumes": "keep the volumes, and the key that their database is encrypted with",
+        "yes": "don't ask before taking prod down",
+    }
+)
+def down(
+    ctx: Context,
+    env: str | None = None,
+    instance: str | None = None,
+    all_: bool = False,
+    keep_volumes: bool = False,
+    yes: bool = False,
+) -> None:
+    """Take an environment down: pod, Secrets, volumes and deploy folder; without --env the one that is up."""
+    from hubenvs import suite
+
+    if env == "prod" and not yes and input("Take prod down? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise Exit("nothing was taken down", code=1)
+    engine, console = open_engine(ctx)
+    suite.down(ROOT, engine, console, env=env, instance=instance, every=all_, keep_volumes=keep_volumes)
+
+
+@task()
+def status(ctx: Context, json: bool = False) -> None:
+    """Show what is up: state, URL, user, containers, volumes, working copies."""
+    from hubenvs import suite
+
+    engine, console = open_engine(ctx, quiet=json)
+    rows = suite.status(ROOT, engine)
+    if json:
+        console.result({"environments": rows})
+        return
+    if not rows:
+        console.say("status", "nothing is up")
+    for row in rows:
+        console.say(row["state"], f"{row['pod'] or row['env']}  {row['url'] or ''}")
+        console.say("", ", ".join(f"{item['name']} {item['state']}" for item in row["containers"]))
+        console.say("", f"volumes: {', '.join(row['volumes']) or 'none'}")
+        if row["password_file"]:
+            console.say("", f"log in as {row['user']} with the password in {row['password_file']}")
+        for item in row["repositories"]:
+            edited = " (edited)" if item["edited"] else ""
+            console.say("", f"{item['name']} {item['commit'] or 'not cloned'}{edited} from {item['url']}")
+
+
+@task(
+    help={
+        "container": "only this container's (jupyterhub, slurm)",
+        "follow": "go on as lines come",
+        "lines": "how many",
+    }
+)
+def logs(
+    ctx: Context,
+    env: str | None = None,
+    instance: str | None = None,
+    container: str | None = None,
+    follow: bool = False,
+    lines: int = 100,
+) -> None:
+    """Show what the containers log."""
+    from hubenvs import inside
+
+    suite = open_suite(ctx, env, instance, [])
+    inside.logs(suite.env, suite.engine, container, follow, lines)
+
+
+@task(
+    help={
+        "container": "jupyterhub or slurm",
+        "user": "as this account (a user of the container)",
+        "command": "run this instead of a shell",
+    }
+)
+def shell(
+    ctx: Context,
+    env: str | None = None,
+    instance: str | None = None,
+    container: str = "slurm",
+    user: str | None = None,
+    command: str | None = None,
+) -> None:
+    """Open a shell in a container, or run a command there; ends with its exit status."""
+    from hubenvs import inside
+
+    suite = open_suite(ctx, env, instance, [])
+    code = inside.shell(suite.env, suite.engine, container, user, command)
+    if code:
+        raise Exit(code=code)
+
+
+@task(help={"volume": "which one, like jupyterhub-data", "output": "the tar to write (for you alone)"})
+def export_volume(ctx: Context, volume: str, output: str, env: str | None = None, instance: str | None = None) -> None:
+    """Write a volume's content to a tar file."""
+    from hubenvs import inside
+
+    suite = open_suite(ctx, env, instance, [])
+    inside.export_volume(suite.env, suite.engine, suite.console, volume, Path(output))
+
+
+namespace = Collection(
+    envs,
+    doctor,
+    clone,
+    build,
+    volumes,
+    secrets,
+    render,
+    play,
+    wait,
+    check,
+    verify,
+    up,
+    down,
+    status,
+    logs,
+    shell,
+    export_volume,
+)
+namespace.configure({"hubenvs": DEFAULTS})

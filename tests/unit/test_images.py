@@ -1,0 +1,65 @@
+"""The plan of builds, as data: what stands on what, and when a tag changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hubenvs import images
+from hubenvs.load import load
+from hubenvs.model import Environment
+
+
+@pytest.fixture
+def copies(tmp_path: Path) -> dict[str, dict[str, Path]]:
+    """A working copy of each development repository, with one file."""
+    result = {}
+    for name in ("bricsauthenticator", "slurmspawner_wrappers"):
+        file = tmp_path / name / "module.py"
+        file.parent.mkdir()
+        file.write_text("x = 1\n")
+        result[name] = {"module.py": file}
+    return result
+
+
+def by_name(env: Environment, copies: dict[str, dict[str, Path]], mmdebstrap: bool = True) -> dict[str, images.Build]:
+    return {build.name: build for build in images.plan(env, copies, mmdebstrap)}
+
+
+def test_each_image_stands_on_the_one_below(env: Environment, copies: dict[str, dict[str, Path]]) -> None:
+    """debian-base, then the two bases, then the two product images in their stage."""
+    builds = by_name(env, copies)
+    assert list(builds) == ["debian-base", "jupyterhub-base", "slurm-base", "jupyterhub", "slurm"]
+    for name, below in images.CHAIN.items():
+        assert builds[name].base == builds[below].tag
+    assert builds["slurm"].target == "stage-dev"
+
+
+def test_an_edit_changes_only_the_image_that_carries_it(env: Environment, copies: dict[str, dict[str, Path]]) -> None:
+    """A changed working copy gives a new hub image, and nothing else."""
+    before = by_name(env, copies)
+    copies["bricsauthenticator"]["module.py"].write_text("x = 2\n")
+    after = by_name(env, copies)
+    assert [name for name in before if before[name].tag != after[name].tag] == ["jupyterhub"]
+
+
+def test_a_site_can_put_its_own_image_underneath(root: Path, copies: dict[str, dict[str, Path]]) -> None:
+    """With `images.jupyterhub.base` our own hub base isn't built."""
+    env = load(root, "dev_dummyauth", settings=["images.jupyterhub.base=quay.io/jupyterhub/jupyterhub:5.4"])
+    builds = by_name(env, copies)
+    assert "jupyterhub-base" not in builds
+    assert builds["jupyterhub"].base == "quay.io/jupyterhub/jupyterhub:5.4"
+
+
+def test_without_mmdebstrap_the_base_is_pulled(env: Environment, copies: dict[str, dict[str, Path]]) -> None:
+    """Elsewhere than on Debian the base comes from a registry."""
+    builds = by_name(env, copies, mmdebstrap=False)
+    assert "debian-base" not in builds
+    assert builds["slurm-base"].base == "docker.io/library/debian:trixie-slim"
+
+
+def test_a_snapshot_takes_the_place_of_the_mirrors(root: Path) -> None:
+    """With a date, every line of sources.list names that day's archive."""
+    env = load(root, "dev_dummyauth", settings=["debian.snapshot=20260901T000000Z"])
+    assert all("/20260901T000000Z trixie" in line for line in images.sources(env.debian))

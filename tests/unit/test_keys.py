@@ -1,0 +1,37 @@
+"""Keys: their form, and what rotating keeps."""
+
+from __future__ import annotations
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
+
+from hubenvs.keys import deployment, known_hosts, rotate, ssh_key_pair
+
+
+def test_an_ssh_pair_belongs_together() -> None:
+    """The public line is that of the private key, in OpenSSH's formats."""
+    private, public = ssh_key_pair("somebody")
+    key = load_ssh_private_key(private.encode(), password=None)
+    expected = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    assert public == f"{expected} somebody"
+
+
+def test_each_deployment_has_secrets_of_its_own() -> None:
+    """No two deployments share a secret."""
+    first, second = deployment("slurm", 22), deployment("slurm", 22)
+    assert all(first[key] != second[key] for key in first)
+    assert first["authorized_keys"].startswith("restrict ssh-ed25519 ")
+
+
+def test_a_host_key_is_pinned_for_its_port() -> None:
+    """ssh looks a server on another port up as [name]:port."""
+    assert known_hosts("slurm", 22, "ssh-ed25519 AAAA x") == "slurm ssh-ed25519 AAAA\n"
+    assert known_hosts("slurm", 2222, "ssh-ed25519 AAAA x") == "[slurm]:2222 ssh-ed25519 AAAA\n"
+
+
+def test_rotating_puts_a_new_crypt_key_before_the_old() -> None:
+    """What the old key encrypted can still be read; everything else is new."""
+    old = deployment("slurm", 22)
+    new = rotate(old, "slurm", 22)
+    assert new["crypt_keys"].split(";")[1:] == [old["crypt_keys"]]
+    assert new["crypt_keys"].split(";")[0] != old["crypt_keys"]
+    assert all(new[key] != old[key] for key in old)

@@ -1,0 +1,141 @@
+"""What a person writes: merged, validated, and refused with the file, the line and the key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hubenvs.errors import DefinitionError
+from hubenvs.load import environment_names, load, merge, parse_dev_users, parse_set, parse_yaml
+from hubenvs.model import DevUser
+
+OVERLAY = "envs/dev_dummyauth/local.yaml"
+
+
+def write_local(root: Path, text: str) -> None:
+    (root / OVERLAY).write_text(text)
+
+
+def test_every_environment_of_this_checkout_loads(root: Path) -> None:
+    """Each env.yaml in the tree is valid."""
+    assert [load(root, name).name for name in environment_names(root)] == list(environment_names(root))
+
+
+def test_later_layers_win_key_by_key(root: Path) -> None:
+    """local.yaml lies over env.yaml, Invoke's configuration over that, --set over all; other keys stay."""
+    write_local(root, "slurm: {nodes: 2, memory_mb: 4096}\nlog_level: DEBUG\n")
+    env = load(root, "dev_dummyauth", configuration={"slurm": {"nodes": 3}}, settings=["slurm.nodes=4"])
+    assert (env.slurm.nodes, env.slurm.memory_mb, env.log_level) == (4, 4096, "DEBUG")
+    assert env.slurm.cpus_per_node == 16
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("slurm: {nods: 2}", "local.yaml:1: unknown key 'slurm.nods': did you mean 'nodes'?"),
+        ("zzzzzz: 1", "local.yaml:1: unknown key 'zzzzzz': known: auth, base_url"),
+        ("\nslurm:\n  nodes: many", "local.yaml:3: slurm.nodes: input should be a valid integer (not 'many')"),
+        ("slurm: 5", "local.yaml:1: slurm: input should be a valid dictionary"),
+        ("slurm: {nodes: true}", "slurm.nodes: input should be a valid integer"),
+        ("slurm: {nodes: 0}", "slurm.nodes: input should be greater than or equal to 1 (not 0)"),
+        ("stage: test", "stage: input should be 'dev' or 'prod' (not 'test')"),
+        ("a: [1\nb: 2", "local.yaml:2: "),
+        ("a: 1\na: 2", "local.yaml:2: the key 'a' is given twice"),
+        ("- a", "local.yaml: not a mapping"),
+        ("publish: {jupyterhub: nowhere}", "publish.jupyterhub: should be address:port"),
+        ("publish: {jupyterhub: 127.0.0.1:99999}", "less than or equal to 65535"),
+        ("auth: {user: carol}", "auth.user: 'carol' is not in dev_users (alice, bob)"),
+        ("slurm: {partitions: [{name: a}]}", "exactly one partition has `default: true`"),
+        ("repositories: {bricsauthenticator: {url: --upload-pack=x}}", "repositories.bricsauthenticator.url"),
+        ("{? [a] : b}", "local.yaml"),
+    ],
+)
+def test_a_bad_definition_names_file_line_and_key(root: Path, text: str, error: str) -> None:
+    """Each mistake is refused with one line that says where it is."""
+    write_local(root, text)
+    with pytest.raises(DefinitionError) as caught:
+        load(root, "dev_dummyauth")
+    assert error in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_environment_is_refused_with_the_nearest(root: Path) -> None:
+    """A typing mistake in --env gets a suggestion."""
+    with pytest.raises(DefinitionError, match="did you mean 'dev_dummyauth'"):
+        load(root, "dev_dumyauth")
+
+
+def test_a_bad_instance_is_refused(root: Path) -> None:
+    """An instance becomes part of Kubernetes names, so it must be valid in them."""
+    with pytest.raises(DefinitionError, match="--instance"):
+        load(root, "dev_dummyauth", instance="Not Valid")
+
+
+@pytest.mark.parametrize("option", ["nodes", "=1", "a..b=1", "slurm.nodes=[1"])
+def test_a_malformed_set_is_refused(option: str) -> None:
+    """--set takes key.key=value, nothing else."""
+    with pytest.raises(DefinitionError, match="--set"):
+        parse_set(option)
+
+
+def test_origins_name_the_layer_that_won() -> None:
+    """An error about a merged value points at the file and line that it was written in."""
+    low = parse_yaml("a: {b: 1, c: 2}", "low.yaml")
+    high = parse_yaml("\na:\n  c: 3", "high.yaml")
+    data, origin = merge([low, high])
+    assert data == {"a": {"b": 1, "c": 3}}
+    assert (origin[("a", "b")], origin[("a", "c")]) == ("low.yaml:1", "high.yaml:3")
+
+
+@given(st.text())
+def test_any_text_is_read_or_refused(text: str) -> None:
+    """Whatever stands in a definition, the only error that comes out is ours."""
+    try:
+        parse_yaml(text, "any.yaml")
+    except DefinitionError:
+        pass
+
+
+def test_dev_users_are_listed_in_order_without_comments() -> None:
+    """Comments and blank lines count for nothing; the order stays, the first one logs in."""
+    users = parse_dev_users("# first\nbob.p1 # his\n\nalice.p2\n", "dev_users")
+    assert [user.account for user in users] == ["bob.p1", "alice.p2"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["bad;name.p1", "$(id).p1", "a.b.c", "Alice.p1", "alice", ".p1", "alice.", "1a.p1", "-a.p1", "a b.p1", "root"],
+)
+def test_a_malformed_dev_user_is_refused(name: str) -> None:
+    """Only <user>.<project> of safe characters becomes an account."""
+    with pytest.raises(DefinitionError, match=r"dev_users:2: .*is not <user>\.<project>"):
+        parse_dev_users(f"# users\n{name}\n", "dev_users")
+
+
+def test_a_long_dev_user_is_refused() -> None:
+    """An account's name has 32 characters at most."""
+    assert parse_dev_users(f"{'a' * 29}.p1", "dev_users")
+    with pytest.raises(DefinitionError, match="33 characters"):
+        parse_dev_users(f"{'a' * 30}.p1", "dev_users")
+
+
+def test_a_repeated_or_missing_dev_user_is_refused() -> None:
+    """A name given twice names both lines; an empty list says what to add."""
+    with pytest.raises(DefinitionError, match="dev_users:3: 'a.p1' stands on line 1"):
+        parse_dev_users("a.p1\nb.p1\na.p1\n", "dev_users")
+    with pytest.raises(DefinitionError, match="no dev user in it"):
+        parse_dev_users("# nobody\n", "dev_users")
+
+
+@given(st.text())
+def test_a_dev_user_that_parses_is_safe_in_a_shell(text: str) -> None:
+    """No name that is accepted has a character that a shell would read."""
+    try:
+        user = DevUser.parse(text)
+    except ValueError:
+        return
+    assert user.account == text
+    assert set(text) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-")

@@ -1,0 +1,58 @@
+"""Names and settings that follow from an environment."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from hubenvs.load import load
+from hubenvs.model import Endpoint, Environment, digest
+
+
+def test_every_name_is_valid_in_kubernetes(root: Path) -> None:
+    """Underscores of an environment's name don't reach a resource's name."""
+    env = load(root, "dev_dummyauth", instance="two")
+    names = [env.pod, env.config_map, *(item.name for item in (*env.volumes, *env.secrets))]
+    assert env.pod == "jupyterhub-slurm-dev-dummyauth-two"
+    assert all(re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", name) and len(name) <= 63 for name in names)
+
+
+def test_an_environment_is_frozen(env: Environment) -> None:
+    """Nothing changes an environment once it is loaded."""
+    with pytest.raises(ValidationError):
+        env.name = "other"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("127.0.0.1:8000", "127.0.0.1:8000"), (8000, "127.0.0.1:8000"), ("8000", "127.0.0.1:8000"), ("[::1]:80", "[::1]:80")],
+)
+def test_an_endpoint_is_an_address_and_a_port(text: str | int, shown: str) -> None:
+    """A port alone is published on loopback."""
+    assert str(Endpoint.model_validate(text)) == shown
+
+
+def test_containers_find_their_settings(env: Environment) -> None:
+    """The ConfigMap has the names that a jupyterhub_config.py looks for."""
+    settings = env.settings
+    expected = (
+        "LOG_LEVEL BASE_URL DEV_USERS SSH_HOSTNAME SLURMSPAWNER_WRAPPERS_BIN CONDA_PREFIX_DIR JUPYTER_DATA_DIR "
+        "HUB_CONNECT_URL OIDC_SERVER BRICS_PLATFORM JWT_AUDIENCE"
+    )
+    assert {f"DEPLOY_CONFIG_{name}" for name in expected.split()} <= set(settings)
+    assert settings["DEPLOY_CONFIG_DEV_USERS"].split("\n") == ["alice.project1", "alice.project2", "bob.project1"]
+    assert all(isinstance(value, str) for value in settings.values())
+
+
+def test_no_secret_is_among_the_settings(env: Environment) -> None:
+    """A ConfigMap can be read by anyone who can read the manifest."""
+    assert not any(word in key for key in env.settings for word in ("PASSWORD", "KEY", "SECRET", "TOKEN"))
+
+
+def test_a_digest_tells_where_one_part_ends() -> None:
+    """Moving a byte from one part to the next changes the digest."""
+    assert digest("ab", "c") != digest("a", "bc")
+    assert digest({"a": b"1", "b": b"2"}) == digest({"b": b"2", "a": b"1"})

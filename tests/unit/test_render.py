@@ -1,0 +1,101 @@
+"""The manifest: what Kubernetes takes, and nothing secret where it can be read."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+
+from hubenvs import keys, render
+from hubenvs.errors import DefinitionError
+from hubenvs.load import load
+from hubenvs.model import Environment
+
+IMAGES = {"jupyterhub": "localhost/hub:1", "slurm": "localhost/slurm:1"}
+
+
+def manifest(env: Environment, values: dict[str, str] | None = None) -> tuple[render.Document, ...]:
+    return render.manifest(env, IMAGES, values or keys.deployment("slurm", 22), {})
+
+
+def only(documents: tuple[render.Document, ...], kind: str) -> list[render.Document]:
+    return [document for document in documents if document["kind"] == kind]
+
+
+def test_the_manifest_has_all_that_the_pod_names(env: Environment) -> None:
+    """ConfigMap, Secrets and claims come before the pod, all labelled as this environment's."""
+    documents = manifest(env)
+    kinds = [document["kind"] for document in documents]
+    assert kinds == ["ConfigMap", "Secret", "Secret", *["PersistentVolumeClaim"] * 5, "Pod"]
+    assert all(env.labels.items() <= document["metadata"]["labels"].items() for document in documents)
+
+
+def test_nodes_and_the_ssh_host_resolve_in_the_pod(root: Path) -> None:
+    """The hub goes to the node that squeue names, so each name is an alias of the pod's own address."""
+    env = load(root, "dev_dummyauth", settings=["slurm.nodes=3"])
+    (pod,) = only(manifest(env), "Pod")
+    assert pod["spec"]["hostAliases"] == [{"ip": "127.0.0.1", "hostnames": ["slurm", "node1", "node2", "node3"]}]
+
+
+def test_secrets_are_only_in_secrets(env: Environment) -> None:
+    """No secret's value stands in any other document, and each Secret says what its encoding is."""
+    values = keys.deployment("slurm", 22)
+    documents = manifest(env, values)
+    for secret in only(documents, "Secret"):
+        assert base64.b64decode(secret["data"]["format"]) == b"plain"
+    rest = render.dump([document for document in documents if document["kind"] != "Secret"])
+    assert not any(value in rest or base64.b64encode(value.encode()).decode() in rest for value in values.values())
+
+
+def test_each_container_gets_only_its_own_secrets(env: Environment) -> None:
+    """The hub never has munge's key, nor Slurm the crypt key."""
+    by_name = {document["metadata"]["name"]: set(document["data"]) for document in only(manifest(env), "Secret")}
+    assert "munge_key" not in by_name[f"{env.pod}-jupyterhub"]
+    assert not {"crypt_keys", "ssh_key"} & by_name[f"{env.pod}-slurm"]
+
+
+def test_redacting_hides_every_value(env: Environment) -> None:
+    """`render` shows a manifest that can be pasted into a report."""
+    values = keys.deployment("slurm", 22)
+    text = render.dump(render.redacted(manifest(env, values)))
+    assert not any(base64.b64encode(value.encode()).decode() in text for value in values.values())
+
+
+@pytest.mark.parametrize("setting", ["slurm.nodes=2", "log_level=DEBUG", "publish.jupyterhub=127.0.0.1:8123"])
+def test_the_digest_changes_with_the_definition(root: Path, setting: str) -> None:
+    """A pod is replaced if, and only if, what it is made of has changed."""
+    values = keys.deployment("slurm", 22)
+    plain = render.pod_digest(manifest(load(root, "dev_dummyauth"), values))
+    assert plain == render.pod_digest(manifest(load(root, "dev_dummyauth"), values))
+    assert plain != render.pod_digest(manifest(load(root, "dev_dummyauth", settings=[setting]), values))
+
+
+def test_the_digest_changes_with_secrets_and_seeds(env: Environment) -> None:
+    """New keys or a new configuration file need a new pod too."""
+    values = keys.deployment("slurm", 22)
+    digests = {
+        render.pod_digest(render.manifest(env, IMAGES, values, {})),
+        render.pod_digest(render.manifest(env, IMAGES, keys.deployment("slurm", 22), {})),
+        render.pod_digest(render.manifest(env, IMAGES, values, {"a": b"1"})),
+    }
+    assert len(digests) == 3
+
+
+def test_nothing_is_published_unless_asked(root: Path) -> None:
+    """`publish.jupyterhub: null` leaves no port on the host."""
+    (pod,) = only(manifest(load(root, "dev_dummyauth", settings=["publish.jupyterhub=null"])), "Pod")
+    assert pod["spec"]["containers"][0]["ports"] == [{"name": "http", "containerPort": 8000}]
+
+
+def test_a_broken_template_is_named(env: Environment) -> None:
+    """An unknown variable in a template is an error with the template's name, not an empty string."""
+    (env.root / "manifests/pod.yaml.j2").write_text("name: {{ nonsense }}")
+    with pytest.raises(DefinitionError, match=r"manifests/pod\.yaml\.j2: 'nonsense' is undefined"):
+        manifest(env)
+
+
+def test_seed_templates_are_rendered(env: Environment) -> None:
+    """slurm.conf has the nodes that the environment asks for."""
+    files = render.seed_files(env, {"a.j2": b"{{ slurm.nodes }} {{ env.name }}", "b": b"{{ as it is }}"})
+    assert files == {"a": b"1 dev_dummyauth", "b": b"{{ as it is }}"}
