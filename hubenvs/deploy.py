@@ -192,8 +192,10 @@ def play(env: Environment, manifest: tuple[render.Document, ...], engine: Engine
     clear(env.pod, engine)
     if env.publish.jupyterhub:
         require_free(env.publish.jupyterhub, engine)
+    # The volumes are there by now, and podman 4.3 refuses a claim for one that is.
+    played = [document for document in manifest if document["kind"] != "PersistentVolumeClaim"]
     try:
-        engine.run(play_argv(engine.version(), rootless()), stdin=render.dump(manifest).encode())
+        engine.run(play_argv(engine.version(), rootless()), stdin=render.dump(played).encode())
     except BaseException:
         clear(env.pod, engine)
         raise

@@ -26,8 +26,9 @@ Argv = tuple[str, ...]
 OLDEST = (4, 3)
 # Where distributions keep the certificates that this host trusts, Debian's first.
 CA_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
-# podman's own defaults, which it can't set where the hard limits are lower and the right to raise them is missing.
-ULIMITS = {"nofile": 1048576, "nproc": 1048576}
+# podman's own default for files, and the kernel's for processes (pid_max), to which podman lowers its own hard limit
+# before it starts a container; neither can be raised past the host's hard limit without CAP_SYS_RESOURCE.
+ULIMITS = {"nofile": 1048576, "nproc": 32768}
 CAP_SYS_RESOURCE = 24  # linux/capability.h
 OURS = ("--filter", f"label={LABEL_PART_OF}={PART_OF}")
 

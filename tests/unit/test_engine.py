@@ -29,7 +29,12 @@ def test_a_build_gets_the_trust_store_and_leaves_it_out_of_the_image() -> None:
 
 @pytest.mark.parametrize(
     ("version", "rootless", "network"),
-    [((4, 3, 1), False, "bridge"), ((5, 4, 2), False, "bridge"), ((4, 9), True, "slirp4netns"), ((5, 4), True, "pasta")],
+    [
+        ((4, 3, 1), False, "bridge"),
+        ((5, 4, 2), False, "bridge"),
+        ((4, 9), True, "slirp4netns"),
+        ((5, 4), True, "pasta"),
+    ],
 )
 def test_a_pod_goes_on_a_network_that_podman_has(version: tuple[int, ...], rootless: bool, network: str) -> None:
     """Left to itself `kube play` makes a network and keeps it."""
@@ -40,7 +45,15 @@ def test_a_pod_goes_on_a_network_that_podman_has(version: tuple[int, ...], rootl
 def test_volume_data_goes_through_the_machine_on_macos() -> None:
     """There the volumes are inside the podman machine, and only its own podman can import and export."""
     assert engine.volume_data_argv("import", "v", "Linux") == ("podman", "volume", "import", "v", "-")
-    assert engine.volume_data_argv("export", "v", "Darwin") == ("podman", "machine", "ssh", "podman", "volume", "export", "v")
+    assert engine.volume_data_argv("export", "v", "Darwin") == (
+        "podman",
+        "machine",
+        "ssh",
+        "podman",
+        "volume",
+        "export",
+        "v",
+    )
 
 
 def test_a_host_that_needs_nothing_gets_nothing() -> None:
@@ -50,13 +63,13 @@ def test_a_host_that_needs_nothing_gets_nothing() -> None:
 
 
 def test_a_host_that_may_not_raise_limits_gets_those_it_has() -> None:
-    """podman's defaults are cut to the hard limits, since it may not go past them."""
+    """Podman's defaults are cut to the hard limits, since it may not go past them."""
     needed = engine.needed_conf(may_raise=False, cgroup_v1=True, hard={"nofile": 20000, "nproc": -1}, has_runc=True)
     text = engine.merged_conf({"network": {"x": "y"}}, needed)
     assert text is not None
     assert tomllib.loads(text) == {
         "network": {"x": "y"},
-        "containers": {"default_ulimits": ["nofile=20000:20000", "nproc=1048576:1048576"]},
+        "containers": {"default_ulimits": ["nofile=20000:20000", "nproc=32768:32768"]},
         "engine": {"runtime": "runc"},
     }
 

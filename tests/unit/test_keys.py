@@ -23,7 +23,7 @@ def test_each_deployment_has_secrets_of_its_own() -> None:
 
 
 def test_a_host_key_is_pinned_for_its_port() -> None:
-    """ssh looks a server on another port up as [name]:port."""
+    """Ssh looks a server on another port up as [name]:port."""
     assert known_hosts("slurm", 22, "ssh-ed25519 AAAA x") == "slurm ssh-ed25519 AAAA\n"
     assert known_hosts("slurm", 2222, "ssh-ed25519 AAAA x") == "[slurm]:2222 ssh-ed25519 AAAA\n"
 

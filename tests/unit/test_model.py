@@ -28,7 +28,12 @@ def test_an_environment_is_frozen(env: Environment) -> None:
 
 @pytest.mark.parametrize(
     ("text", "shown"),
-    [("127.0.0.1:8000", "127.0.0.1:8000"), (8000, "127.0.0.1:8000"), ("8000", "127.0.0.1:8000"), ("[::1]:80", "[::1]:80")],
+    [
+        ("127.0.0.1:8000", "127.0.0.1:8000"),
+        (8000, "127.0.0.1:8000"),
+        ("8000", "127.0.0.1:8000"),
+        ("[::1]:80", "[::1]:80"),
+    ],
 )
 def test_an_endpoint_is_an_address_and_a_port(text: str | int, shown: str) -> None:
     """A port alone is published on loopback."""

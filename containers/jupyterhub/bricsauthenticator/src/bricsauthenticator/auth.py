@@ -1,0 +1,201 @@
+"""Log-in by the OpenID Connect ID token that a gateway puts into the request header X-Auth-Id-Token."""
+
+import logging
+import re
+from typing import Any
+
+import jwt
+from jupyterhub.auth import Authenticator
+from jupyterhub.handlers import BaseHandler, LogoutHandler
+from jupyterhub.user import User
+from tornado import web
+from traitlets import Bool, Float, Unicode, default
+
+from bricsauthenticator.oidc import RETRY_INTERVAL, SAFE_ALGORITHMS, Provider, ProviderUnavailableError
+from bricsauthenticator.projects import ClaimError, parse_projects
+
+TOKEN_HEADER = "X-Auth-Id-Token"
+
+REQUIRED_CLAIMS = ["aud", "exp", "iss", "iat", "short_name", "projects"]
+
+SHORT_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+"""User names of the hub: lower case, because JupyterHub folds case and two people must not become one."""
+
+# A JWT is base64url of `{"…` or `{ "…`, a dot, and more of the kind.
+_TOKEN = re.compile(r"\be[wy][\w-]{14,}\.[\w-]+(\.[\w-]*)?", re.ASCII)
+
+
+class MissingTokenError(web.HTTPError):
+    """401: the request has no ID token, or several."""
+
+    def __init__(self) -> None:
+        super().__init__(401, "The request has no ID token. Please sign in through the portal.")
+        self.headers: dict[str, str] = {}
+
+
+class InvalidTokenError(web.HTTPError):
+    """401: the request has an ID token that doesn't hold."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(401, "Your sign-in could not be verified: %s. Please sign in again.", reason)
+        self.headers: dict[str, str] = {}
+
+
+class UnavailableError(web.HTTPError):
+    """503: whether the ID token holds can't be told now."""
+
+    def __init__(self) -> None:
+        super().__init__(503, "The sign-in service does not answer. Please try again in a moment.")
+        self.headers = {"Retry-After": str(round(RETRY_INTERVAL))}
+
+
+class TokenScrubber(logging.Formatter):
+    """Formats as `formatter` does, less JWTs: JupyterHub logs the headers of a request that ends in a 500."""
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self._formatter = formatter
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line for `record`, traceback included, without tokens."""
+        return _TOKEN.sub("[ID token]", self._formatter.format(record))
+
+
+class BricsLoginHandler(BaseHandler):
+    """Logs the user in by the request's ID token; there is no form."""
+
+    async def get(self) -> None:
+        """Log in and go on to the page asked for; 401, 403 or 503 if the token doesn't allow it."""
+        try:
+            user = await self.login_user()
+        except InvalidTokenError:
+            if not self.authenticator.invalid_jwt_logout:
+                raise
+            self.redirect(self.settings["logout_url"])
+            return
+        if user is None:
+            raise web.HTTPError(403)
+        self._jupyterhub_user = user
+        self.redirect(self.get_next_url(user))
+
+
+class BricsLogoutHandler(LogoutHandler):
+    """Logs the user out of the hub, then of the gateway."""
+
+    async def render_logout_page(self) -> None:
+        """Redirect to `logout_redirect_url`, or show the hub's own page if there is none."""
+        if self.authenticator.logout_redirect_url:
+            self.redirect(self.authenticator.logout_redirect_url, permanent=False)
+        else:
+            await super().render_logout_page()
+
+
+class BricsAuthenticator(Authenticator):
+    """Authenticates by ID token; the user's projects on this platform become `auth_state`."""
+
+    oidc_server = Unicode(help="Issuer URL of the OpenID Connect provider; `iss` must equal it").tag(config=True)
+    brics_platform = Unicode(help="Name of the resource that a project needs to be usable here").tag(config=True)
+    jwt_audience = Unicode(help="Required audience of the ID token").tag(config=True)
+    jwt_leeway = Float(5.0, min=0, help="Seconds by which clocks may differ").tag(config=True)
+    logout_redirect_url = Unicode(help="Where to go after log-out, such as the gateway's sign-out URL").tag(config=True)
+    invalid_jwt_logout = Bool(
+        help="Send a browser with an invalid ID token to the log-out page (so to logout_redirect_url), not to a 401"
+    ).tag(config=True)
+
+    @default("auto_login")
+    def _auto_login_default(self) -> bool:
+        return True
+
+    @default("enable_auth_state")
+    def _enable_auth_state_default(self) -> bool:
+        return True
+
+    @default("allow_all")
+    def _allow_all_default(self) -> bool:
+        # A project on the platform is what allows a user; a site may name users besides.
+        return not self.allowed_users
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._provider = Provider(self.oidc_server)
+
+    def get_handlers(self, app: Any) -> list[tuple[str, type[web.RequestHandler]]]:
+        """Return the pages for log-in and log-out, and keep tokens out of the log of `app`.
+
+        Raises ValueError if a trait without which nobody could log in is not set.
+        """
+        for name in ("oidc_server", "brics_platform", "jwt_audience"):
+            if not getattr(self, name):
+                raise ValueError(f"c.BricsAuthenticator.{name} is not set")
+        for handler in app.log.handlers:
+            handler.setFormatter(TokenScrubber(handler.formatter or logging.Formatter()))
+        return [("/login", BricsLoginHandler), ("/logout", BricsLogoutHandler)]
+
+    async def authenticate(self, handler: BaseHandler, data: object = None) -> dict[str, Any]:
+        """Return the user's name and projects from the ID token in the request.
+
+        Raises MissingTokenError or InvalidTokenError (401), web.HTTPError 403 if the user has no project on the
+        platform, UnavailableError (503) if the provider can't be asked.
+        """
+        tokens = handler.request.headers.get_list(TOKEN_HEADER)
+        if len(tokens) != 1 or not tokens[0]:
+            raise MissingTokenError
+        try:
+            claims = await self._verified_claims(tokens[0])
+            if not isinstance(claims["short_name"], str) or not SHORT_NAME.fullmatch(claims["short_name"]):
+                raise ClaimError("short_name is not a valid user name")
+            projects = parse_projects(claims["projects"], self.brics_platform)
+        except ProviderUnavailableError as error:
+            self.log.error("OpenID Connect provider unavailable: %s", error)
+            raise UnavailableError from None
+        except Exception as error:  # a token over which a library stumbles is a bad token, not a fault of the hub
+            known = _REASONS.get(type(error), "the ID token is invalid")
+            reason = str(error) if isinstance(error, ClaimError) else known
+            self.log.warning("ID token refused (%s): %s", type(error).__name__, reason)
+            raise InvalidTokenError(reason) from None
+        if not projects:
+            self.log.warning("No project of %s is on the platform %s", claims["short_name"], self.brics_platform)
+            raise web.HTTPError(403, "None of your projects may use this service (%s).", self.brics_platform)
+        return {"name": claims["short_name"], "auth_state": projects}
+
+    async def refresh_user(self, user: User, handler: BaseHandler | None = None) -> bool | dict[str, Any]:
+        """Take over the projects of a newer token of the same user, if the request has one; else leave all as it is.
+
+        Returns False, so that the user must log in again, when the newer token has no project on the platform any more.
+        """
+        if handler is None or TOKEN_HEADER not in handler.request.headers:
+            return True
+        try:
+            authenticated = await self.authenticate(handler)
+        except web.HTTPError as error:
+            return error.status_code != 403
+        return {"auth_state": authenticated["auth_state"]} if authenticated["name"] == user.name else True
+
+    async def _verified_claims(self, token: str) -> dict[str, Any]:
+        """Return the claims of a token that is the provider's, for us and of now; any exception means that it isn't."""
+        header = jwt.get_unverified_header(token)
+        algorithm, key_id = header.get("alg"), header.get("kid")
+        if algorithm not in SAFE_ALGORITHMS or not isinstance(key_id, str):
+            raise jwt.InvalidAlgorithmError
+        key = await self._provider.signing_key(key_id, algorithm)
+        if key is None:
+            raise jwt.InvalidKeyError
+        return jwt.decode(
+            token,
+            key,
+            algorithms=[algorithm],
+            audience=self.jwt_audience,
+            issuer=self.oidc_server,
+            leeway=self.jwt_leeway,
+            options={"require": REQUIRED_CLAIMS},
+        )
+
+
+_REASONS: dict[type[Exception], str] = {
+    jwt.ExpiredSignatureError: "the ID token has expired",
+    jwt.ImmatureSignatureError: "the ID token is not valid yet",
+    jwt.InvalidAudienceError: "the ID token is for another service",
+    jwt.InvalidIssuerError: "the ID token is from another issuer",
+    jwt.InvalidSignatureError: "the ID token's signature is wrong",
+    jwt.MissingRequiredClaimError: "the ID token lacks a claim",
+}

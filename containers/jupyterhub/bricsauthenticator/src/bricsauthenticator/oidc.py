@@ -1,0 +1,127 @@
+"""What an OpenID Connect provider publishes: its discovery document and its signing keys."""
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import jwt
+from tornado.httpclient import AsyncHTTPClient, HTTPResponse
+
+SAFE_ALGORITHMS = frozenset(
+    ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+)
+"""Signatures by a key pair; never `none` or HMAC, where the published key would be the secret."""
+
+FETCH_TIMEOUT = 3.0
+"""Seconds to wait for the provider; a person waits at the log-in meanwhile."""
+
+RETRY_INTERVAL = 2.0
+"""Seconds after a failed fetch in which the provider isn't asked again, so that log-ins don't queue up behind it."""
+
+UNKNOWN_KEY_INTERVAL = 5.0
+"""Seconds between two fetches made because of a key identifier not seen before."""
+
+DEFAULT_LIFETIME = 600
+"""Seconds that a document is kept when the provider gives no `Cache-Control: max-age`."""
+
+LIFETIME_LIMITS = (60, 86400)
+"""Seconds that a document is kept at least and at most, whatever the provider says."""
+
+T = TypeVar("T")
+
+
+class ProviderUnavailableError(Exception):
+    """The provider doesn't answer, or what it answers makes no sense."""
+
+
+class Document(Generic[T]):
+    """A JSON document at a URL, kept for as long as the provider allows; one request at a time, however many ask."""
+
+    def __init__(self, url: str, parse: Callable[[Any], T]) -> None:
+        self.url = url
+        self._parse = parse
+        self._lock = asyncio.Lock()
+        self._content: T | None = None
+        self._fresh_until = 0.0
+        self._retry_after = 0.0
+
+    async def get(self, refresh: bool = False) -> T:
+        """Return the document, fetched anew if it is stale or `refresh`; ProviderUnavailableError if that fails."""
+        async with self._lock:
+            if self._content is not None and not refresh and time.monotonic() < self._fresh_until:
+                return self._content
+            if time.monotonic() < self._retry_after:
+                raise ProviderUnavailableError(f"{self.url} failed a moment ago")
+            try:
+                response = await AsyncHTTPClient().fetch(
+                    self.url,
+                    headers={"Accept": "application/json"},
+                    connect_timeout=FETCH_TIMEOUT,
+                    request_timeout=FETCH_TIMEOUT,
+                )
+                content = self._parse(json.loads(response.body))
+            except Exception as error:  # whatever goes wrong there, it is the provider that can't be used
+                self._retry_after = time.monotonic() + RETRY_INTERVAL
+                raise ProviderUnavailableError(f"{self.url}: {error}") from error
+            self._content = content
+            self._fresh_until = time.monotonic() + _lifetime(response)
+            return content
+
+
+class Provider:
+    """An OpenID Connect provider; `issuer` is its URL."""
+
+    def __init__(self, issuer: str) -> None:
+        url = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
+        self._discovery = Document(url, _parse_discovery)
+        self._keys = Document("", _parse_keys)
+        self._next_unknown_key_fetch = 0.0
+
+    async def signing_key(self, key_id: str, algorithm: str) -> jwt.PyJWK | None:
+        """Return the public key `key_id` if the provider signs with it by `algorithm`, else None.
+
+        An unknown `key_id` makes the keys be fetched again, so that rotated keys are found, but only so often.
+        Raises ProviderUnavailableError.
+        """
+        keys_url, algorithms = await self._discovery.get()
+        if algorithm not in algorithms:
+            return None
+        if keys_url != self._keys.url:
+            self._keys = Document(keys_url, _parse_keys)
+        keys = await self._keys.get()
+        if key_id not in keys:
+            refresh = time.monotonic() >= self._next_unknown_key_fetch
+            if refresh:
+                self._next_unknown_key_fetch = time.monotonic() + UNKNOWN_KEY_INTERVAL
+            # Without refresh this still waits for one that is under way.
+            keys = await self._keys.get(refresh)
+        jwk = keys.get(key_id)
+        if jwk is None or jwk.get("alg", algorithm) != algorithm:
+            return None
+        return jwt.PyJWK(jwk, algorithm)
+
+
+def _parse_discovery(document: Any) -> tuple[str, frozenset[str]]:
+    # OpenID Connect Discovery 1.0, section 3: RS256 is always among the algorithms.
+    offered = document.get("id_token_signing_alg_values_supported", ["RS256"])
+    keys_url = document["jwks_uri"]
+    if not keys_url.startswith(("https://", "http://")):
+        raise ValueError("jwks_uri is not a URL")
+    return keys_url, SAFE_ALGORITHMS.intersection(offered)
+
+
+def _parse_keys(document: Any) -> dict[str, dict[str, Any]]:
+    return {
+        key["kid"]: key
+        for key in document["keys"]
+        if key.get("kid") and key.get("use", "sig") == "sig" and key.get("kty") != "oct"
+    }
+
+
+def _lifetime(response: HTTPResponse) -> float:
+    given = re.search(r"\bmax-age=(\d{1,9})", response.headers.get("Cache-Control", ""))
+    shortest, longest = LIFETIME_LIMITS
+    return min(max(int(given[1]) if given else DEFAULT_LIFETIME, shortest), longest)

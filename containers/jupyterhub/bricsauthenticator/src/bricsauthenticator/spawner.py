@@ -1,0 +1,342 @@
+"""Servers as Slurm jobs, each in the account that its user has in the project chosen."""
+
+import asyncio
+import contextlib
+import os
+import re
+import shlex
+import signal
+from collections.abc import AsyncIterator
+from typing import Any
+
+import batchspawner
+from batchspawner.batchspawner import JobStatus, format_template
+from jupyterhub.apihandlers import APIHandler, default_handlers
+from tornado import web
+from traitlets import Any as AnyTrait
+from traitlets import Bool, Dict, Float, Unicode, default
+
+from bricsauthenticator.projects import USERNAME, Projects, project_of
+from bricsauthenticator.spawner_options_form import (
+    OptionsError,
+    make_options_form,
+    options_from_form,
+    validate_options,
+)
+
+CANCEL_RETRY_LIMIT = 30.0
+"""Longest pause, in seconds, between two tries to cancel a job while Slurm can't be reached."""
+
+CANCEL_CONFIRM_TIME = 10.0
+"""Seconds to wait for a cancelled job to end, as in batchspawner; Slurm has taken the order by then."""
+
+
+class PortHandler(APIHandler):
+    """Takes the port that a starting server listens on, as `{"port": 12345}`.
+
+    It stands in for batchspawner's handler, which lets whoever has a server's token set any attribute of its spawner,
+    the commands that the hub runs included.
+    """
+
+    @web.authenticated
+    def post(self) -> None:
+        """Set the port of the server whose token the request carries; 400 or 403 if that can't be."""
+        token = self.get_auth_token()
+        spawner = next((s for s in self.current_user.spawners.values() if token and s.api_token == token), None)
+        if spawner is None:
+            raise web.HTTPError(403, "Not the token of a server")
+        data = self.get_json_body()
+        port = data.get("port") if isinstance(data, dict) and len(data) == 1 else None
+        if type(port) is not int or not 0 < port < 65536:
+            raise web.HTTPError(400, "The body must be a port only")
+        spawner.port = port
+        self.set_status(201)
+        self.finish({"message": "BatchSpawner data configured"})
+
+
+# The first handler of a path is the one that counts; batchspawner appends its own when it is imported.
+default_handlers.insert(0, (r"/api/batchspawner", PortHandler))
+
+
+class CommandError(RuntimeError):
+    """A command on the way to Slurm failed or took too long; its standard error is the message."""
+
+
+class BricsSlurmSpawner(batchspawner.SlurmSpawner):
+    """Runs a server as a Slurm job of `<user>.<project>`.
+
+    How Slurm is reached, what the batch script says and how often Slurm is asked is the site's configuration
+    (`exec_prefix`, `batch_*_cmd`, `batch_script`, `*poll_interval`). A job counts as gone only when Slurm says so: a
+    command that fails says nothing about the job.
+    """
+
+    gres_enabled = Bool(help="Request `gpu:<ngpus>`; otherwise ngpus is logged and ignored").tag(config=True)
+    command_timeout = Float(
+        60.0, help="Seconds after which a command to submit, query or cancel a job is killed and has failed"
+    ).tag(config=True)
+
+    # Slurm's job states, from squeue(1). What matches none of the three is unknown.
+    state_pending_re = Unicode(
+        r"^(?:PENDING|CONFIGURING|REQUEUED|REQUEUE_HOLD|REQUEUE_FED|RESV_DEL_HOLD|SPECIAL_EXIT)\b"
+    ).tag(config=True)
+    state_running_re = Unicode(r"^(?:RUNNING|COMPLETING|SUSPENDED|STOPPED|SIGNALING|STAGE_OUT|RESIZING)\b").tag(
+        config=True
+    )
+    state_ended_re = Unicode(
+        r"^(?:BOOT_FAIL|CANCELLED|COMPLETED|DEADLINE|FAILED|NODE_FAIL|OUT_OF_MEMORY|PREEMPTED|REVOKED|TIMEOUT)\b",
+        help="Regex that matches job_status if the job has ended",
+    ).tag(config=True)
+    state_exechost_re = Unicode(r"\s([A-Za-z0-9][A-Za-z0-9._-]*)$").tag(config=True)
+
+    # A REST client may send any JSON, and JupyterHub stores it: use_options() refuses what isn't right, not the trait.
+    user_options = AnyTrait({})
+
+    brics_projects = Dict(
+        allow_none=True, default_value=None, help="The user's projects, from auth_state; None until they are known"
+    )
+    job_options = Dict(help="Checked options of the job, for the templates")
+
+    @default("auth_state_hook")
+    def _auth_state_hook_default(self) -> Any:
+        def take_projects(spawner: "BricsSlurmSpawner", auth_state: Projects | None) -> None:
+            spawner.brics_projects = auth_state or {}
+
+        return take_projects
+
+    @default("options_form")
+    def _options_form_default(self) -> Any:
+        async def form(spawner: "BricsSlurmSpawner") -> str:
+            # JupyterHub runs the hook for the server asked for, but repeats a refused form with the default server.
+            await spawner.run_auth_state_hook(await spawner.user.get_auth_state())
+            return make_options_form(spawner.brics_projects or {}, spawner.gres_enabled)
+
+        return form
+
+    def options_from_form(self, form_data: dict[str, list[str]]) -> dict[str, str]:
+        """Return the options in the form; OptionsError (400) if they are wrong."""
+        return validate_options(options_from_form(form_data), self.brics_projects)
+
+    @default("apply_user_options")
+    def _apply_user_options_default(self) -> Any:
+        return lambda spawner, options: spawner.use_options(options)
+
+    def use_options(self, options: object) -> None:
+        """Check `options`, from the form or the REST API, and take account, home and what else makes the job."""
+        projects = self.brics_projects or {}
+        valid = validate_options(options, projects)
+        key = valid.pop("brics_project")
+        username = projects[key]["username"]
+        if not USERNAME.fullmatch(username) or username.partition(".")[2] != project_of(key):
+            raise OptionsError("Your account in this project has no valid name.")
+        self.req_username = username
+        self.req_homedir = f"/home/{project_of(key)}/{username}"
+        if self.gres_enabled:
+            valid["gres"] = f"gpu:{valid['ngpus']}" if valid["ngpus"] != "0" else ""
+        else:
+            del valid["ngpus"]
+        # What is left empty leaves the site's own default (c.SlurmSpawner.req_…) in force.
+        self.job_options = {name: value for name, value in valid.items() if value}
+
+    @default("req_username")
+    def _req_username_default(self) -> str:
+        return ""
+
+    @default("req_homedir")
+    def _req_homedir_default(self) -> str:
+        return ""
+
+    def user_env(self, env: dict[str, str]) -> dict[str, str]:
+        """Add USER, HOME and SHELL of the account on the Slurm side to `env`; the hub's machine doesn't know it."""
+        env.update(USER=self.req_username, HOME=self.req_homedir, SHELL="/bin/bash")
+        return env
+
+    def get_req_subvars(self) -> dict[str, Any]:
+        """Return the variables of all templates; those that come from outside are quoted for the shell."""
+        outside = {"username": self.req_username, "homedir": self.req_homedir, **self.job_options}
+        return {**super().get_req_subvars(), **{name: value and shlex.quote(value) for name, value in outside.items()}}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up a job left running by an earlier hub, with the account to ask for it as."""
+        super().load_state(state)
+        self.req_username = state.get("username", "")
+        self.req_homedir = state.get("homedir", "")
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what another hub needs to query and cancel the job."""
+        state = super().get_state()
+        if self.job_id:
+            state.update(username=self.req_username, homedir=self.req_homedir)
+        return state
+
+    def parse_job_id(self, output: str) -> str:
+        """Return the job id in the last line of what `sbatch --parsable` prints; CommandError if there is none."""
+        match = re.search(r"(?:^|\n)([0-9]+)(?:;[^\n;]*)?$", output)
+        if not match:
+            raise CommandError("the submit command printed no job id")
+        return match[1]
+
+    def _command(self, template: str) -> str:
+        variables = {**self.get_req_subvars(), "job_id": shlex.quote(self.job_id)}
+        return f"{format_template(self.exec_prefix, **variables)} {format_template(template, **variables)}"
+
+    async def run_command(self, cmd: str, input: str | None = None, env: dict[str, str] | None = None) -> str:
+        """Run `cmd` in a shell and return its standard output, stripped.
+
+        Raises CommandError if it exits other than 0 or takes longer than `command_timeout`. However this ends, also by
+        cancellation, the command isn't left running.
+        """
+        process = await asyncio.create_subprocess_shell(
+            cmd,
+            env=env,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        try:
+            out, err = await asyncio.wait_for(process.communicate((input or "").encode()), self.command_timeout)
+        except asyncio.TimeoutError:
+            raise CommandError(f"no answer in {self.command_timeout:g} s") from None
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        if process.returncode:
+            message = err.decode(errors="replace").strip()
+            raise CommandError(message or f"exit status {process.returncode}")
+        return out.decode(errors="replace").strip()
+
+    async def _run_for_job(self, template: str) -> str:
+        # Not the hub's whole environment: its secrets are called JUPYTERHUB_… too, and ssh may send such names on.
+        env = {name: os.environ[name] for name in self.env_keep if name in os.environ}
+        return await self.run_command(self._command(template), env={**env, "SLURMSPAWNER_JOB_ID": self.job_id})
+
+    async def submit_batch_script(self) -> str:
+        """Submit the job and save its id in the hub's database; CommandError if Slurm refuses it."""
+        env = self.get_env()
+        exports = {name: value for name, value in env.items() if name not in self.env_keep}
+        script = format_template(
+            self.batch_script,
+            **self.get_req_subvars(),
+            cmd=self.cmd_formatted_for_batch(),
+            environment="\n".join(f"export {name}={shlex.quote(value)}" for name, value in exports.items()),
+        )
+        cmd = self._command(self.batch_submit_cmd)
+        self.log.info("%s: submitting by %s", self._log_name, cmd)
+        submission = asyncio.ensure_future(self.run_command(cmd, input=script, env=env))
+        try:
+            await asyncio.shield(submission)
+        finally:
+            # Slurm may have the job already when the start is given up: learn its id, so that stop() can cancel it.
+            self.job_id = self.parse_job_id(await submission)
+            self.orm_spawner.state = self.get_state()
+            self.db.commit()
+        self.log.info("%s: job %s submitted", self._log_name, self.job_id)
+        return self.job_id
+
+    async def query_job_status(self) -> JobStatus:
+        """Ask Slurm for the job: NOTFOUND only if Slurm knows it no more or says that it has ended."""
+        if not self.job_id:
+            return JobStatus.NOTFOUND
+        try:
+            output = await self._run_for_job(self.batch_query_cmd)
+        except Exception as error:  # whatever failed, it says nothing about the job
+            if isinstance(error, CommandError) and "Invalid job id specified" in str(error):
+                return JobStatus.NOTFOUND
+            self.log.warning("%s: state of job %s unknown: %s", self._log_name, self.job_id, error)
+            return JobStatus.UNKNOWN
+        if not output:
+            return JobStatus.NOTFOUND
+        status = output.splitlines()[-1].strip()
+        if re.search(self.state_ended_re, status):
+            return JobStatus.NOTFOUND
+        self.job_status = status
+        if self.state_isrunning():
+            return JobStatus.RUNNING
+        if self.state_ispending():
+            return JobStatus.PENDING
+        self.log.warning("%s: state of job %s not understood: %r", self._log_name, self.job_id, status)
+        return JobStatus.UNKNOWN
+
+    async def cancel_batch_job(self) -> None:
+        """Tell Slurm to cancel the job; CommandError if that fails."""
+        await self._run_for_job(self.batch_cancel_cmd)
+
+    async def progress(self) -> AsyncIterator[dict[str, str]]:
+        """Yield what the page of a pending server says, each time it changes."""
+        shown = ""
+        while True:
+            if not self.job_id:
+                message = "Submitting the Slurm job"
+            elif self.state_isrunning():
+                message = f"Slurm job {self.job_id} is running, waiting for its server"
+            else:
+                message = f"Slurm job {self.job_id} is waiting in the queue"
+            if message != shown:
+                shown = message
+                yield {"message": message}
+            await asyncio.sleep(self.startup_poll_interval)
+
+    async def start(self) -> tuple[str, int]:
+        """Submit the job and return host and port of its server once it has told the port.
+
+        Raises OptionsError (400) before anything is run, CommandError if Slurm refuses the job, RuntimeError if it
+        ends too early.
+        """
+        self.use_options(self.user_options)
+        if not self.gres_enabled:
+            self.log.info("%s: ngpus=%s ignored, no gres is declared", self._log_name, self.user_options["ngpus"])
+        self.ip, self.port = self.traits()["ip"].default_value, 0
+        if self.server:
+            self.server.port = 0
+        told = asyncio.Event()
+
+        def on_port(change: Any) -> None:
+            told.set()
+
+        self.observe(on_port, "port")
+        try:
+            await self.submit_batch_script()
+            host = None
+            while not (host and self.port):
+                told.clear()
+                status = await self.query_job_status()
+                if status == JobStatus.NOTFOUND:
+                    raise RuntimeError(f"The Slurm job {self.job_id} ended before its server was up. See its log file.")
+                if status == JobStatus.RUNNING:
+                    host = self.state_gethost()
+                if not (host and self.port):
+                    with contextlib.suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(told.wait(), self.startup_poll_interval)
+        finally:
+            self.unobserve(on_port, "port")
+        self.ip = host
+        self.db.commit()
+        self.log.info("%s: job %s listens at %s:%s", self._log_name, self.job_id, self.ip, self.port)
+        return self.ip, self.port
+
+    async def stop(self, now: bool = False) -> None:
+        """Cancel the job; with `now` return when Slurm has the order, else when the job has ended too.
+
+        As long as Slurm can't be reached this goes on trying: the hub forgets the job when stop() returns.
+        """
+        pause = self.startup_poll_interval
+        while self.job_id:
+            try:
+                await self.cancel_batch_job()
+                break
+            except Exception as error:
+                if await self.query_job_status() == JobStatus.NOTFOUND:
+                    return
+                self.log.warning("%s: job %s not cancelled yet: %s", self._log_name, self.job_id, error)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, CANCEL_RETRY_LIMIT)
+        if now:
+            return
+        deadline = asyncio.get_running_loop().time() + CANCEL_CONFIRM_TIME
+        while await self.query_job_status() != JobStatus.NOTFOUND:
+            if self.job_status.startswith("COMPLETING"):
+                return
+            if asyncio.get_running_loop().time() > deadline:
+                self.log.warning("%s: job %s is cancelled but still there", self._log_name, self.job_id)
+                return
+            await asyncio.sleep(self.startup_poll_interval)

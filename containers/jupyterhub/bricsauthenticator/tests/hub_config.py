@@ -1,0 +1,76 @@
+"""Configuration of the hub that the tests run."""
+
+import os
+import sys
+from pathlib import Path
+
+from conftest import API_TOKEN, AUDIENCE, PLATFORM
+from jupyterhub.handlers import BaseHandler
+from jupyterhub.proxy import Proxy
+
+c = get_config()  # noqa: F821
+
+folder, port = os.environ["TEST_FOLDER"], os.environ["TEST_PORT"]
+slurm = f"{sys.executable} {Path(__file__).parent}/fake_slurm.py {folder}/slurm"
+
+
+class NoProxy(Proxy):
+    """The tests talk to the hub itself."""
+
+    should_start = False
+
+    async def add_route(self, routespec, target, data):
+        """Do nothing."""
+
+    async def delete_route(self, routespec):
+        """Do nothing."""
+
+    async def get_all_routes(self):
+        """Have no routes."""
+        return {}
+
+
+class BrokenHandler(BaseHandler):
+    """Answers 500, upon which JupyterHub logs the request's headers."""
+
+    def get(self):
+        """Fail."""
+        raise RuntimeError(f"broken by {self.request.headers.get('X-Auth-Id-Token')}")
+
+
+c.JupyterHub.authenticator_class = "brics"
+c.JupyterHub.spawner_class = "brics"
+c.JupyterHub.proxy_class = NoProxy
+c.JupyterHub.bind_url = "http://127.0.0.1:1/jupyter"
+c.JupyterHub.hub_bind_url = f"http://127.0.0.1:{port}"
+c.JupyterHub.db_url = f"sqlite:///{folder}/jupyterhub.sqlite"
+c.JupyterHub.cookie_secret_file = f"{folder}/cookie_secret"
+c.JupyterHub.log_level = "DEBUG"
+c.JupyterHub.cleanup_servers = False
+c.JupyterHub.allow_named_servers = True
+c.JupyterHub.extra_handlers = [("/broken", BrokenHandler)]
+c.JupyterHub.services = [{"name": "test", "api_token": API_TOKEN}]
+c.JupyterHub.load_roles = [{"name": "test", "services": ["test"], "scopes": ["admin:servers", "admin:users"]}]
+
+c.BricsAuthenticator.oidc_server = os.environ["TEST_ISSUER"]
+c.BricsAuthenticator.brics_platform = PLATFORM
+c.BricsAuthenticator.jwt_audience = AUDIENCE
+c.BricsAuthenticator.logout_redirect_url = "/jupyter/_oidc/sign_out?rd=/"
+
+c.BricsSlurmSpawner.exec_prefix = "env FAKE_USER={username}"
+c.BricsSlurmSpawner.batch_submit_cmd = f"{slurm} sbatch"
+c.BricsSlurmSpawner.batch_query_cmd = f"{slurm} squeue"
+c.BricsSlurmSpawner.batch_cancel_cmd = f"{slurm} scancel"
+c.BricsSlurmSpawner.startup_poll_interval = 0.1
+c.BricsSlurmSpawner.poll_interval = 1
+c.BricsSlurmSpawner.start_timeout = 20
+c.BricsSlurmSpawner.http_timeout = 10
+c.BricsSlurmSpawner.cmd = [sys.executable, f"{Path(__file__).parent}/fake_singleuser.py"]
+c.BricsSlurmSpawner.batchspawner_singleuser_cmd = "exec"
+c.BricsSlurmSpawner.batch_script = """#!/bin/bash
+#SBATCH --chdir={{homedir}}
+#SBATCH --time={{runtime}}
+{% if partition %}#SBATCH --partition={{partition}}
+{% endif %}{{environment}}
+{{cmd}}
+"""

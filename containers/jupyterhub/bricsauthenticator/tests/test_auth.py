@@ -1,0 +1,252 @@
+"""Log-in with good, forged and broken tokens, through a real hub."""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import time
+from types import SimpleNamespace
+
+import jwt
+import pytest
+from bricsauthenticator import BricsAuthenticator
+from conftest import AUDIENCE, KEYS, PLATFORM, Hub, Provider, jwk, project, segment
+from cryptography.hazmat.primitives import serialization
+from tornado import web
+from tornado.httputil import HTTPHeaders
+
+TOKEN_HEADER = "X-Auth-Id-Token"
+
+
+def hmac_signed_with_public_key(provider: Provider) -> str:
+    """The classic confusion: the published key taken as an HMAC secret."""
+    pem = KEYS["first"].public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    head = segment(b'{"alg": "HS256", "kid": "first"}')
+    body = segment(json.dumps(provider.claims()).encode())
+    return f"{head}.{body}.{segment(hmac.digest(pem, f'{head}.{body}'.encode(), hashlib.sha256))}"
+
+
+def unsigned(provider: Provider, algorithm: str = "none") -> str:
+    """A token without a signature."""
+    head = segment(json.dumps({"alg": algorithm, "kid": "first"}).encode())
+    return f"{head}.{segment(json.dumps(provider.claims()).encode())}."
+
+
+def changed_payload(provider: Provider) -> str:
+    """A good token whose claims were exchanged for others."""
+    head, _, signature = provider.token().split(".")
+    return f"{head}.{segment(json.dumps(provider.claims(short_name='root')).encode())}.{signature}"
+
+
+REFUSED = {
+    "not a JWT": lambda p: "hello",
+    "two dots": lambda p: "..",
+    "header is a list": lambda p: f"{segment(b'[]')}.{segment(b'{}')}.x",
+    "deep header": lambda p: f"{segment(b'[' * 20000)}.{segment(b'{}')}.x",
+    "alg none": unsigned,
+    "alg empty": lambda p: unsigned(p, ""),
+    "alg None": lambda p: unsigned(p, "None"),
+    "alg is a list": lambda p: segment(b'{"alg": [], "kid": "first"}') + ".e30.x",
+    "HS256 with the public key": hmac_signed_with_public_key,
+    "claims exchanged": changed_payload,
+    "wrong key, known kid": lambda p: p.token("stranger", kid="first"),
+    "unknown kid": lambda p: p.token("stranger"),
+    "kid with a path": lambda p: p.token(kid="../../../../dev/null"),
+    "kid with SQL": lambda p: p.token(kid="first' OR '1'='1"),
+    "own jwk": lambda p: p.token("stranger", kid="first", headers={"jwk": jwk("stranger")}),
+    "jku": lambda p: p.token("stranger", headers={"jku": f"{p.issuer}/stranger-jwks"}),
+    "x5u": lambda p: p.token("stranger", headers={"x5u": f"{p.issuer}/stranger-cert"}),
+    "alg not offered": lambda p: jwt.encode(p.claims(), KEYS["first"], "RS512", {"kid": "first"}),
+    "crit": lambda p: p.token(headers={"crit": ["nobody-knows"], "nobody-knows": 1}),
+    "expired": lambda p: p.token(exp=time.time() - 60),
+    "exp infinite": lambda p: p.token(exp=float("inf")),
+    "exp not a number": lambda p: p.token(exp={"a": 1}),
+    "nbf ahead": lambda p: p.token(nbf=time.time() + 60),
+    "iat ahead": lambda p: p.token(iat=time.time() + 60),
+    "other issuer": lambda p: p.token(iss="https://example.org"),
+    "issuer with a slash": lambda p: p.token(iss=f"{p.issuer}/"),
+    "other audience": lambda p: p.token(aud="other"),
+    "audience is a number": lambda p: p.token(aud=1),
+    **{f"no {name}": lambda p, name=name: p.token(**{name: None}) for name in ("iss", "aud", "exp", "iat")},
+    "no short_name": lambda p: p.token(short_name=None),
+    "no projects": lambda p: p.token(projects=None),
+    "projects is a list": lambda p: p.token(projects=[]),
+    "projects is not JSON": lambda p: p.token(projects="{"),
+    "projects is deep": lambda p: p.token(projects="[" * 30000),
+    "project is a string": lambda p: p.token(projects={"p1.brics": "x"}),
+    "resources is an object": lambda p: p.token(projects={"p1.brics": {"name": "x", "resources": {}}}),
+    "half a surrogate pair": lambda p: p.token(projects={"p1.brics": {**project("alice.p1"), "name": "\ud800"}}),
+    **{
+        f"short_name {name[:20]!r}": lambda p, name=name: p.token(short_name=name)
+        for name in ("a/b", "..", "a b", "alice\n", "älice", "a" * 300, "-R", "", "Alice")
+    },
+    "short_name is a number": lambda p: p.token(short_name=1),
+    **{
+        f"username {name!r}": lambda p, name=name: p.token(projects={"p1.brics": project(name)})
+        for name in ("x; id", "-R", "../root", "root", "a.b.p1", "alice.p2", "alice.p1\n", "$(id).p1", "Alice.p1", "")
+    },
+    "two usernames": lambda p: p.token(
+        projects={"p1.brics": {"name": "x", "resources": [
+            {"name": PLATFORM, "username": "alice.p1"}, {"name": PLATFORM, "username": "bob.p1"}]}}
+    ),  # fmt: skip
+}
+
+
+@pytest.mark.parametrize("make", REFUSED.values(), ids=REFUSED)
+def test_refused(hub: Hub, make) -> None:
+    """A token that doesn't hold gives 401, no session, and no line of the log with the token."""
+    token = make(hub.provider)
+    status, headers, text = hub.login(token)
+    assert status == 401
+    assert "jupyterhub-session-id" not in str(headers.get_all("Set-Cookie"))
+    assert "jupyterhub-hub-login" not in str(headers.get_all("Set-Cookie"))
+    assert "sign in" in text
+    assert "/stranger" not in str(hub.provider.requests)
+    if len(token) > 10:
+        assert token not in hub.log.read_text()
+
+
+@pytest.mark.parametrize("headers", [0, 1, 2], ids=["none", "empty", "two"])
+def test_missing(hub: Hub, headers: int) -> None:
+    """No token, an empty one or two of them give 401."""
+    sent = {0: [], 1: [(TOKEN_HEADER, "")], 2: [(TOKEN_HEADER, hub.provider.token())] * 2}[headers]
+    assert hub.request("GET", "/login", sent)[0] == 401
+
+
+def test_login(hub: Hub) -> None:
+    """A good token logs in without a form, and the page asked for comes up."""
+    status, headers, _ = hub.login(hub.provider.token())
+    assert status == 302
+    assert headers["Location"].startswith("/jupyter/")
+    status, _, page = hub.request("GET", "/spawn", hub.session(hub.provider.token()))
+    assert status == 200
+    assert '<option value="p1.brics">A project (p1.brics)</option>' in page
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"aud": ["other", AUDIENCE]},
+        {"projects": json.dumps({"p1.brics": project("alice.p1")})},
+        {"exp": time.time() - 4 + 3600, "iat": time.time() + 4},
+        {"projects": {f"p{n}.brics": project(f"alice.p{n}") for n in range(230)}},
+    ],
+    ids=["audiences", "projects as a string", "clock 4 s apart", "24 KiB"],
+)
+def test_accepted(hub: Hub, changed: dict) -> None:
+    """What the specification leaves open is taken."""
+    assert hub.login(hub.provider.token(**changed))[0] == 302
+
+
+@pytest.mark.parametrize("projects", [{}, {"p1.brics": project("alice.p1", "other")}], ids=["none", "elsewhere"])
+def test_no_project(hub: Hub, projects: dict) -> None:
+    """A user without a project on the platform gets 403 and a page that says so."""
+    status, _, page = hub.login(hub.provider.token(projects=projects))
+    assert status == 403
+    assert "None of your projects" in page
+
+
+def test_error_logs_no_token(hub: Hub) -> None:
+    """JupyterHub logs the headers of a request that ends in a 500; the token is not among them."""
+    token = hub.provider.token()
+    assert hub.request("GET", "/broken", [(TOKEN_HEADER, token)])[0] == 500
+    log = hub.log.read_text()
+    assert "broken by [ID token]" in log
+    assert token.split(".")[1] not in log
+
+
+def test_logout(hub: Hub) -> None:
+    """Logging out leads on to the gateway's sign-out."""
+    status, headers, _ = hub.request("GET", "/logout", hub.session(hub.provider.token()))
+    assert (status, headers["Location"]) == (302, "/jupyter/_oidc/sign_out?rd=/")
+
+
+def authenticate(authenticator: BricsAuthenticator, *tokens: str) -> list[int | dict]:
+    """Authenticate with `tokens`, all at once; status or result of each."""
+
+    async def one(token: str) -> int | dict:
+        handler = SimpleNamespace(request=SimpleNamespace(headers=HTTPHeaders({TOKEN_HEADER: token})))
+        try:
+            return await authenticator.authenticate(handler)
+        except web.HTTPError as error:
+            return error.status_code
+
+    async def together() -> list[int | dict]:
+        return await asyncio.gather(*map(one, tokens))
+
+    return asyncio.run(together())
+
+
+@pytest.fixture
+def authenticator(provider: Provider) -> BricsAuthenticator:
+    """An authenticator that has asked its provider nothing yet."""
+    return BricsAuthenticator(oidc_server=provider.issuer, brics_platform=PLATFORM, jwt_audience=AUDIENCE)
+
+
+def test_auth_state(provider: Provider, authenticator: BricsAuthenticator) -> None:
+    """The name is short_name, the state exactly the projects on the platform."""
+    projects = {"p1.brics": project("alice.p1"), "p2.brics": project("x", "other")}
+    assert authenticate(authenticator, provider.token(projects=projects)) == [
+        {"name": "alice", "auth_state": {"p1.brics": {"name": "A project", "username": "alice.p1"}}}
+    ]
+
+
+@pytest.mark.parametrize("cache_control", ["", "no-store", "max-age=0", "max-age=300"])
+def test_cached(provider: Provider, authenticator: BricsAuthenticator, cache_control: str) -> None:
+    """A hundred log-ins ask the provider once for each document, whatever it says of caching."""
+    provider.cache_control = cache_control
+    results = authenticate(authenticator, *[provider.token()] * 100)
+    assert all(isinstance(result, dict) for result in results)
+    assert provider.requests == {"/realm/.well-known/openid-configuration": 1, "/realm/jwks": 1}
+
+
+def test_rotated_keys(provider: Provider, authenticator: BricsAuthenticator) -> None:
+    """Tokens of a new key work at once, also several together, and those of a withdrawn one no longer."""
+    assert isinstance(authenticate(authenticator, provider.token())[0], dict)
+    provider.kids = ["second"]
+    assert all(isinstance(result, dict) for result in authenticate(authenticator, *[provider.token("second")] * 3))
+    assert authenticate(authenticator, provider.token()) == [401]
+
+
+def test_flood_of_unknown_kids(provider: Provider, authenticator: BricsAuthenticator) -> None:
+    """Made-up key identifiers don't make the hub hammer the provider."""
+    tokens = [provider.token("stranger", kid=f"kid{n}") for n in range(30)]
+    assert authenticate(authenticator, *tokens) == [401] * 30
+    assert provider.requests["/realm/jwks"] <= 2
+
+
+@pytest.mark.parametrize("answer", ["error", "nonsense", "slow"])
+def test_provider_away(provider: Provider, authenticator: BricsAuthenticator, answer: str, monkeypatch) -> None:
+    """A provider that fails or is slow gives 503, also to many at once; when it is back, log-in works again."""
+    monkeypatch.setattr("bricsauthenticator.oidc.FETCH_TIMEOUT", 0.3)
+    monkeypatch.setattr("bricsauthenticator.oidc.RETRY_INTERVAL", 0.3)
+    provider.answer = answer
+    began = time.monotonic()
+    assert authenticate(authenticator, *[provider.token()] * 20) == [503] * 20
+    assert time.monotonic() - began < 2
+    provider.answer = "well"
+    time.sleep(0.3)
+    assert isinstance(authenticate(authenticator, provider.token())[0], dict)
+
+
+def test_refresh(provider: Provider, authenticator: BricsAuthenticator) -> None:
+    """Projects follow a newer token of the same user; other tokens change nothing, one without projects ends it."""
+
+    def refresh(token: str) -> bool | dict:
+        handler = SimpleNamespace(request=SimpleNamespace(headers=HTTPHeaders({TOKEN_HEADER: token})))
+        return asyncio.run(authenticator.refresh_user(SimpleNamespace(name="alice"), handler))
+
+    assert set(refresh(provider.token())["auth_state"]) == {"p1.brics", "p2.brics"}
+    assert refresh(provider.token(short_name="bob")) is True
+    assert refresh(provider.token(exp=1)) is True
+    assert refresh(provider.token(projects={})) is False
+
+
+@pytest.mark.parametrize("name", ["oidc_server", "brics_platform", "jwt_audience"])
+def test_not_configured(authenticator: BricsAuthenticator, name: str) -> None:
+    """A hub in which nobody could log in doesn't start, and says why."""
+    setattr(authenticator, name, "")
+    with pytest.raises(ValueError, match=name):
+        authenticator.get_handlers(None)

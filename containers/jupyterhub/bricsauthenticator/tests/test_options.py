@@ -1,0 +1,81 @@
+"""The options of a server: the form and its check."""
+
+import pytest
+from bricsauthenticator.spawner_options_form import (
+    OptionsError,
+    make_options_form,
+    options_from_form,
+    validate_options,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+PROJECTS = {"p1.brics": {"name": "<b>One & only</b>", "username": "alice.p1"}}
+GOOD = {"brics_project": "p1.brics", "runtime": "01:30:00", "ngpus": "1", "partition": "", "reservation": ""}
+
+
+def test_good_options() -> None:
+    """Good options come back with all fields; the optional ones may be left out."""
+    assert validate_options(GOOD, PROJECTS) == GOOD
+    assert validate_options({key: value for key, value in GOOD.items() if value}, PROJECTS) == GOOD
+
+
+def test_unknown_projects() -> None:
+    """As long as the projects aren't known any project will do, but none won't."""
+    assert validate_options({**GOOD, "brics_project": "p9.brics"}, None)["brics_project"] == "p9.brics"
+    with pytest.raises(OptionsError):
+        validate_options({**GOOD, "brics_project": ""}, None)
+
+
+INJECTIONS = ["x; id", "$(id)", "`id`", "a\nb", "a\n", "--x", "a b", "{{cmd}}", "{username}", "'", '"', "é", "a" * 65]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [(field, value) for field in GOOD for value in INJECTIONS]
+    + [("brics_project", "p2.brics"), ("brics_project", ""), ("runtime", ""), ("ngpus", "")]
+    + [("runtime", value) for value in ("1:00:00", "01:60:00", "01:00", "00:00:00", "100:00:00", "٠١:00:00")]
+    + [("ngpus", value) for value in ("-1", "10", "٣", "1.0")]
+    + [("cmd", "id"), ("username", "root"), ("homedir", "/root")],
+)
+def test_bad_options(field: str, value: str) -> None:
+    """A wrong value, or a field that isn't an option, is a 400 that shows a message and not the value."""
+    with pytest.raises(OptionsError) as error:
+        validate_options({**GOOD, field: value}, PROJECTS)
+    assert error.value.status_code == 400
+    assert error.value.headers == {}
+    assert value not in error.value.jupyterhub_message or value not in INJECTIONS[:6]
+
+
+@pytest.mark.parametrize("field", ["brics_project", "runtime", "ngpus"])
+def test_missing(field: str) -> None:
+    """The required fields are required."""
+    with pytest.raises(OptionsError):
+        validate_options({key: value for key, value in GOOD.items() if key != field}, PROJECTS)
+
+
+@given(
+    st.none() | st.text() | st.lists(st.text()) | st.dictionaries(st.sampled_from(list(GOOD)) | st.text(), st.text() | st.integers())
+)  # fmt: skip
+def test_any_options(options: object) -> None:
+    """Whatever the REST API lets through, OptionsError is the only exception."""
+    try:
+        assert set(validate_options(options, PROJECTS)) == set(GOOD)
+    except OptionsError:
+        pass
+
+
+def test_form_fields() -> None:
+    """A form's fields are stripped, its protection against forgery dropped, a field given twice or a file refused."""
+    assert options_from_form({"runtime": [" 01:00:00 "], "_xsrf": ["x"]}) == {"runtime": "01:00:00"}
+    for values in (["1", "2"], [], [{"filename": "x"}]):
+        with pytest.raises(OptionsError):
+            options_from_form({"ngpus": values})
+
+
+def test_form_html() -> None:
+    """The form names the projects, as text; without any it says so."""
+    form = make_options_form(PROJECTS)
+    assert '<option value="p1.brics">&lt;b&gt;One &amp; only&lt;/b&gt; (p1.brics)</option>' in form
+    assert 'value="01:00:00"' in form
+    assert "no project" in make_options_form({})

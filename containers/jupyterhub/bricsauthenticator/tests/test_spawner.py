@@ -1,0 +1,164 @@
+"""Servers from start to end: a real hub, jobs that are processes, and Slurm at times away."""
+
+import json
+import re
+import urllib.request
+
+import pytest
+from batchspawner.batchspawner import JobStatus
+from bricsauthenticator import BricsSlurmSpawner
+from conftest import Hub, until
+
+OPTIONS = {"brics_project": "p1.brics", "runtime": "01:00:00", "ngpus": "1"}
+
+
+@pytest.fixture
+def alice(hub: Hub) -> Hub:
+    """The hub with alice known, so that its REST API can act for her."""
+    assert hub.login(hub.provider.token())[0] == 302
+    yield hub
+    (hub.slurm / "away").unlink(missing_ok=True)
+    for name in ("", "second"):
+        hub.api("DELETE", f"/users/alice/servers/{name}" if name else "/users/alice/server")
+    until(lambda: not hub.jobs())
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"brics_project": "p9.brics"}, {"runtime": "1; id"}, {"cmd": "id"}, {"ngpus": 1}, {"partition": "$(id)"}],
+    ids=str,
+)
+def test_rest_options(alice: Hub, changed: dict) -> None:
+    """Options by the REST API are checked like the form's: 400, and no command is run."""
+    before = alice.calls()
+    status, answer = alice.api("POST", "/users/alice/server", {**OPTIONS, **changed})
+    assert status == 400
+    assert "id" not in answer["message"].split()
+    assert alice.calls() == before
+
+
+@pytest.mark.parametrize("body", [[], ["x"], "x", 1, {}])
+def test_rest_anything(alice: Hub, body: object) -> None:
+    """A body that isn't an object of options is a 400 as well."""
+    assert alice.api("POST", "/users/alice/server", body)[0] == 400
+
+
+def post_form(hub: Hub, session: list[tuple[str, str]], **fields: str) -> tuple[int, str]:
+    """Send the spawn page's form, and give status and page."""
+    _, headers, page = hub.request("GET", "/spawn", session)
+    action = re.search(r'action="/jupyter/hub([^"]*)"', page)[1].replace("&amp;", "&")
+    body = "&".join(f"{name}={value}" for name, value in fields.items())
+    kind = [("Content-Type", "application/x-www-form-urlencoded"), ("Sec-Fetch-Site", "same-origin")]
+    cookie = "; ".join([session[0][1], *(c.split(";")[0] for c in headers.get_all("Set-Cookie", []))])
+    status, _, page = hub.request("POST", action, [("Cookie", cookie), *kind], body)
+    return status, page
+
+
+def test_form(alice: Hub) -> None:
+    """A wrong form comes back as a 400 with its message; a right one starts the job in the project's account."""
+    session = alice.session(alice.provider.token())
+    before = alice.calls()
+    status, page = post_form(alice, session, **{**OPTIONS, "runtime": "soon"})
+    assert status == 400
+    assert "Run time must be HH:MM:SS" in page
+    assert alice.calls() == before
+    status, page = post_form(alice, session, **{**OPTIONS, "brics_project": "p2.brics"})
+    assert status == 302
+    until(lambda: (alice.server() or {}).get("ready"))
+    assert "alice.p2 sbatch" in alice.calls()
+
+
+def test_two_servers(alice: Hub) -> None:
+    """Two servers in two projects at once; the job's script and environment are those of its account."""
+    alice.api("POST", "/users/alice/server", {**OPTIONS, "partition": "gpu-1"})
+    alice.api("POST", "/users/alice/servers/second", {**OPTIONS, "brics_project": "p2.brics"})
+    until(lambda: all((alice.server(name) or {}).get("ready") for name in ("", "second")))
+    scripts = [path.read_text() for path in sorted(alice.slurm.glob("*.sh"))[-2:]]
+    one = next(script for script in scripts if "HOME=/home/p1/alice.p1\n" in script)
+    assert any("USER=alice.p2\n" in script for script in scripts)
+    assert "#SBATCH --chdir=/home/p1/alice.p1\n" in one
+    assert "#SBATCH --partition=gpu-1\n" in one
+    assert "export PATH=" not in one
+    assert "crypt key" not in alice.calls()
+    assert "ngpus=1 ignored" in alice.log.read_text()
+    token = re.search(r"JUPYTERHUB_API_TOKEN=(\w+)", one)[1]
+    assert token not in alice.log.read_text()
+
+
+def test_port_only(alice: Hub) -> None:
+    """A server's token can't change how its spawner runs commands."""
+    alice.api("POST", "/users/alice/server", OPTIONS)
+    until(lambda: (alice.server() or {}).get("ready"))
+    script = max(alice.slurm.glob("*.sh"), key=lambda path: path.stat().st_mtime).read_text()
+    token = re.search(r"JUPYTERHUB_API_TOKEN=(\w+)", script)[1]
+    for body in ({"exec_prefix": "touch /x;"}, {"port": 1, "job_id": "1"}, {"port": "80"}, {"port": True}, [], {}):
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{alice.port}/jupyter/hub/api/batchspawner",
+            json.dumps(body).encode(),
+            {"Authorization": f"token {token}"},
+        )
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            urllib.request.urlopen(request)
+
+
+def test_slurm_away(alice: Hub) -> None:
+    """Unknown is not gone: with Slurm away a server stays, also over a hub restart; stopping it waits for Slurm."""
+    alice.api("POST", "/users/alice/server", OPTIONS)
+    until(lambda: (alice.server() or {}).get("ready"))
+    jobs = alice.jobs()
+    (alice.slurm / "away").touch()
+    alice.stop()
+    alice.start()
+    polls = alice.calls().count("squeue")
+    until(lambda: alice.calls().count("squeue") > polls + 1)
+    assert alice.server()["ready"]
+    assert alice.api("DELETE", "/users/alice/server")[0] == 202
+    assert alice.jobs() == jobs
+    (alice.slurm / "away").unlink()
+    until(lambda: not alice.jobs())
+    assert f"alice.p1 scancel {jobs[0]}" in alice.calls()
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        ("true", JobStatus.NOTFOUND),
+        ("echo RUNNING node1", JobStatus.RUNNING),
+        ("echo PENDING n/a", JobStatus.PENDING),
+        ("echo CONFIGURING node1", JobStatus.PENDING),
+        ("echo COMPLETING node1", JobStatus.RUNNING),
+        ("echo CANCELLED node1", JobStatus.NOTFOUND),
+        ("echo OUT_OF_MEMORY node1", JobStatus.NOTFOUND),
+        ("echo Welcome; echo RUNNING node1", JobStatus.RUNNING),
+        ("echo Welcome", JobStatus.UNKNOWN),
+        ("echo slurm_load_jobs error: Invalid job id specified >&2; exit 1", JobStatus.NOTFOUND),
+        ("echo slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1", JobStatus.UNKNOWN),
+        ("exit 255", JobStatus.UNKNOWN),
+        ("sleep 9", JobStatus.UNKNOWN),
+        ('test "$SLURMSPAWNER_JOB_ID" = 7 || echo not passed', JobStatus.NOTFOUND),
+    ],
+)
+def test_status(alice: Hub, answer: str, status: JobStatus) -> None:
+    """What an answer of squeue, or none, says of the job."""
+    import asyncio
+
+    class Spawner(BricsSlurmSpawner):
+        def get_req_subvars(self) -> dict:
+            return {}
+
+    spawner = Spawner(exec_prefix="", batch_query_cmd=answer, command_timeout=0.3)
+    spawner.job_id = "7"
+    assert asyncio.run(spawner.query_job_status()) == status
+
+
+@pytest.mark.parametrize(("output", "job_id"), [("12", "12"), ("12;cluster", "12"), ("Hello\n12", "12")])
+def test_job_id(output: str, job_id: str) -> None:
+    """The job id is in the last line of what sbatch prints."""
+    assert BricsSlurmSpawner().parse_job_id(output) == job_id
+
+
+@pytest.mark.parametrize("output", ["", "-1", "1_0", "12\nbye", "12 x", "$(id)", "1;a;b"])
+def test_no_job_id(output: str) -> None:
+    """Anything else is no job id."""
+    with pytest.raises(RuntimeError):
+        BricsSlurmSpawner().parse_job_id(output)

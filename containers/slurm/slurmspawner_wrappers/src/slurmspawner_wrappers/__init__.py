@@ -1,0 +1,48 @@
+"""Slurm commands without arguments, for a service account that may run just these by sudo."""
+
+import os
+import re
+import sys
+from typing import NoReturn
+
+__version__ = "0.1.0"
+
+JOB_ID_VARIABLE = "SLURMSPAWNER_JOB_ID"
+
+
+def sbatch() -> NoReturn:
+    """Submit the batch script on standard input; prints the job id, with `;` and the cluster if there are several."""
+    _exec("/usr/bin/sbatch", "--parsable")
+
+
+def squeue() -> NoReturn:
+    """Print state and batch host of the job in SLURMSPAWNER_JOB_ID."""
+    _exec("/usr/bin/squeue", "-h", "-j", _job_id(), "-o", "%T %B")
+
+
+def scancel() -> NoReturn:
+    """Cancel the job in SLURMSPAWNER_JOB_ID."""
+    _exec("/usr/bin/scancel", _job_id())
+
+
+def _job_id() -> str:
+    job_id = os.environ.get(JOB_ID_VARIABLE, "")
+    # 20 digits are more than any job id has (32 bits; 64 with array tasks packed in).
+    if not re.fullmatch(r"[0-9]{1,20}", job_id):
+        _fail(1, f"{JOB_ID_VARIABLE} is not a job id")
+    return job_id
+
+
+def _exec(*command: str) -> NoReturn:
+    """Become `command`; its exit status is then this process's own."""
+    if len(sys.argv) > 1:
+        _fail(2, "takes no arguments")
+    try:
+        os.execv(command[0], command)
+    except OSError as error:
+        _fail(127, f"{command[0]}: {error.strerror}")
+
+
+def _fail(status: int, message: str) -> NoReturn:
+    print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
+    sys.exit(status)

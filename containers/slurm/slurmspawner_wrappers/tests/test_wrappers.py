@@ -1,0 +1,68 @@
+"""The three commands as installed, run as processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+
+# Runs one command, with its exec replaced by a print of what it would become: /usr/bin is not the tests' to fill.
+BECOMES = """
+import json, os, sys
+import slurmspawner_wrappers
+os.execv = lambda path, arguments: sys.exit(print(json.dumps([path, *arguments])))
+sys.argv = [sys.argv[1]]
+getattr(slurmspawner_wrappers, sys.argv[0])()
+"""
+
+
+def run(*command: object, job_id: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `command` with the job id in its environment."""
+    environment = {name: value for name, value in os.environ.items() if name != "SLURMSPAWNER_JOB_ID"}
+    if job_id is not None:
+        environment["SLURMSPAWNER_JOB_ID"] = job_id
+    return subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, input="")
+
+
+@pytest.mark.parametrize(
+    ("name", "becomes"),
+    [
+        ("sbatch", ["/usr/bin/sbatch", "/usr/bin/sbatch", "--parsable"]),
+        ("squeue", ["/usr/bin/squeue", "/usr/bin/squeue", "-h", "-j", "12", "-o", "%T %B"]),
+        ("scancel", ["/usr/bin/scancel", "/usr/bin/scancel", "12"]),
+    ],
+)
+def test_becomes(name: str, becomes: list[str]) -> None:
+    """Each becomes its Slurm command by absolute path, with the job id as one argument."""
+    assert json.loads(run(sys.executable, "-c", BECOMES, name, job_id="12").stdout) == becomes
+
+
+@pytest.mark.parametrize("name", ["squeue", "scancel"])
+@pytest.mark.parametrize("job_id", [None, "", "x", "-u", "1 2", "1\n", "1,2", "$(id)", "٣", "1" * 21, "+1", "1_2"])
+def test_bad_job_id(name: str, job_id: str | None) -> None:
+    """A missing or non-numeric job id is one line on standard error and exit status 1."""
+    result = run(SCRIPTS / f"slurmspawner_{name}", job_id=job_id)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == f"slurmspawner_{name}: SLURMSPAWNER_JOB_ID is not a job id\n"
+
+
+@pytest.mark.parametrize("name", ["sbatch", "squeue", "scancel"])
+def test_no_arguments(name: str) -> None:
+    """An argument is refused."""
+    result = run(SCRIPTS / f"slurmspawner_{name}", "--uid=root", job_id="1")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(Path("/usr/bin/sbatch").exists(), reason="Slurm is installed here")
+@pytest.mark.parametrize("name", ["sbatch", "squeue", "scancel"])
+def test_no_slurm(name: str) -> None:
+    """Without Slurm it's one line on standard error and exit status 127."""
+    result = run(SCRIPTS / f"slurmspawner_{name}", job_id="1")
+    assert result.returncode == 127
+    assert result.stderr == f"slurmspawner_{name}: /usr/bin/{name}: No such file or directory\n"

@@ -1,0 +1,143 @@
+"""Fixtures of the integration tests: a real deployment, under a name and on a port of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hubenvs.client import HubUser
+from hubenvs.engine import Engine
+
+ROOT = Path(__file__).parents[2]
+# Programs that a pod keeps running; one left behind after `down` would be a leak.
+ENGINE_PROGRAMS = ("conmon", "catatonit", "s6-svscan", "slirp4netns", "pasta", "rootlessport")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --env."""
+    parser.addoption("--env", required=False, default="dev_dummyauth", help="the environment to bring up")
+
+
+def invoke(*arguments: str, check: bool = True, timeout: float = 900) -> subprocess.CompletedProcess[str]:
+    """Run a task as a user does and return what came of it; a failure shows what the task printed."""
+    done = subprocess.run(
+        (sys.executable, "-m", "invoke", *arguments),
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    assert not check or done.returncode == 0, f"invoke {' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def snapshot(engine: Engine) -> dict[str, set[str]]:
+    """Return all that the engine has but images: pods, containers, volumes, secrets, networks, mounts, processes."""
+
+    def listing(*argv: str) -> set[str]:
+        return set(engine.run(("podman", *argv)).text.split())
+
+    processes = set()
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            number, _, rest = status.read_text().partition(" (")
+        except OSError:
+            continue  # it ended while we looked
+        if rest.partition(")")[0] in ENGINE_PROGRAMS:
+            processes.add(f"{rest.partition(')')[0]} {number}")
+    mounts = {line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()}
+    return {
+        "pods": listing("pod", "ps", "--quiet"),
+        "containers": listing("ps", "--all", "--quiet"),
+        "volumes": listing("volume", "ls", "--quiet"),
+        "secrets": listing("secret", "ls", "--quiet"),
+        "networks": listing("network", "ls", "--quiet"),
+        "mounts": {mount for mount in mounts if "containers" in mount or "netns" in mount},
+        "processes": processes,
+    }
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A deployment that is up: how to name it to a task, what `status --json` said of it, and the engine."""
+
+    env: str
+    instance: str
+    status: dict[str, Any]
+    engine: Engine
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Return the options that name it."""
+        return ("--env", self.env, "--instance", self.instance)
+
+    @property
+    def password(self) -> str:
+        """Return the dummy authenticator's password."""
+        return Path(self.status["password_file"]).read_text()
+
+    def run_in(self, container: str, *command: str, check: bool = True) -> str:
+        """Run ``command`` in ``container`` and return what it prints."""
+        return self.engine.run(("podman", "exec", f"{self.status['pod']}-{container}", *command), check=check).text
+
+    def jobs(self) -> dict[str, str]:
+        """Return the state of each of Slurm's jobs."""
+        listing = self.run_in("slurm", "squeue", "--noheader", "--format=%i %T")
+        return dict(line.split() for line in listing.splitlines())
+
+    def user(self) -> HubUser:
+        """Return a user who has logged in."""
+        user = HubUser(self.status["url"])
+        user.log_in(self.password)
+        return user
+
+
+def entry(instance: str) -> dict[str, Any] | None:
+    """Return what `status --json` says of ``instance``, or None."""
+    environments = json.loads(invoke("status", "--json").stdout)["environments"]
+    return next((item for item in environments if item["instance"] == instance), None)
+
+
+@pytest.fixture(scope="session")
+def engine() -> Engine:
+    """The engine as the tasks use it."""
+    return Engine(ROOT / ".deploy")
+
+
+@pytest.fixture(scope="session")
+def instance() -> str:
+    """A name that no other deployment has, so that the tests run beside a user's."""
+    return f"it{os.getpid()}"
+
+
+@pytest.fixture(scope="session")
+def env_name(request: pytest.FixtureRequest) -> str:
+    """The environment under test."""
+    return str(request.config.getoption("--env"))
+
+
+@pytest.fixture(scope="session")
+def deployment(env_name: str, instance: str, engine: Engine) -> Iterator[Deployment]:
+    """The environment, up; taken down after the last test, when nothing may be left of it."""
+    # A first image build leaves nothing but images, so the picture is taken after it.
+    invoke("build", "--env", env_name)
+    before = snapshot(engine)
+    try:
+        invoke("up", "--env", env_name, "--instance", instance)
+        status = entry(instance)
+        assert status is not None
+        yield Deployment(env_name, instance, status, engine)
+    finally:
+        invoke("down", "--env", env_name, "--instance", instance)
+    assert snapshot(engine) == before
+    assert not (ROOT / ".deploy" / f"{env_name}-{instance}").exists()

@@ -1,0 +1,259 @@
+"""A real pod: what a user does in it, what it withstands, and that nothing is left of it."""
+
+from __future__ import annotations
+
+import base64
+import time
+from pathlib import Path
+
+import pytest
+
+from hubenvs.client import HubUser
+from hubenvs.errors import StateError
+from hubenvs.keys import ssh_key_pair
+from hubenvs.ready import http_status
+
+from .conftest import ROOT, Deployment, entry, invoke
+
+START, STOP = 90, 30
+
+
+def wait_until(condition: object, seconds: float, otherwise: str) -> None:
+    """Wait until ``condition`` holds; fail saying ``otherwise`` after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.2)
+
+
+def spawned(deployment: Deployment, user: HubUser) -> str:
+    """Start the user's server and return its job's number."""
+    before = set(deployment.jobs())
+    _, options = user.spawn_form()
+    user.spawn({"brics_project": options["brics_project"][0]})
+    user.wait_ready(START)
+    (job,) = set(deployment.jobs()) - before
+    return job
+
+
+def test_status_tells_what_is_up(deployment: Deployment) -> None:
+    """`status --json` has the URL, the user, the containers and the working copies, for scripts."""
+    status = deployment.status
+    assert status["state"] == "up"
+    assert {item["state"] for item in status["containers"]} == {"running"}
+    assert len(status["volumes"]) == 5
+    assert len(status["secrets"]) == 2
+    assert all(item["commit"] for item in status["repositories"])
+    assert http_status(f"{status['url']}/hub/login") == 200
+
+
+def test_check_proves_every_row(deployment: Deployment) -> None:
+    """SSH from the hub does what it must, and everything else is refused."""
+    done = invoke("check", *deployment.options)
+    rows = [line for line in done.stdout.splitlines() if line.startswith("ok")]
+    assert len(rows) == 11
+    assert "FAIL" not in done.stdout
+
+
+def test_check_notices_a_wrong_host_key(deployment: Deployment) -> None:
+    """A server that shows another key than the pinned one is not talked to."""
+    pinned = Path(deployment.status["password_file"]).parent / "known_hosts"
+    right = pinned.read_text()
+    try:
+        pinned.write_text(f"slurm {ssh_key_pair('stranger')[1]}\n")
+        done = invoke("check", *deployment.options, check=False)
+    finally:
+        pinned.write_text(right)
+    assert done.returncode == 1
+    assert "BadHostKey" in done.stdout + done.stderr
+
+
+def test_verify_walks_every_hop(deployment: Deployment) -> None:
+    """A user's whole way, from the page to a cell that computes in the job, and back."""
+    done = invoke("verify", *deployment.options)
+    for hop in (
+        "page",
+        "login",
+        "form",
+        "ssh",
+        "sudo",
+        "sbatch",
+        "node",
+        "callback",
+        "proxy",
+        "kernel",
+        "stop",
+        "gone",
+    ):
+        assert f"\n{hop} " in done.stdout
+
+
+def test_a_wrong_password_is_refused_politely(deployment: Deployment) -> None:
+    """403 and the form again, not an error page."""
+    with HubUser(deployment.status["url"]) as user, pytest.raises(StateError, match="answered 403"):
+        user.log_in("wrong")
+
+
+def test_a_server_survives_a_restart_of_the_hub(deployment: Deployment) -> None:
+    """The kernel goes on while the hub is away; the hub finds the server again, and stopping it ends the job."""
+    with deployment.user() as user:
+        job = spawned(deployment, user)
+        with user.kernel() as execute:
+            assert execute("kept = 6 * 7") == ""
+            deployment.run_in("jupyterhub", "s6-svc", "-r", "/run/service/jupyterhub")
+            assert execute("print(kept)") == "42\n"
+            url = f"{deployment.status['url']}/hub/login"
+            wait_until(lambda: http_status(url) != 200, 5, "the hub did not go away")
+            wait_until(lambda: http_status(url) == 200, 30, "the hub did not come back")
+            assert execute("print(kept)") == "42\n"
+        server = user.server()
+        assert server is not None
+        assert server["ready"]
+        assert deployment.jobs()[job] == "RUNNING"
+        user.stop(STOP)
+        wait_until(lambda: job not in deployment.jobs(), STOP, f"job {job} is still there")
+
+
+def test_a_server_is_not_forgotten_while_slurm_cannot_be_asked(deployment: Deployment) -> None:
+    """With sshd away the hub doesn't know the job's state; unknown is not gone."""
+    with deployment.user() as user:
+        job = spawned(deployment, user)
+        deployment.run_in("slurm", "s6-svc", "-d", "/run/service/sshd")
+        deployment.run_in("jupyterhub", "ssh", "-O", "exit", "slurm", check=False)
+        deployment.run_in("slurm", "pkill", "-f", "sshd-session", check=False)
+        try:
+            time.sleep(8)
+            server = user.server()
+            assert server is not None
+            assert server["ready"]
+        finally:
+            deployment.run_in("slurm", "s6-svc", "-u", "/run/service/sshd")
+        assert deployment.jobs()[job] == "RUNNING"
+        user.stop(STOP)
+        wait_until(lambda: job not in deployment.jobs(), STOP, f"job {job} is still there")
+
+
+def test_a_bad_form_is_refused_and_submits_nothing(deployment: Deployment) -> None:
+    """Injection, a project of somebody else's, a missing field: a message, and no job."""
+    before = deployment.jobs()
+    with deployment.user() as user:
+        for choices in (
+            {"brics_project": "project9.brics"},
+            {"brics_project": "project1.brics; id"},
+            {"runtime": "1:00:00; id"},
+            {"partition": "$(id)"},
+            {"reservation": "a b"},
+            {"ngpus": "12"},
+            {"unknown": "x"},
+        ):
+            with pytest.raises(StateError, match="answered 400"):
+                user.spawn({"brics_project": "project1.brics", **choices})
+    assert deployment.jobs() == before
+
+
+def test_containers_see_their_secrets_and_nobody_else_does(deployment: Deployment) -> None:
+    """The daemons have the very bytes of the deploy folder; a user's job can read none of them."""
+    secrets = Path(deployment.status["password_file"]).parent
+    munge = deployment.run_in("slurm", "base64", "--wrap=0", "/etc/munge/munge.key")
+    assert base64.b64decode(munge).decode() == (secrets / "munge_key").read_text()
+    assert deployment.run_in("jupyterhub", "cat", "/srv/jupyterhub/ssh_key") == (
+        secrets / "ssh_key"
+    ).read_text().rstrip("\n")
+    for path in (
+        "/run/credentials/slurm/munge_key",
+        "/etc/munge/munge.key",
+        "/run/credentials/slurm/ssh_host_ed25519_key",
+    ):
+        command = ("podman", "exec", "--user", "alice.project1", f"{deployment.status['pod']}-slurm", "cat", path)
+        assert deployment.engine.run(command, check=False).returncode != 0
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in secrets.iterdir())
+    assert secrets.stat().st_mode & 0o777 == 0o700
+
+
+def test_images_hold_no_secret(deployment: Deployment) -> None:
+    """Neither an image's history nor its files have a key; those of a deployment come by Secrets."""
+    for container in deployment.status["containers"]:
+        image = deployment.engine.run(("podman", "inspect", "--format", "{{.ImageName}}", container["name"])).text
+        history = deployment.engine.run(("podman", "history", "--no-trunc", image)).text
+        assert deployment.password not in history
+        find = (
+            "find",
+            "/etc",
+            "/root",
+            "/home",
+            "/srv",
+            "/var",
+            "-xdev",
+            "-name",
+            "ssh_host_*_key",
+            "-o",
+            "-name",
+            "munge.key",
+        )
+        found = deployment.engine.run(("podman", "run", "--rm", "--entrypoint=", image, *find)).text
+        assert found == ""
+
+
+def test_a_second_up_changes_nothing(deployment: Deployment) -> None:
+    """What is up and unchanged is left alone, and each stage says so."""
+    before = deployment.engine.run(("podman", "pod", "inspect", "--format", "{{.ID}}", deployment.status["pod"])).text
+    done = invoke("up", *deployment.options)
+    assert "images are up to date" in done.stdout
+    assert "is up and unchanged" in done.stdout
+    after = deployment.engine.run(("podman", "pod", "inspect", "--format", "{{.ID}}", deployment.status["pod"])).text
+    assert before == after
+
+
+def test_a_taken_port_is_named(deployment: Deployment) -> None:
+    """Another deployment on the same port is refused before anything is made."""
+    port = deployment.status["url"].rsplit(":", 1)[1].split("/")[0]
+    done = invoke(
+        "up",
+        "--env",
+        deployment.env,
+        "--instance",
+        "taken",
+        "--set",
+        f"publish.jupyterhub=127.0.0.1:{port}",
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"port {port} is taken by container {deployment.status['pod']}-" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert entry("taken") is None
+
+
+def test_render_shows_no_secret(deployment: Deployment) -> None:
+    """The manifest that `render` prints can be pasted into a report."""
+    printed = invoke("render", *deployment.options).stdout
+    encoded = base64.b64encode(deployment.password.encode()).decode()
+    assert "kind: Pod" in printed
+    assert deployment.password not in printed
+    assert encoded not in printed
+
+
+def test_the_password_is_in_no_log(deployment: Deployment) -> None:
+    """What was typed at the log-in page and the keys are in no container's log."""
+    printed = invoke("logs", *deployment.options, "--lines", "10000").stdout
+    assert deployment.password not in printed
+
+
+def test_kept_volumes_are_found_again(deployment: Deployment) -> None:
+    """`down --keep-volumes`, then `up`: the hub's users and the key to their data are there still."""
+    invoke("down", *deployment.options, "--keep-volumes")
+    status = entry(deployment.instance)
+    assert status is not None
+    assert status["state"] == "partial"
+    assert len(status["volumes"]) == 5
+    kept = ROOT / ".deploy" / f"{deployment.env}-{deployment.instance}" / "secrets"
+    assert [path.name for path in kept.iterdir()] == ["crypt_keys"]
+    invoke("up", *deployment.options)
+    query = "sqlite3.connect('/var/lib/jupyterhub/jupyterhub.sqlite').execute('select name from users').fetchall()"
+    database = deployment.run_in("jupyterhub", "python3", "-c", f"import sqlite3; print({query})")
+    assert "alice" in database
+
+
+def test_a_second_down_says_there_is_nothing(deployment: Deployment) -> None:
+    """Taking down what isn't up is no error."""
+    done = invoke("down", "--env", deployment.env, "--instance", "never-up")
+    assert "nothing to take down" in done.stdout

@@ -1,0 +1,26 @@
+"""The manifests of every environment, against the official Kubernetes schemas."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+
+from hubenvs import keys, load, render
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENTS = load.environment_names(ROOT)
+# Kubernetes supports its three newest minors.
+MAJOR, NEWEST, *_ = kubernetes_validate.latest_version().split(".")
+VERSIONS = (f"{MAJOR}.{int(NEWEST) - 2}", f"{MAJOR}.{NEWEST}")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_the_manifest_is_valid_kubernetes(name: str, version: str) -> None:
+    """Every document that podman plays is one that a cluster's API would take."""
+    env = load.load(ROOT, name)
+    images = dict.fromkeys(env.containers, "localhost/image:1")
+    for document in render.manifest(env, images, keys.deployment("slurm", 22), {}):
+        kubernetes_validate.validate(document, version, strict=True)

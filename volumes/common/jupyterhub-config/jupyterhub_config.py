@@ -1,0 +1,3 @@
+"""Configuration of the hub: the site's wiring, as it is."""
+
+load_subconfig("common.py")  # noqa: F821  # from JupyterHub's configuration loader
