@@ -42,12 +42,12 @@ def build_argv(
     context: Path,
     base: str,
     target: str | None = None,
-    contexts: Mapping[str, Path] | None = None,
+    contexts: Mapping[str, str] | None = None,
     ca_bundle: str | None = None,
 ) -> Argv:
     """Return the command that builds the image ``tag`` from ``context``/Containerfile on top of ``base``.
 
-    ``target`` is the stage, ``contexts`` further folders by the name that ``COPY --from`` gives them, ``ca_bundle``
+    ``target`` is the stage, ``contexts`` further folders and images by the name that ``COPY --from`` gives them, ``ca_bundle``
     the host's trust store: mounted for the build's own downloads, and no part of the image.
     """
     argv = [
@@ -63,8 +63,8 @@ def build_argv(
     argv += ["--label", f"{LABEL_PART_OF}={PART_OF}"]
     if target:
         argv += ["--target", target]
-    for name, folder in sorted((contexts or {}).items()):
-        argv += ["--build-context", f"{name}={folder}"]
+    for name, source in sorted((contexts or {}).items()):
+        argv += ["--build-context", f"{name}={source}"]
     if ca_bundle:
         argv += ["--volume", f"{Path(ca_bundle).parent}:/etc/ssl/certs:ro"]
         for variable in ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"):

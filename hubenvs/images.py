@@ -20,6 +20,7 @@ from .model import PART_OF, REPOSITORIES, WORKING_COPIES, Debian, Environment, d
 
 # Each of our images and what it stands on, in the order in which they can be built.
 CHAIN = {
+    "tools": "debian-base",
     "jupyterhub-base": "debian-base",
     "slurm-base": "debian-base",
     "jupyterhub": "jupyterhub-base",
@@ -29,13 +30,18 @@ CHAIN = {
 
 @dataclass(frozen=True)
 class Build:
-    """One image: its name, its tag, what it stands on, and what it is made of."""
+    """One image: its name, its tag, what it stands on, and what it is made of.
+
+    ``context`` is the folder of its Containerfile (None for debian-base, which has none), ``target`` the stage,
+    ``tools`` the image that its build mounts, ``copies`` the files of the development repositories that it carries.
+    """
 
     name: str
     tag: str
     base: str
     context: Path | None = None
     target: str | None = None
+    tools: str | None = None
     copies: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
 
     def commands(self, env: Environment, scratch: Path) -> tuple[Argv, ...]:
@@ -43,7 +49,9 @@ class Build:
         if self.context is None:
             tar = str(scratch / "debian-base.tar")
             return bootstrap_argv(env.debian.release, tar, sources(env.debian)), import_argv(tar, self.tag)
-        contexts = {name: scratch / name for name in self.copies}
+        contexts = {name: str(scratch / name) for name in self.copies}
+        if self.tools:
+            contexts["tools"] = f"container-image://{self.tools}"
         return (
             build_argv(
                 tag=self.tag,
@@ -89,25 +97,25 @@ def plan(env: Environment, copies: Mapping[str, Mapping[str, Path]], has_mmdebst
         base = tag
     references["debian-base"] = base or f"docker.io/library/debian:{env.debian.release}-slim"
     for name, below in CHAIN.items():
-        product = name in env.containers
-        if not product and name.removesuffix("-base") not in env.containers:
+        product = name.removesuffix("-base")
+        if name != "tools" and product not in env.containers:
             continue
-        own_base = env.images.base(name)
-        if not product and env.images.base(name.removesuffix("-base")) is not None:
+        if name != product and env.images.base(product) is not None:
             continue  # the product image stands on the site's own
         context = env.root / "containers" / name
         carried = {repository: copies[repository] for repository, image in REPOSITORIES.items() if image == name}
-        target = f"stage-{env.stage}" if product else None
-        reference = own_base or references[below]
+        stage = env.stage if name in env.containers else None
+        reference = env.images.base(name) or references[below]
         content = archive.read_tree(context, skip=(WORKING_COPIES, *REPOSITORIES))
         repository_content = {
             f"{repository}/{path}:{file.stat().st_mode & 0o111:o}": file.read_bytes()
             for repository, files in carried.items()
             for path, file in files.items()
         }
-        tag = _tag(name, digest(reference, target or "", content, repository_content), env.stage if product else None)
-        references[name] = tag
-        builds.append(Build(name, tag, reference, context, target, carried))
+        tools = references.get("tools")
+        made_of = digest(reference, tools or "", stage or "", content, repository_content)
+        references[name] = tag = _tag(name, made_of, stage)
+        builds.append(Build(name, tag, reference, context, f"stage-{stage}" if stage else None, tools, carried))
     return tuple(builds)
 
 
@@ -128,16 +136,14 @@ def container_images(env: Environment, builds: tuple[Build, ...]) -> dict[str, s
 
 
 def missing(builds: tuple[Build, ...], engine: Engine) -> tuple[Build, ...]:
-    """Return those of ``builds`` whose image isn't there, and aren't underneath one that is."""
+    """Return those of ``builds`` that have to be made, without what is only underneath an image that is there."""
     there = engine.images()
     by_tag = {build.tag: build for build in builds}
-    needed: set[str] = set()
-    for build in builds:
-        below: Build | None = build if build.name in REPOSITORIES.values() else None
-        while below is not None and below.tag not in there:
-            needed.add(below.name)
-            below = by_tag.get(below.base)
-    return tuple(build for build in builds if build.name in needed)
+    needed: set[str | None] = {build.tag for build in builds if build.name in REPOSITORIES.values()} - there
+    for build in reversed(builds):  # from what stands on top to what is underneath
+        if build.tag in needed:
+            needed |= {tag for tag in (build.base, build.tools) if tag in by_tag} - there
+    return tuple(build for build in builds if build.tag in needed)
 
 
 def build(env: Environment, engine: Engine, console: Console) -> tuple[Build, ...]:
@@ -151,8 +157,8 @@ def build(env: Environment, engine: Engine, console: Console) -> tuple[Build, ..
         console.say("build", "images are up to date")
         return builds
     engine.version()
-    first = [item for item in to_do if item.context is None]
-    chains = [[item for item in to_do if item.context and item.name.startswith(name)] for name in env.containers]
+    chains = [[item for item in to_do if item.name.startswith(name)] for name in env.containers]
+    first = [item for item in to_do if not any(item in chain for chain in chains)]
     with console.busy("build", ", ".join(item.name for item in to_do)):
         for item in first:
             _make(item, env, engine, console)

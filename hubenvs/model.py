@@ -146,6 +146,7 @@ class ImageSource(Frozen):
 
 class Images(Frozen):
     debian_base: Annotated[ImageSource, Field(alias="debian-base")]
+    tools: ImageSource
     jupyterhub_base: Annotated[ImageSource, Field(alias="jupyterhub-base")]
     slurm_base: Annotated[ImageSource, Field(alias="slurm-base")]
     jupyterhub: ImageSource

@@ -18,7 +18,7 @@ else:
 def test_a_build_gets_the_trust_store_and_leaves_it_out_of_the_image() -> None:
     """The host's certificates are mounted for the build; nothing copies them."""
     argv = engine.build_argv(
-        tag="t", context=Path("/c"), base="b", target="stage-dev", contexts={"repo": Path("/r")}, ca_bundle="/x/ca.crt"
+        tag="t", context=Path("/c"), base="b", target="stage-dev", contexts={"repo": "/r"}, ca_bundle="/x/ca.crt"
     )
     assert argv[:2] == ("podman", "build")
     assert "/x:/etc/ssl/certs:ro" in argv

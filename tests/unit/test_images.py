@@ -30,7 +30,7 @@ def by_name(env: Environment, copies: dict[str, dict[str, Path]], mmdebstrap: bo
 def test_each_image_stands_on_the_one_below(env: Environment, copies: dict[str, dict[str, Path]]) -> None:
     """debian-base, then the two bases, then the two product images in their stage."""
     builds = by_name(env, copies)
-    assert list(builds) == ["debian-base", "jupyterhub-base", "slurm-base", "jupyterhub", "slurm"]
+    assert list(builds) == ["debian-base", "tools", "jupyterhub-base", "slurm-base", "jupyterhub", "slurm"]
     for name, below in images.CHAIN.items():
         assert builds[name].base == builds[below].tag
     assert builds["slurm"].target == "stage-dev"

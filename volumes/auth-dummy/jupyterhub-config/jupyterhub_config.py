@@ -4,6 +4,6 @@ import os
 
 from dummyauth import DummyBricsAuthenticator
 
-load_subconfig("common.py")  # noqa: F821  # from JupyterHub's configuration loader
-c.JupyterHub.authenticator_class = DummyBricsAuthenticator  # noqa: F821
-c.JupyterHub.template_paths = [f"{os.environ['JUPYTERHUB_SRV_DIR']}/templates"]  # noqa: F821
+load_subconfig("common.py")  # from JupyterHub's configuration loader
+c.JupyterHub.authenticator_class = DummyBricsAuthenticator
+c.JupyterHub.template_paths = [f"{os.environ['JUPYTERHUB_SRV_DIR']}/templates"]

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from tornado.httpserver import HTTPServer
 
-c = get_config()  # noqa: F821  # from JupyterHub's configuration loader
+c = get_config()  # from JupyterHub's configuration loader
 
 
 def setting(name: str, default: str = "") -> str:

@@ -1,3 +1,3 @@
 """Configuration of the hub: the site's wiring, as it is."""
 
-load_subconfig("common.py")  # noqa: F821  # from JupyterHub's configuration loader
+load_subconfig("common.py")  # from JupyterHub's configuration loader

@@ -63,7 +63,7 @@ class Provider:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.issuer = f"http://127.0.0.1:{self.server.server_port}/realm"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     def document(self, path: str) -> dict[str, Any]:
         """The JSON at `path`."""
@@ -88,7 +88,9 @@ class Provider:
         }
         return {name: value for name, value in {**good, **changed}.items() if value is not None}
 
-    def token(self, key: str = "first", kid: str | None = None, headers: dict[str, Any] | None = None, **changed: Any) -> str:
+    def token(
+        self, key: str = "first", kid: str | None = None, headers: dict[str, Any] | None = None, **changed: Any
+    ) -> str:
         """A token signed with `key`, saying that it is `kid`."""
         return jwt.encode(self.claims(**changed), KEYS[key], "RS256", {"kid": kid or key, **(headers or {})})
 
@@ -147,9 +149,9 @@ class Hub:
         except OSError:
             return False
 
-    def stop(self) -> None:
-        """Stop it as its supervisor would; servers go on."""
-        self.process.send_signal(signal.SIGTERM)
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """Stop it, as its supervisor would or by another signal; servers go on."""
+        self.process.send_signal(how)
         self.process.wait(10)
 
     def request(
@@ -216,5 +218,6 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     yield hub
     hub.stop()
     for pid in hub.slurm.glob("*.pid"):
-        os.killpg(int(pid.read_text()), signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(int(pid.read_text()), signal.SIGKILL)
     assert not re.findall(r"eyJ[\w-]{20,}\.", hub.log.read_text())

@@ -1,6 +1,6 @@
 """Slurm's three commands as far as the spawner sees them: jobs are processes here, a folder is the controller's state.
 
-fake_slurm.py FOLDER (sbatch|squeue|scancel); an file `away` in the folder makes all fail as ssh does.
+fake_slurm.py FOLDER (sbatch|squeue|scancel); a file `away` in the folder makes all fail as ssh does.
 """
 
 import os
@@ -27,7 +27,8 @@ if command == "sbatch":
 elif not (folder / f"{job}.pid").exists():
     sys.exit("slurm_load_jobs error: Invalid job id specified")
 elif command == "squeue":
-    print("RUNNING 127.0.0.1")
+    running = Path("/proc", (folder / f"{job}.pid").read_text(), "environ").exists()
+    print("RUNNING 127.0.0.1" if running else "FAILED 127.0.0.1")
 elif command == "scancel":
     os.killpg(int((folder / f"{job}.pid").read_text()), signal.SIGKILL)
     (folder / f"{job}.pid").unlink()

@@ -8,6 +8,10 @@ from conftest import API_TOKEN, AUDIENCE, PLATFORM
 from jupyterhub.handlers import BaseHandler
 from jupyterhub.proxy import Proxy
 
+import bricsauthenticator.spawner
+
+bricsauthenticator.spawner.CANCEL_RETRY_LIMIT = 0.5
+
 c = get_config()  # noqa: F821
 
 folder, port = os.environ["TEST_FOLDER"], os.environ["TEST_PORT"]
@@ -48,6 +52,7 @@ c.JupyterHub.cookie_secret_file = f"{folder}/cookie_secret"
 c.JupyterHub.log_level = "DEBUG"
 c.JupyterHub.cleanup_servers = False
 c.JupyterHub.allow_named_servers = True
+c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 2, "slow_stop_timeout": 0.5}
 c.JupyterHub.extra_handlers = [("/broken", BrokenHandler)]
 c.JupyterHub.services = [{"name": "test", "api_token": API_TOKEN}]
 c.JupyterHub.load_roles = [{"name": "test", "services": ["test"], "scopes": ["admin:servers", "admin:users"]}]
@@ -64,7 +69,7 @@ c.BricsSlurmSpawner.batch_cancel_cmd = f"{slurm} scancel"
 c.BricsSlurmSpawner.startup_poll_interval = 0.1
 c.BricsSlurmSpawner.poll_interval = 1
 c.BricsSlurmSpawner.start_timeout = 20
-c.BricsSlurmSpawner.http_timeout = 10
+c.BricsSlurmSpawner.http_timeout = 2
 c.BricsSlurmSpawner.cmd = [sys.executable, f"{Path(__file__).parent}/fake_singleuser.py"]
 c.BricsSlurmSpawner.batchspawner_singleuser_cmd = "exec"
 c.BricsSlurmSpawner.batch_script = """#!/bin/bash
@@ -72,5 +77,6 @@ c.BricsSlurmSpawner.batch_script = """#!/bin/bash
 #SBATCH --time={{runtime}}
 {% if partition %}#SBATCH --partition={{partition}}
 {% endif %}{{environment}}
+{% if partition == "broken" %}exit 1{% elif partition == "silent" %}exec sleep 60{% endif %}
 {{cmd}}
 """

@@ -9,19 +9,22 @@ from types import SimpleNamespace
 
 import jwt
 import pytest
-from bricsauthenticator import BricsAuthenticator
 from conftest import AUDIENCE, KEYS, PLATFORM, Hub, Provider, jwk, project, segment
 from cryptography.hazmat.primitives import serialization
 from tornado import web
 from tornado.httputil import HTTPHeaders
+
+from bricsauthenticator import BricsAuthenticator
 
 TOKEN_HEADER = "X-Auth-Id-Token"
 
 
 def hmac_signed_with_public_key(provider: Provider) -> str:
     """The classic confusion: the published key taken as an HMAC secret."""
-    pem = KEYS["first"].public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    pem = (
+        KEYS["first"]
+        .public_key()
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     )
     head = segment(b'{"alg": "HS256", "kid": "first"}')
     body = segment(json.dumps(provider.claims()).encode())
@@ -88,9 +91,13 @@ REFUSED = {
         for name in ("x; id", "-R", "../root", "root", "a.b.p1", "alice.p2", "alice.p1\n", "$(id).p1", "Alice.p1", "")
     },
     "two usernames": lambda p: p.token(
-        projects={"p1.brics": {"name": "x", "resources": [
-            {"name": PLATFORM, "username": "alice.p1"}, {"name": PLATFORM, "username": "bob.p1"}]}}
-    ),  # fmt: skip
+        projects={
+            "p1.brics": {
+                "name": "x",
+                "resources": [{"name": PLATFORM, "username": "alice.p1"}, {"name": PLATFORM, "username": "bob.p1"}],
+            }
+        }
+    ),
 }
 
 

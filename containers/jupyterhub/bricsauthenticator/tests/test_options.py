@@ -1,14 +1,17 @@
 """The options of a server: the form and its check."""
 
+import contextlib
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from bricsauthenticator.spawner_options_form import (
     OptionsError,
     make_options_form,
     options_from_form,
     validate_options,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 PROJECTS = {"p1.brics": {"name": "<b>One & only</b>", "username": "alice.p1"}}
 GOOD = {"brics_project": "p1.brics", "runtime": "01:30:00", "ngpus": "1", "partition": "", "reservation": ""}
@@ -34,8 +37,8 @@ INJECTIONS = ["x; id", "$(id)", "`id`", "a\nb", "a\n", "--x", "a b", "{{cmd}}", 
     ("field", "value"),
     [(field, value) for field in GOOD for value in INJECTIONS]
     + [("brics_project", "p2.brics"), ("brics_project", ""), ("runtime", ""), ("ngpus", "")]
-    + [("runtime", value) for value in ("1:00:00", "01:60:00", "01:00", "00:00:00", "100:00:00", "٠١:00:00")]
-    + [("ngpus", value) for value in ("-1", "10", "٣", "1.0")]
+    + [("runtime", value) for value in ("1:00:00", "01:60:00", "01:00", "00:00:00", "100:00:00", "\u0660\u0661:00:00")]
+    + [("ngpus", value) for value in ("-1", "10", "\u0663", "1.0")]
     + [("cmd", "id"), ("username", "root"), ("homedir", "/root")],
 )
 def test_bad_options(field: str, value: str) -> None:
@@ -55,14 +58,15 @@ def test_missing(field: str) -> None:
 
 
 @given(
-    st.none() | st.text() | st.lists(st.text()) | st.dictionaries(st.sampled_from(list(GOOD)) | st.text(), st.text() | st.integers())
-)  # fmt: skip
+    st.none()
+    | st.text()
+    | st.lists(st.text())
+    | st.dictionaries(st.sampled_from(list(GOOD)) | st.text(), st.text() | st.integers())
+)
 def test_any_options(options: object) -> None:
     """Whatever the REST API lets through, OptionsError is the only exception."""
-    try:
+    with contextlib.suppress(OptionsError):
         assert set(validate_options(options, PROJECTS)) == set(GOOD)
-    except OptionsError:
-        pass
 
 
 def test_form_fields() -> None:

@@ -3,9 +3,10 @@
 import json
 
 import pytest
-from bricsauthenticator.projects import USERNAME, ClaimError, parse_projects, project_of
 from hypothesis import given
 from hypothesis import strategies as st
+
+from bricsauthenticator.projects import USERNAME, ClaimError, parse_projects, project_of
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 ANY_JSON = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20)

@@ -1,26 +1,31 @@
 """Servers from start to end: a real hub, jobs that are processes, and Slurm at times away."""
 
+import asyncio
 import json
 import re
+import signal
 import urllib.request
+from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from batchspawner.batchspawner import JobStatus
-from bricsauthenticator import BricsSlurmSpawner
 from conftest import Hub, until
+
+from bricsauthenticator import BricsSlurmSpawner
 
 OPTIONS = {"brics_project": "p1.brics", "runtime": "01:00:00", "ngpus": "1"}
 
 
 @pytest.fixture
-def alice(hub: Hub) -> Hub:
+def alice(hub: Hub) -> Iterator[Hub]:
     """The hub with alice known, so that its REST API can act for her."""
     assert hub.login(hub.provider.token())[0] == 302
     yield hub
     (hub.slurm / "away").unlink(missing_ok=True)
     for name in ("", "second"):
         hub.api("DELETE", f"/users/alice/servers/{name}" if name else "/users/alice/server")
-    until(lambda: not hub.jobs())
+    until(lambda: not hub.jobs() and not hub.api("GET", "/users/alice")[1]["servers"])
 
 
 @pytest.mark.parametrize(
@@ -101,22 +106,66 @@ def test_port_only(alice: Hub) -> None:
             urllib.request.urlopen(request)
 
 
-def test_slurm_away(alice: Hub) -> None:
-    """Unknown is not gone: with Slurm away a server stays, also over a hub restart; stopping it waits for Slurm."""
+def test_hub_killed_and_slurm_away(alice: Hub) -> None:
+    """Unknown is not gone: servers outlive hub and Slurm being away, starts are cancelled, stops wait for Slurm."""
     alice.api("POST", "/users/alice/server", OPTIONS)
     until(lambda: (alice.server() or {}).get("ready"))
-    jobs = alice.jobs()
-    (alice.slurm / "away").touch()
-    alice.stop()
+    running = alice.jobs()
+    alice.api("POST", "/users/alice/servers/second", {**OPTIONS, "partition": "silent"})
+    until(lambda: len(alice.jobs()) == 2)
+    away = alice.slurm / "away"
+    away.touch()
+    alice.stop(signal.SIGKILL)
     alice.start()
     polls = alice.calls().count("squeue")
     until(lambda: alice.calls().count("squeue") > polls + 1)
     assert alice.server()["ready"]
+    away.unlink()
+    until(lambda: alice.jobs() == running)
+    away.touch()
     assert alice.api("DELETE", "/users/alice/server")[0] == 202
-    assert alice.jobs() == jobs
-    (alice.slurm / "away").unlink()
+    assert alice.jobs() == running
+    away.unlink()
     until(lambda: not alice.jobs())
-    assert f"alice.p1 scancel {jobs[0]}" in alice.calls()
+    assert f"alice.p1 scancel {running[0]}" in alice.calls()
+
+
+def test_job_fails(alice: Hub) -> None:
+    """A job that ends before its server is up ends the start, without waiting for the time-out."""
+    alice.api("POST", "/users/alice/server", {**OPTIONS, "partition": "broken"})
+    until(lambda: not (alice.server() or {}).get("pending"))
+    assert "ended before its server was up" in alice.log.read_text()
+    for pid in alice.slurm.glob("*.pid"):
+        pid.unlink()
+
+
+class BareSpawner(BricsSlurmSpawner):
+    """A spawner without a hub: what it runs needs no variables."""
+
+    _log_name = "bare"
+    orm_spawner = SimpleNamespace(name="")
+    db = SimpleNamespace(commit=lambda: None)
+
+    def get_req_subvars(self) -> dict:
+        """No variables."""
+        return {}
+
+    def get_env(self) -> dict:
+        """No environment."""
+        return {}
+
+
+def test_start_given_up() -> None:
+    """A start given up while the job is being submitted knows the job afterwards, so that it is cancelled."""
+
+    async def give_up() -> None:
+        await asyncio.wait_for(spawner.submit_batch_script(), 0.1)
+
+    spawner = BareSpawner(exec_prefix="", batch_submit_cmd="sleep 0.4; echo 12", batch_script="")
+    with pytest.raises(asyncio.TimeoutError):
+        asyncio.run(give_up())
+    assert spawner.job_id == "12"
+    assert spawner.orm_spawner.state["job_id"] == "12"
 
 
 @pytest.mark.parametrize(
@@ -138,15 +187,9 @@ def test_slurm_away(alice: Hub) -> None:
         ('test "$SLURMSPAWNER_JOB_ID" = 7 || echo not passed', JobStatus.NOTFOUND),
     ],
 )
-def test_status(alice: Hub, answer: str, status: JobStatus) -> None:
+def test_status(answer: str, status: JobStatus) -> None:
     """What an answer of squeue, or none, says of the job."""
-    import asyncio
-
-    class Spawner(BricsSlurmSpawner):
-        def get_req_subvars(self) -> dict:
-            return {}
-
-    spawner = Spawner(exec_prefix="", batch_query_cmd=answer, command_timeout=0.3)
+    spawner = BareSpawner(exec_prefix="", batch_query_cmd=answer, command_timeout=0.3)
     spawner.job_id = "7"
     assert asyncio.run(spawner.query_job_status()) == status
 

@@ -10,9 +10,7 @@ from typing import Any, Generic, TypeVar
 import jwt
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
-SAFE_ALGORITHMS = frozenset(
-    ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
-)
+SAFE_ALGORITHMS = frozenset(["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"])
 """Signatures by a key pair; never `none` or HMAC, where the published key would be the secret."""
 
 FETCH_TIMEOUT = 3.0

@@ -24,7 +24,7 @@ from bricsauthenticator.spawner_options_form import (
     validate_options,
 )
 
-CANCEL_RETRY_LIMIT = 30.0
+CANCEL_RETRY_LIMIT = 10.0
 """Longest pause, in seconds, between two tries to cancel a job while Slurm can't be reached."""
 
 CANCEL_CONFIRM_TIME = 10.0
@@ -200,6 +200,7 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
         finally:
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
         if process.returncode:
             message = err.decode(errors="replace").strip()
             raise CommandError(message or f"exit status {process.returncode}")
