@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from hubenvs.engine import Engine
     from hubenvs.suite import Suite
 
+# What --set was given: Invoke makes a list of it, unless the default is something else than None.
+Settings = Sequence[str] | None
+
 ROOT = Path(__file__).resolve().parent
 DEFAULTS: dict[str, Any] = yaml.safe_load((ROOT / "envs/base.yaml").read_text())
 
@@ -62,7 +65,7 @@ def task(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 def open_suite(
-    ctx: Context, env: str | None, instance: str | None, set_: Sequence[str], *, quiet: bool = False, dry: bool = False
+    ctx: Context, env: str | None, instance: str | None, set_: Settings, *, quiet: bool = False, dry: bool = False
 ) -> Suite:
     """Return the suite for ``env`` as the options and Invoke's configuration say."""
     from hubenvs.suite import Suite
@@ -134,13 +137,13 @@ def doctor(ctx: Context, json: bool = False) -> None:
 
 
 @task()
-def clone(ctx: Context, env: str | None = None, instance: str | None = None, set_: Sequence[str] = ()) -> None:
+def clone(ctx: Context, env: str | None = None, instance: str | None = None, set_: Settings = None) -> None:
     """Make the development repositories' working copies; one that exists is never overwritten."""
     open_suite(ctx, env, instance, set_).clone()
 
 
 @task()
-def build(ctx: Context, env: str | None = None, instance: str | None = None, set_: Sequence[str] = ()) -> None:
+def build(ctx: Context, env: str | None = None, instance: str | None = None, set_: Settings = None) -> None:
     """Build the images whose content has changed, both containers' at the same time."""
     suite = open_suite(ctx, env, instance, set_)
     suite.clone()
@@ -149,7 +152,7 @@ def build(ctx: Context, env: str | None = None, instance: str | None = None, set
 
 
 @task()
-def volumes(ctx: Context, env: str | None = None, instance: str | None = None, set_: Sequence[str] = ()) -> None:
+def volumes(ctx: Context, env: str | None = None, instance: str | None = None, set_: Settings = None) -> None:
     """Make the volumes and bring changed seed files into them; what was edited in a volume is kept."""
     suite = open_suite(ctx, env, instance, set_)
     with suite.locked():
@@ -158,7 +161,7 @@ def volumes(ctx: Context, env: str | None = None, instance: str | None = None, s
 
 @task(help={"rotate": "make new ones, and restart the pod with them if it is up"})
 def secrets(
-    ctx: Context, env: str | None = None, instance: str | None = None, rotate: bool = False, set_: Sequence[str] = ()
+    ctx: Context, env: str | None = None, instance: str | None = None, rotate: bool = False, set_: Settings = None
 ) -> None:
     """Make the deployment's keys and passwords, in its deploy folder (for its owner alone)."""
     suite = open_suite(ctx, env, instance, set_)
@@ -181,7 +184,7 @@ def render(
     instance: str | None = None,
     output: str | None = None,
     with_secrets: bool = False,
-    set_: Sequence[str] = (),
+    set_: Settings = None,
 ) -> None:
     """Print the Kubernetes manifest that `up` would play, with the Secrets redacted."""
     from hubenvs import render as documents
@@ -199,7 +202,7 @@ def render(
 
 
 @task()
-def play(ctx: Context, env: str | None = None, instance: str | None = None, set_: Sequence[str] = ()) -> None:
+def play(ctx: Context, env: str | None = None, instance: str | None = None, set_: Settings = None) -> None:
     """Play the manifest: start the pod, or replace it if what it is made of has changed."""
     suite = open_suite(ctx, env, instance, set_)
     with suite.locked():
@@ -208,14 +211,14 @@ def play(ctx: Context, env: str | None = None, instance: str | None = None, set_
 
 @task(help={"timeout": "seconds to wait at most"})
 def wait(
-    ctx: Context, env: str | None = None, instance: str | None = None, timeout: int = 0, set_: Sequence[str] = ()
+    ctx: Context, env: str | None = None, instance: str | None = None, timeout: int = 0, set_: Settings = None
 ) -> None:
     """Wait until the hub, its SSH connection and Slurm answer."""
     open_suite(ctx, env, instance, set_).wait(timeout or None)
 
 
 @task()
-def check(ctx: Context, env: str | None = None, instance: str | None = None, set_: Sequence[str] = ()) -> None:
+def check(ctx: Context, env: str | None = None, instance: str | None = None, set_: Settings = None) -> None:
     """Check SSH from the hub container to Slurm: what must work does, and what must not is refused."""
     from hubenvs import ssh
 
@@ -224,7 +227,7 @@ def check(ctx: Context, env: str | None = None, instance: str | None = None, set
 
 
 @task()
-def verify(ctx: Context, env: str | None = None, instance: str | None = None, set_: Sequence[str] = ()) -> None:
+def verify(ctx: Context, env: str | None = None, instance: str | None = None, set_: Settings = None) -> None:
     """Do what a user does (log in, spawn, compute, stop), and name the hop that breaks with its log lines."""
     from hubenvs import verify as walk
 
@@ -239,10 +242,10 @@ def up(
     instance: str | None = None,
     dry_run: bool = False,
     as_: str | None = None,
-    set_: Sequence[str] = (),
+    set_: Settings = None,
 ) -> None:
     """Bring an environment up: clone, build, volumes, secrets, play, wait, check."""
-    settings = [*set_, f"auth.user={as_}"] if as_ else set_
+    settings = [*(set_ or ()), f"auth.user={as_}"] if as_ else set_
     suite = open_suite(ctx, env, instance, settings, dry=dry_run)
     if dry_run:
         suite.dry_run()
@@ -315,7 +318,7 @@ def logs(
     """Show what the containers log."""
     from hubenvs import inside
 
-    suite = open_suite(ctx, env, instance, [])
+    suite = open_suite(ctx, env, instance, None)
     inside.logs(suite.env, suite.engine, container, follow, lines)
 
 
@@ -337,7 +340,7 @@ def shell(
     """Open a shell in a container, or run a command there; ends with its exit status."""
     from hubenvs import inside
 
-    suite = open_suite(ctx, env, instance, [])
+    suite = open_suite(ctx, env, instance, None)
     code = inside.shell(suite.env, suite.engine, container, user, command)
     if code:
         raise Exit(code=code)
@@ -348,7 +351,7 @@ def export_volume(ctx: Context, volume: str, output: str, env: str | None = None
     """Write a volume's content to a tar file."""
     from hubenvs import inside
 
-    suite = open_suite(ctx, env, instance, [])
+    suite = open_suite(ctx, env, instance, None)
     inside.export_volume(suite.env, suite.engine, suite.console, volume, Path(output))
 
 

@@ -47,8 +47,8 @@ def build_argv(
 ) -> Argv:
     """Return the command that builds the image ``tag`` from ``context``/Containerfile on top of ``base``.
 
-    ``target`` is the stage, ``contexts`` further folders and images by the name that ``COPY --from`` gives them, ``ca_bundle``
-    the host's trust store: mounted for the build's own downloads, and no part of the image.
+    ``target`` is the stage, ``contexts`` further folders and images by the name that the Containerfile gives them,
+    ``ca_bundle`` the host's trust store: mounted for the build's own downloads, and no part of the image.
     """
     argv = [
         "podman",

@@ -139,10 +139,10 @@ def missing(builds: tuple[Build, ...], engine: Engine) -> tuple[Build, ...]:
     """Return those of ``builds`` that have to be made, without what is only underneath an image that is there."""
     there = engine.images()
     by_tag = {build.tag: build for build in builds}
-    needed: set[str | None] = {build.tag for build in builds if build.name in REPOSITORIES.values()} - there
+    needed = {build.tag for build in builds if build.name in REPOSITORIES.values()} - there
     for build in reversed(builds):  # from what stands on top to what is underneath
         if build.tag in needed:
-            needed |= {tag for tag in (build.base, build.tools) if tag in by_tag} - there
+            needed |= {tag for tag in (build.base, build.tools or "") if tag in by_tag} - there
     return tuple(build for build in builds if build.tag in needed)
 
 

@@ -99,7 +99,8 @@ class Hub(Frozen):
     admin_users: tuple[str, ...]
     cookie_max_age_days: Annotated[float, Field(gt=0)]
     named_servers: StrictBool
-    poll_interval: Annotated[float, Field(gt=0)]
+    start_poll_interval: Annotated[float, Field(gt=0)]
+    poll_interval: Annotated[StrictInt, Field(gt=0)]
     job_log: str
 
 
@@ -332,7 +333,8 @@ class Environment(Frozen):
             "BRICS_PORTAL": self.auth.portal,
             "JWT_AUDIENCE": self.auth.audience,
             "AUTH_USER": self.auth.user or "",
-            "POLL_INTERVAL": f"{self.hub.poll_interval:g}",
+            "START_POLL_INTERVAL": f"{self.hub.start_poll_interval:g}",
+            "POLL_INTERVAL": str(self.hub.poll_interval),
             "ADMIN_USERS": ",".join(self.hub.admin_users),
             "COOKIE_MAX_AGE_DAYS": f"{self.hub.cookie_max_age_days:g}",
             "NAMED_SERVERS": "true" if self.hub.named_servers else "false",

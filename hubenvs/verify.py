@@ -135,5 +135,5 @@ def _not_longer_than(seconds: float, since: float, otherwise: str, user: HubUser
 def _job_log(env: Environment, engine: Engine, account: str, job: str) -> list[str]:
     """Return the end of what job number ``job`` of ``account`` wrote."""
     user, _, project = account.partition(".")
-    path = env.hub.job_log.replace("%h", f"/home/{project}/{user}.{project}").replace("%j", job)
+    path = env.hub.job_log.replace("~", f"/home/{project}/{user}.{project}", 1).replace("%j", job)
     return engine.run(exec_argv(env.container("slurm"), "tail", "-n", "12", path), check=False).text.splitlines()

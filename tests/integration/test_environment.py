@@ -13,7 +13,7 @@ from hubenvs.errors import StateError
 from hubenvs.keys import ssh_key_pair
 from hubenvs.ready import http_status
 
-from .conftest import ROOT, Deployment, entry, invoke
+from .conftest import ROOT, SETTINGS, Deployment, entry, invoke
 
 START, STOP = 90, 30
 
@@ -197,7 +197,7 @@ def test_images_hold_no_secret(deployment: Deployment) -> None:
 def test_a_second_up_changes_nothing(deployment: Deployment) -> None:
     """What is up and unchanged is left alone, and each stage says so."""
     before = deployment.engine.run(("podman", "pod", "inspect", "--format", "{{.ID}}", deployment.status["pod"])).text
-    done = invoke("up", *deployment.options)
+    done = invoke("up", *deployment.options, *SETTINGS)
     assert "images are up to date" in done.stdout
     assert "is up and unchanged" in done.stdout
     after = deployment.engine.run(("podman", "pod", "inspect", "--format", "{{.ID}}", deployment.status["pod"])).text
@@ -247,7 +247,7 @@ def test_kept_volumes_are_found_again(deployment: Deployment) -> None:
     assert len(status["volumes"]) == 5
     kept = ROOT / ".deploy" / f"{deployment.env}-{deployment.instance}" / "secrets"
     assert [path.name for path in kept.iterdir()] == ["crypt_keys"]
-    invoke("up", *deployment.options)
+    invoke("up", *deployment.options, *SETTINGS)
     query = "sqlite3.connect('/var/lib/jupyterhub/jupyterhub.sqlite').execute('select name from users').fetchall()"
     database = deployment.run_in("jupyterhub", "python3", "-c", f"import sqlite3; print({query})")
     assert "alice" in database

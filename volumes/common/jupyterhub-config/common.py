@@ -57,10 +57,9 @@ c.BricsSlurmSpawner.batch_query_cmd = f"{wrappers}/slurmspawner_squeue"
 c.BricsSlurmSpawner.batch_cancel_cmd = f"{wrappers}/slurmspawner_scancel"
 c.BricsSlurmSpawner.cmd = ["jupyterhub-singleuser"]
 
-# While a server starts it is asked for every POLL_INTERVAL seconds; once it runs, thirty times as seldom.
-poll_interval = float(setting("POLL_INTERVAL", "1"))
-c.BricsSlurmSpawner.startup_poll_interval = poll_interval
-c.BricsSlurmSpawner.poll_interval = max(1, round(30 * poll_interval))
+# A person waits for a server that starts; one that runs is asked for seldom.
+c.BricsSlurmSpawner.startup_poll_interval = float(setting("START_POLL_INTERVAL", "1"))
+c.BricsSlurmSpawner.poll_interval = int(setting("POLL_INTERVAL", "30"))
 c.BricsSlurmSpawner.start_timeout = 300
 c.BricsSlurmSpawner.http_timeout = 120
 
