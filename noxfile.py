@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import nox
 
 ROOT = Path(__file__).parent
 ENVIRONMENTS = sorted(path.parent.name for path in ROOT.glob("envs/*/env.yaml"))
-PYTHONS = [version for version in ("3.10", "3.11", "3.12", "3.13", "3.14") if shutil.which(f"python{version}")]
+
+
+def has_python(version: str) -> bool:
+    """Return whether this machine has that Python; a version manager's stand-in for one it hasn't doesn't run."""
+    path = shutil.which(f"python{version}")
+    return path is not None and subprocess.run((path, "--version"), capture_output=True, check=False).returncode == 0
+
+
+PYTHONS = [version for version in ("3.10", "3.11", "3.12", "3.13", "3.14") if has_python(version)]
 # Each lock, what it is made from, and the Python it is for; in the images that is Debian 13's.
 LOCKS = {
     "requirements/tools.txt": "3.10",
@@ -19,6 +28,7 @@ LOCKS = {
 PACKAGES = ("containers/jupyterhub/bricsauthenticator", "containers/slurm/slurmspawner_wrappers")
 
 nox.options.default_venv_backend = "uv"
+nox.options.download_python = "never"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "tests", "packages", "integration"]
 
