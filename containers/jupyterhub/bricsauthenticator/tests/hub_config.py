@@ -51,6 +51,7 @@ c.JupyterHub.db_url = f"sqlite:///{folder}/jupyterhub.sqlite"
 c.JupyterHub.cookie_secret_file = f"{folder}/cookie_secret"
 c.JupyterHub.log_level = "DEBUG"
 c.JupyterHub.cleanup_servers = False
+c.JupyterHub.init_spawners_timeout = 1
 c.JupyterHub.allow_named_servers = True
 c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 2, "slow_stop_timeout": 0.5}
 c.JupyterHub.extra_handlers = [("/broken", BrokenHandler)]
