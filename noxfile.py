@@ -89,9 +89,7 @@ def lock(session: nox.Session) -> None:
     for target, python in LOCKS.items():
         _compile(session, Path(target).with_suffix(".in"), "--universal", "--python-version", python)
     for source in sorted(ROOT.glob("containers/*/*.in")):
-        if source.name == "overrides.in":
-            continue
-        overrides = source.with_name("overrides.in")
+        overrides = source.with_name("overrides.txt")
         options = ("--override", str(overrides.relative_to(ROOT))) if overrides.exists() else ()
         _compile(session, source.relative_to(ROOT), "--python-version", "3.13", *options)
     for package in sorted(ROOT.glob("containers/*/package.json")):

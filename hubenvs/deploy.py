@@ -19,7 +19,7 @@ from .engine import (
     volume_argv,
     volume_data_argv,
 )
-from .errors import StateError
+from .errors import DefinitionError, StateError
 from .model import (
     LABEL_CHECKOUT,
     LABEL_DIGEST,
@@ -49,6 +49,11 @@ class Deployed:
     secrets: tuple[str, ...]
     environment: str
     checkout: str
+
+    @property
+    def instance_name(self) -> str | None:
+        """Return what --instance was when it was brought up."""
+        return self.instance.removeprefix(pod_name(self.environment, None)).removeprefix("-") or None
 
     @property
     def state(self) -> str:
@@ -104,7 +109,7 @@ def seeds(env: Environment) -> dict[str, dict[str, bytes]]:
     for overlay in env.overlays:
         folder = env.root / Path(overlay).expanduser()
         if not folder.is_dir():
-            raise StateError(f"overlays: there is no folder {folder}", "correct envs/<env>/env.yaml or local.yaml")
+            raise DefinitionError(f"overlays: there is no folder {folder}", "correct envs/<env>/env.yaml or local.yaml")
         folders.append(folder)
     result: dict[str, dict[str, bytes]] = {}
     for volume in env.volumes:
@@ -291,8 +296,7 @@ def own_folder(root: Path, deployed: Deployed) -> Path | None:
     """Return the deploy folder of ``deployed`` in this checkout, or None if it is another checkout's."""
     if deployed.checkout != checkout_id(root):
         return None
-    instance = deployed.instance.removeprefix(pod_name(deployed.environment, None)).removeprefix("-") or None
-    return deploy_folder(root, deployed.environment, instance)
+    return deploy_folder(root, deployed.environment, deployed.instance_name)
 
 
 # -- status --------------------------------------------------------------------------------------------------------
@@ -312,7 +316,7 @@ def status(
         rows.append(
             {
                 "env": deployed.environment,
-                "instance": instance.removeprefix(pod_name(deployed.environment, None)).removeprefix("-") or None,
+                "instance": deployed.instance_name,
                 "state": deployed.state if deployed.state != "up" or answers(url) else "starting",
                 "url": url,
                 "gateway_url": None,

@@ -1,4 +1,4 @@
-"""Keys and passwords, made afresh for a deployment; nothing here is pure only for its randomness."""
+"""Keys and passwords, made afresh for a deployment; pure, but for the randomness."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-# JupyterHub and munge both take 32 bytes or more; 32 for the former (AES-256 in Fernet's place), 64 for munge, whose
-# own mungekey makes 128 bytes of text or 1024 bits.
+# JupyterHub takes a crypt key of exactly 32 bytes (it is a Fernet key), here as hexadecimal digits. munge takes 32 to
+# 1024 bytes and its own mungekey makes 128; 64 as hexadecimal digits are 128 that can be carried as text.
 CRYPT_KEY_BYTES = 32
 MUNGE_KEY_BYTES = 64
 # 15 bytes are 20 characters, 120 bits: nothing to guess, still something to type.

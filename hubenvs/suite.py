@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,10 +75,11 @@ class Suite:
 
     def manifest(self, with_secrets: bool = False) -> tuple[render.Document, ...]:
         """Return the manifest as it would be played, its Secrets redacted unless ``with_secrets``."""
-        values = state.read_secrets(self.env.deploy_folder)
-        if with_secrets and not values:
-            raise StateError(f"{self.env.name} has no secrets yet", f"invoke secrets --env {self.env.name}")
-        values = values or {key: "" for secret in self.env.secrets for key in secret.keys}
+        if with_secrets:
+            values = self._kept_secrets()
+        else:
+            values = {key: "" for secret in self.env.secrets for key in secret.keys}
+            values |= state.read_secrets(self.env.deploy_folder)
         references = images.container_images(self.env, images.current(self.env, self.engine))
         documents = deploy.documents(self.env, references, values)
         return documents if with_secrets else render.redacted(documents)
@@ -89,11 +90,16 @@ class Suite:
         absent = images.missing(builds, self.engine)
         if absent:
             raise StateError(f"no image {absent[-1].tag}", f"invoke build --env {self.env.name}")
-        return self._play(builds, state.read_secrets(self.env.deploy_folder))
+        return self._play(builds, self._kept_secrets())
+
+    def _kept_secrets(self) -> dict[str, str]:
+        """Return the secrets in the deploy folder; raise StateError if they haven't all been made."""
+        values = state.read_secrets(self.env.deploy_folder)
+        if not values.keys() >= {key for secret in self.env.secrets for key in secret.keys}:
+            raise StateError(f"{self.env.name} has no secrets yet", f"invoke secrets --env {self.env.name}")
+        return values
 
     def _play(self, builds: tuple[images.Build, ...], values: Mapping[str, str]) -> bool:
-        if not values:
-            raise StateError(f"{self.env.name} has no secrets yet", f"invoke secrets --env {self.env.name}")
         documents = deploy.documents(self.env, images.container_images(self.env, builds), values)
         return deploy.play(self.env, documents, self.engine, self.console)
 
@@ -219,10 +225,9 @@ def status(root: Path, engine: Engine) -> list[dict[str, Any]]:
     deployed = deploy.find(engine)
     definitions = _definitions(root)
     environments = []
-    for instance, found in deployed.items():
-        if (env := definitions.get(found.environment)) and instance.startswith(env.pod):
-            name = instance.removeprefix(env.pod).removeprefix("-") or None
-            environments.append(env.model_copy(update={"instance": name}))
+    for found in deployed.values():
+        if env := definitions.get(found.environment):
+            environments.append(env.model_copy(update={"instance": found.instance_name}))
     return deploy.status(root, deployed, environments, engine)
 
 
@@ -259,18 +264,11 @@ def down(
     done = False
     for item in chosen:
         folder = deploy.own_folder(root, item)
-        if (
-            item.pod
-            or item.containers
-            or item.secrets
-            or (item.volumes and not keep_volumes)
-            or (folder and folder.exists())
-        ):
-            lock = state.lock(folder) if folder and folder.exists() else None
-            if lock:
-                with lock:
-                    deploy.down(root, item, engine, console, keep_volumes)
-            else:
+        kept_folder = folder is not None and folder.exists()
+        removable = item.pod or item.containers or item.secrets or (item.volumes and not keep_volumes)
+        if removable or kept_folder:
+            # A folder made just to be locked would be left behind if we are stopped.
+            with state.lock(folder) if folder and kept_folder else nullcontext():
                 deploy.down(root, item, engine, console, keep_volumes)
             done = True
     if not done:
