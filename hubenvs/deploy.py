@@ -218,6 +218,8 @@ def refuse_foreign(env: Environment, deployed: Deployed) -> None:
 
 def clear(pod: str, engine: Engine) -> None:
     """Remove ``pod`` with its Secrets and the volumes podman keeps beside those; no error if there is nothing."""
+    # Stopped first: `pod rm --force` of podman 4.3 waits out its whole time for each container, however soon it ends.
+    engine.run(("podman", "pod", "stop", "--ignore", f"--time={STOP_TIMEOUT}", pod), check=False)
     removed = engine.run(("podman", "pod", "rm", "--force", "--ignore", f"--time={STOP_TIMEOUT}", pod), check=False)
     if removed.returncode != 0 and engine.run(("podman", "pod", "exists", pod), check=False).returncode == 0:
         raise StateError(f"pod {pod} can't be removed", "see what podman says", removed.stderr.splitlines())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import state
@@ -65,8 +64,9 @@ def _rows(env: Environment, engine: Engine) -> list[Row]:
         raise StateError(f"{env.name} has no SSH key in its deploy folder", f"invoke up --env {env.name}")
     account = env.dev_users[0].account
     host, port = env.slurm.ssh_hostname, env.slurm.ssh_port
-    # Fabric splits this and runs it without a shell; `env` hands on the engine's configuration.
-    relay = shlex.join((*_environment(engine), *exec_argv(hub, "nc", host, str(port), interactive=True)))
+    # Fabric splits this and runs it without a shell; `env` hands on the engine's configuration. -N ends the relay with
+    # its input: one left behind would keep its connection, and sshd would wait for that when it is to stop.
+    relay = shlex.join((*_environment(engine), *exec_argv(hub, "nc", "-N", host, str(port), interactive=True)))
     known_hosts = env.deploy_folder / state.SECRETS / "known_hosts"
 
     def connect(user: str, **credentials: object) -> Connection:
@@ -88,13 +88,15 @@ def _rows(env: Environment, engine: Engine) -> list[Row]:
     key = paramiko.Ed25519Key.from_private_key(io.StringIO(values["ssh_key"]))
     rows: list[Row] = []
 
-    def refused(what: str, attempt: Callable[[], object], expected: type[Exception]) -> None:
+    def refused(what: str, connection: Connection, expected: type[Exception]) -> None:
         try:
-            attempt()
+            connection.open()
         except expected as error:
             rows.append(Row(what, True, f"refused ({type(error).__name__})"))
         else:
             rows.append(Row(what, False, "accepted"))
+        finally:
+            connection.client.close()  # Fabric closes only what it opened
 
     try:
         with connect(SERVICE_ACCOUNT, pkey=key) as connection:
@@ -133,12 +135,12 @@ def _rows(env: Environment, engine: Engine) -> list[Row]:
             ):
                 result = run(*command)
                 row(what, not result.ok and "uid=" not in result.stdout, result)
-        refused("no log-in as root", connect("root", pkey=key).open, paramiko.AuthenticationException)
+        refused("no log-in as root", connect("root", pkey=key), paramiko.AuthenticationException)
         # A wrong password is refused anywhere; here the server must not offer to look at one at all.
         password = connect(SERVICE_ACCOUNT, password="wrong")
-        refused("no log-in with a password", password.open, paramiko.BadAuthenticationType)
+        refused("no log-in with a password", password, paramiko.BadAuthenticationType)
         stranger = connect(SERVICE_ACCOUNT, pkey=paramiko.Ed25519Key.from_private_key(io.StringIO(_other_key())))
-        refused("no log-in with another key", stranger.open, paramiko.AuthenticationException)
+        refused("no log-in with another key", stranger, paramiko.AuthenticationException)
     except (paramiko.SSHException, OSError, EOFError) as error:
         rows.append(Row(f"SSH to {host}:{port} from {hub}", False, f"{type(error).__name__}: {error}"))
     own = engine.run(exec_argv(hub, "ssh", f"{SERVICE_ACCOUNT}@{host}", "whoami"), check=False, timeout=TIMEOUT)
