@@ -19,7 +19,9 @@ from .model import Environment
 SERVICE_ACCOUNT = "jupyterspawner"
 # Seconds for each connection and command; a healthy one takes well under one.
 TIMEOUT = 15
-JOB = "#!/bin/sh\nsleep 60\n"
+# Its output goes nowhere: sudo keeps the service account's folder, where the user may not write, and a job that can't
+# write its output fails as soon as it starts.
+JOB = "#!/bin/sh\n#SBATCH --chdir=/ --output=/dev/null\nsleep 60\n"
 
 
 @dataclass(frozen=True)
