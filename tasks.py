@@ -65,7 +65,14 @@ def task(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 def open_suite(
-    ctx: Context, env: str | None, instance: str | None, set_: Settings, *, quiet: bool = False, dry: bool = False
+    ctx: Context,
+    env: str | None,
+    instance: str | None,
+    set_: Settings,
+    *,
+    config_map: str | None = None,
+    quiet: bool = False,
+    dry: bool = False,
 ) -> Suite:
     """Return the suite for ``env`` as the options and Invoke's configuration say."""
     from hubenvs.suite import Suite
@@ -73,7 +80,15 @@ def open_suite(
     configuration = _changed(ctx.config.get("hubenvs", {}), DEFAULTS)
     echo = bool(ctx.config.run.echo)
     return Suite.open(
-        ROOT, env, instance=instance, settings=set_ or (), configuration=configuration, quiet=quiet, echo=echo, dry=dry
+        ROOT,
+        env,
+        instance=instance,
+        settings=set_ or (),
+        configuration=configuration,
+        config_map=Path(config_map) if config_map else None,
+        quiet=quiet,
+        echo=echo,
+        dry=dry,
     )
 
 
@@ -235,18 +250,25 @@ def verify(ctx: Context, env: str | None = None, instance: str | None = None, se
     walk.verify(suite.env, suite.engine, suite.console)
 
 
-@task(help={"dry-run": "print what would be done, and touch nothing", "as": "dummy authentication logs this user in"})
+@task(
+    help={
+        "dry-run": "print what would be done, and touch nothing",
+        "as": "dummy authentication logs this user in",
+        "configmap": "take settings from this file's ConfigMap, one of an existing deployment",
+    }
+)
 def up(
     ctx: Context,
     env: str | None = None,
     instance: str | None = None,
     dry_run: bool = False,
     as_: str | None = None,
+    configmap: str | None = None,
     set_: Settings = None,
 ) -> None:
     """Bring an environment up: clone, build, volumes, secrets, play, wait, check."""
     settings = [*(set_ or ()), f"auth.user={as_}"] if as_ else set_
-    suite = open_suite(ctx, env, instance, settings, dry=dry_run)
+    suite = open_suite(ctx, env, instance, settings, config_map=configmap, dry=dry_run)
     if dry_run:
         suite.dry_run()
     else:

@@ -19,7 +19,7 @@ from .engine import (
     volume_argv,
     volume_data_argv,
 )
-from .errors import DefinitionError, StateError
+from .errors import StateError
 from .model import (
     LABEL_CHECKOUT,
     LABEL_DIGEST,
@@ -103,14 +103,9 @@ def seeds(env: Environment) -> dict[str, dict[str, bytes]]:
     """Return each seeded volume's files: the common ones, under the overlays that apply.
 
     Overlays are, in order, that of the kind of authentication, that of the environment, and those it names.
-    Raises DefinitionError for an overlay that isn't there.
     """
     folders = [env.root / "volumes" / name for name in ("common", f"auth-{env.auth.kind}", env.name)]
-    for overlay in env.overlays:
-        folder = env.root / Path(overlay).expanduser()
-        if not folder.is_dir():
-            raise DefinitionError(f"overlays: there is no folder {folder}", "correct envs/<env>/env.yaml or local.yaml")
-        folders.append(folder)
+    folders += env.overlay_folders
     result: dict[str, dict[str, bytes]] = {}
     for volume in env.volumes:
         if volume.seeded:
@@ -162,6 +157,8 @@ def make_secrets(env: Environment, console: Console, rotate: bool = False) -> di
         text = "kept" if made.keys() == values.keys() else "made"
         if text == "kept":
             made["known_hosts"] = _pinned(made["known_hosts"], *where)
+    if env.dummy_password:
+        made[PASSWORD_KEY] = env.dummy_password.get_secret_value()
     if made != values:
         state.write_secrets(folder, made)
     console.say("secrets", f"{text} ({len(made)} keys in {folder.relative_to(env.root) / state.SECRETS})")

@@ -1,12 +1,13 @@
 """From what a person wrote to a validated Environment.
 
-base.yaml, env.yaml, local.yaml, Invoke's configuration and ``--set`` are merged in that order; an error names the file,
-the line and the key it came from.
+base.yaml, env.yaml, local.yaml, Invoke's configuration, a ConfigMap and ``--set`` are merged in that order; an error
+names the file, the line and the key it came from.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,29 @@ from .errors import DefinitionError
 from .model import DevUser, Environment
 
 KeyPath = tuple[str | int, ...]
+
+# Bytes of a file that is read at most: far more than anybody writes, and soon read.
+LARGEST = 1 << 20
+# What the keys of an existing deployment's ConfigMap are in a definition; its accounts and password are no keys of it.
+CONFIG_MAP_KEYS = {
+    "logLevel": "log_level",
+    "baseUrl": "base_url",
+    "sshHostname": "slurm.ssh_hostname",
+    "slurmSpawnerWrappersBin": "slurm.wrappers_bin",
+    "condaPrefixDir": "slurm.env_prefix",
+    "jupyterDataDir": "slurm.jupyter_data_dir",
+    "hubConnectUrl": "slurm.hub_connect_url",
+    "oidcServer": "auth.oidc_server",
+    "bricsPlatform": "auth.platform",
+    "jwtAudience": "auth.audience",
+}
+USERS_KEY, PASSWORD_KEY = "devUsers", "dummyAuthPassword"
+# What pydantic calls these would be said in Python's words.
+PROBLEMS = {
+    "model_type": "should be a mapping of keys to values",
+    "tuple_type": "should be a list",
+    "extra_forbidden": "unknown key",
+}
 
 
 @dataclass(frozen=True)
@@ -37,16 +61,28 @@ class Source:
 
 
 class _Lines(yaml.SafeLoader):
-    """A safe loader that remembers each key's line and refuses a key given twice."""
+    """A safe loader that remembers each key's line, and refuses keys given twice, aliases, and tags on collections."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self.lines: dict[KeyPath, int] = {}
 
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        # Aliases of aliases make a small file endless; what there is to repeat here is little.
+        if self.check_event(yaml.AliasEvent):
+            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, f"*{event.anchor}: aliases are not taken", event.start_mark)
+        return super().compose_node(parent, index)
+
     def read(self, node: yaml.Node | None, path: KeyPath = ()) -> Any:
         if node is None:
             return None
         self.lines.setdefault(path, node.start_mark.line + 1)
+        if isinstance(node, yaml.CollectionNode) and node.tag not in (
+            self.DEFAULT_MAPPING_TAG,
+            self.DEFAULT_SEQUENCE_TAG,
+        ):
+            raise yaml.constructor.ConstructorError(None, None, f"the tag {node.tag} is not known", node.start_mark)
         if isinstance(node, yaml.SequenceNode):
             return [self.read(child, (*path, index)) for index, child in enumerate(node.value)]
         if not isinstance(node, yaml.MappingNode):
@@ -64,31 +100,45 @@ class _Lines(yaml.SafeLoader):
         return result
 
 
-def parse_yaml(text: str, label: str) -> Source:
-    """Return the mapping that the YAML ``text`` holds, ``label`` being its name in errors.
-
-    Raises DefinitionError with the line number if it doesn't parse, has a key twice, or isn't a mapping.
-    """
+def _documents(text: str, label: str) -> list[tuple[Any, Mapping[KeyPath, int]]]:
+    """Return each YAML document in ``text`` with the lines of its keys; raise DefinitionError with the line number."""
+    documents: list[tuple[Any, Mapping[KeyPath, int]]] = []
     try:
         loader = _Lines(text)
-        data = loader.read(loader.get_single_node())
+        while loader.check_node():
+            loader.lines = {}
+            documents.append((loader.read(loader.get_node()), loader.lines))
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise DefinitionError(f"{label}:{line}: {error.problem}", "correct the YAML there") from error
-    except (yaml.YAMLError, TypeError, RecursionError) as error:
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise DefinitionError(f"{label}: {reason}", "correct the YAML") from error
+    return documents
+
+
+def parse_yaml(text: str, label: str) -> Source:
+    """Return the mapping that the YAML ``text`` holds, ``label`` being its name in errors.
+
+    Raises DefinitionError with the line number if it doesn't parse, has a key twice, or isn't one mapping.
+    """
+    documents = _documents(text, label)
+    data, lines = documents[0] if documents else (None, {})
     if data is None:
         data = {}
-    if not isinstance(data, dict):
-        raise DefinitionError(f"{label}: not a mapping of keys to values", "write it as `key: value` lines")
-    return Source(label, data, loader.lines)
+    if not isinstance(data, dict) or len(documents) > 1:
+        raise DefinitionError(f"{label}: not one mapping of keys to values", "write it as `key: value` lines")
+    return Source(label, data, lines)
 
 
 def read_text(path: Path, root: Path) -> str:
     """Return the text of ``path``; raise DefinitionError (naming it relative to ``root``) if it can't be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as stream:
+            content = stream.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise DefinitionError(f"{_label(path, root)}: more than {LARGEST} bytes", "is this the right file?")
+        return content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise DefinitionError(f"{_label(path, root)}: can't be read ({reason})", "check that it is there") from error
@@ -99,17 +149,61 @@ def parse_set(option: str) -> Source:
 
     Raises DefinitionError if there is no ``=`` or no key.
     """
-    label = f"--set {option.partition('=')[0]}"
     key, separator, value = option.partition("=")
     if not separator or not all(key.split(".")):
         raise DefinitionError(f"--set {option}: not of the form key.key=value", "for example --set slurm.nodes=4")
-    try:
-        data: Any = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise DefinitionError(f"{label}: the value isn't YAML", "quote it") from error
+    label = f"--set {key}"
+    documents = _documents(value, label)
+    if len(documents) > 1:
+        raise DefinitionError(f"{label}: the value is several YAML documents", "quote it")
+    return _layer(key, documents[0][0] if documents else None, label)
+
+
+def _layer(key: str, value: Any, label: str) -> Source:
+    """Return the layer that sets ``key`` (``a.b``) to ``value``."""
     for part in reversed(key.split(".")):
-        data = {part: data}
-    return Source(label, data, {})
+        value = {part: value}
+    return Source(label, value, {})
+
+
+@dataclass(frozen=True)
+class ConfigMap:
+    """What an existing deployment's ConfigMap says: layers of a definition, its dev users and its password."""
+
+    layers: tuple[Source, ...] = ()
+    dev_users: tuple[DevUser, ...] | None = None
+    password: str | None = None
+
+
+def parse_config_map(text: str, label: str) -> ConfigMap:
+    """Return what the only ConfigMap among the YAML documents in ``text`` says.
+
+    Raises DefinitionError with the line number for a key that stands for nothing here, or a value that isn't text.
+    """
+    found = [
+        item for item in _documents(text, label) if isinstance(item[0], dict) and item[0].get("kind") == "ConfigMap"
+    ]
+    if len(found) != 1:
+        raise DefinitionError(f"{label}: {len(found)} ConfigMaps in it", "give a file with exactly one")
+    document, lines = found[0]
+    data = document.get("data")
+    if not isinstance(data, dict) or document.get("binaryData"):
+        raise DefinitionError(f"{label}: its ConfigMap should have text in `data`, and nothing else", "correct it")
+    layers, dev_users, password = [], None, None
+    for key, value in data.items():
+        where = f"{label}:{lines['data', key]}: data.{key}"
+        if key not in (*CONFIG_MAP_KEYS, USERS_KEY, PASSWORD_KEY):
+            known = suggestion(str(key), (*CONFIG_MAP_KEYS, USERS_KEY, PASSWORD_KEY))
+            raise DefinitionError(f"{where}: stands for nothing here", known)
+        if not isinstance(value, str) or not (value := value.strip()):
+            raise DefinitionError(f"{where}: should be text", "quote it, or leave the key out")
+        if key == USERS_KEY:
+            dev_users = parse_dev_users(value, where)
+        elif key == PASSWORD_KEY:
+            password = value
+        else:
+            layers.append(_layer(CONFIG_MAP_KEYS[key], value, where))
+    return ConfigMap(tuple(layers), dev_users, password)
 
 
 def merge(layers: Iterable[Source]) -> tuple[dict[str, Any], dict[KeyPath, str]]:
@@ -192,11 +286,13 @@ def load(
     instance: str | None = None,
     settings: Sequence[str] = (),
     configuration: Mapping[str, Any] | None = None,
+    config_map: Path | None = None,
 ) -> Environment:
     """Return the validated environment ``name`` of the checkout ``root``.
 
     ``instance`` tells several deployments of one environment apart; ``settings`` are ``a.b=c`` strings (``--set``);
-    ``configuration`` is the ``hubenvs`` section of Invoke's configuration. Raises DefinitionError.
+    ``configuration`` is the ``hubenvs`` section of Invoke's configuration; ``config_map`` is a file with an existing
+    deployment's ConfigMap. Raises DefinitionError.
     """
     known = environment_names(root)
     if name not in known:
@@ -204,40 +300,56 @@ def load(
     folder = root / "envs" / name
     base = _read(root / "envs" / "base.yaml", root)
     layers = [base, _read(folder / "env.yaml", root)]
-    if (folder / "local.yaml").exists():
+    if os.path.lexists(folder / "local.yaml"):
         layers.append(_read(folder / "local.yaml", root))
     if configuration:
         layers.append(Source("Invoke's configuration (hubenvs)", configuration, {}))
+    given = parse_config_map(read_text(config_map, root), _label(config_map, root)) if config_map else ConfigMap()
+    layers.extend(given.layers)
     layers.extend(parse_set(option) for option in settings)
     data, origin = merge(layers)
     check_keys(data, base.data, origin)
     users = folder / "dev_users"
-    if not users.exists():
+    if given.dev_users is None and not users.exists():
         raise DefinitionError(f"{_label(users, root)}: not there", "make it, with a line such as alice.project1")
-    dev_users = parse_dev_users(read_text(users, root), _label(users, root))
+    dev_users = given.dev_users or parse_dev_users(read_text(users, root), _label(users, root))
     try:
-        return Environment.model_validate(
-            {**data, "name": name, "instance": instance, "root": root, "dev_users": dev_users}
+        env = Environment.model_validate(
+            {
+                **data,
+                "name": name,
+                "instance": instance,
+                "root": root,
+                "dev_users": dev_users,
+                "dummy_password": given.password,
+            }
         )
     except ValidationError as error:
         raise _definition_error(error, origin, layers[1].label) from None
+    for overlay in env.overlay_folders:
+        if not overlay.is_dir():
+            raise DefinitionError(
+                f"{origin['overlays',]}: overlays: there is no folder {overlay}", "make it, or correct it"
+            )
+    return env
 
 
 def _definition_error(error: ValidationError, origin: Mapping[KeyPath, str], label: str) -> DefinitionError:
     """Return pydantic's first complaint as ``file:line: key: what is wrong``."""
     first = error.errors()[0]
-    path: KeyPath = first["loc"]
-    problem = first["msg"].removeprefix("Value error, ")
+    problem = PROBLEMS.get(first["type"], first["msg"]).removeprefix("Value error, ")
+    key = ".".join(map(str, first["loc"]))
+    if not key:  # a rule about several keys names the one to blame itself
+        key, _, problem = problem.partition(": ")
     problem = problem[0].lower() + problem[1:]
-    while path and path not in origin:
-        path = path[:-1]
     given = first.get("input")
     value = f" (not {given!r})" if isinstance(given, str | int | float | bool) else ""
-    if path == ("instance",) or first["loc"][:1] == ("instance",):
+    if key == "instance":
         return DefinitionError(f"--instance: {problem}{value}", "choose another name")
-    where = origin[path] if path else label
-    key = ".".join(map(str, first["loc"]))
-    return DefinitionError(f"{where}: {f'{key}: ' if key else ''}{problem}{value}", "correct the value")
+    path: KeyPath = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
+    while path and path not in origin:
+        path = path[:-1]
+    return DefinitionError(f"{origin.get(path, label)}: {key}: {problem}{value}", "correct the value")
 
 
 def _label(path: Path, root: Path) -> str:

@@ -6,12 +6,13 @@ Every resource's name is derived here and nowhere else.
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StrictBool, StrictInt, field_validator, model_validator
 
 PART_OF = "jupyterhub-slurm"
 LABEL_PART_OF = "app.kubernetes.io/part-of"
@@ -81,6 +82,12 @@ class Endpoint(Frozen):
             raise ValueError("should be address:port, like 127.0.0.1:8000")
         return {"address": address.strip("[]") or "127.0.0.1", "port": int(port)}
 
+    @field_validator("address")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        # podman takes no host names here.
+        return str(ipaddress.ip_address(value))
+
     def __str__(self) -> str:
         host = f"[{self.address}]" if ":" in self.address else self.address
         return f"{host}:{self.port}"
@@ -96,12 +103,12 @@ class Auth(Frozen):
 
 
 class Hub(Frozen):
-    admin_users: tuple[str, ...]
-    cookie_max_age_days: Annotated[float, Field(gt=0)]
+    admin_users: tuple[Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]*$")], ...]
+    cookie_max_age_days: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     named_servers: StrictBool
-    start_poll_interval: Annotated[float, Field(gt=0)]
+    start_poll_interval: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     poll_interval: Annotated[StrictInt, Field(gt=0)]
-    job_log: str
+    job_log: Annotated[str, Field(pattern=r"^\S+$")]
 
 
 class Partition(Frozen):
@@ -114,8 +121,9 @@ class Partition(Frozen):
 class Slurm(Frozen):
     # Slurm itself takes more; past this one container has no use (about 10 MB of memory a node).
     nodes: Annotated[StrictInt, Field(ge=1, le=512)]
-    cpus_per_node: Annotated[StrictInt, Field(ge=1)]
-    memory_mb: Annotated[StrictInt, Field(ge=256)]
+    # Slurm keeps the one in 16 bits, the other in 64.
+    cpus_per_node: Annotated[StrictInt, Field(ge=1, le=65533)]
+    memory_mb: Annotated[StrictInt, Field(ge=256, le=2**40)]
     partitions: Annotated[tuple[Partition, ...], Field(min_length=1)]
     ssh_hostname: Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")]
     ssh_port: Annotated[StrictInt, Field(ge=1, le=65535)]
@@ -142,7 +150,8 @@ class Debian(Frozen):
 
 
 class ImageSource(Frozen):
-    base: str | None
+    # No leading "-": the value reaches podman's command line.
+    base: Annotated[str, Field(pattern=r"^[^-\s]\S*$")] | None
 
 
 class Images(Frozen):
@@ -206,6 +215,7 @@ class Environment(Frozen):
     instance: str | None
     root: Path
     dev_users: tuple[DevUser, ...]
+    dummy_password: SecretStr | None  # the one that was given; None: one is made
 
     description: str
     containers: Annotated[tuple[Literal["jupyterhub", "slurm"], ...], Field(min_length=1)]
@@ -232,14 +242,15 @@ class Environment(Frozen):
     @field_validator("instance")
     @classmethod
     def _instance(cls, value: str | None) -> str | None:
-        if value is not None and not _INSTANCE_NAME.match(value):
-            raise ValueError("an instance's name has lower-case letters, digits and '-' inside")
+        check_instance(value)
         return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Environment:
-        if len(self.pod) > POD_NAME_LENGTH:
-            raise ValueError(f"the pod's name {self.pod!r} has more than {POD_NAME_LENGTH} characters")
+        if (excess := len(self.pod) - POD_NAME_LENGTH) > 0:
+            raise ValueError(f"instance: {excess} characters too long (the pod would be {self.pod[:POD_NAME_LENGTH]}…)")
+        if len(set(self.containers)) < len(self.containers):
+            raise ValueError("containers: one of them is named twice")
         if sum(partition.default for partition in self.slurm.partitions) != 1:
             raise ValueError("slurm.partitions: exactly one partition has `default: true`")
         users = {dev_user.user for dev_user in self.dev_users}
@@ -305,6 +316,11 @@ class Environment(Frozen):
     # -- what follows from the data ------------------------------------------------------------------------------
 
     @property
+    def overlay_folders(self) -> tuple[Path, ...]:
+        """Return the folders of seed files that the definition names, relative ones from the checkout."""
+        return tuple(self.root / Path(overlay).expanduser() for overlay in self.overlays)
+
+    @property
     def user(self) -> str:
         """Return the user that dummy authentication logs in."""
         return self.auth.user or self.dev_users[0].user
@@ -358,6 +374,12 @@ class Environment(Frozen):
     def bundled(self, repository: str) -> Path:
         """Return where this checkout has its own source of ``repository``."""
         return self.root / "containers" / REPOSITORIES[repository] / repository
+
+
+def check_instance(name: str | None) -> None:
+    """Raise ValueError unless ``name`` (None for none) can be part of Kubernetes names."""
+    if name is not None and not _INSTANCE_NAME.match(name):
+        raise ValueError("an instance's name has lower-case letters, digits and '-' inside")
 
 
 def is_folder(url: str) -> bool:

@@ -13,7 +13,7 @@ from . import deploy, images, load, ready, render, repositories, state
 from .console import Console
 from .engine import Engine, play_argv, rootless, volume_argv, volume_data_argv
 from .errors import DefinitionError, HubEnvsError, StateError
-from .model import REPOSITORIES, Environment, checkout_id, pod_name
+from .model import REPOSITORIES, Environment, check_instance, checkout_id, pod_name
 
 
 @dataclass(frozen=True)
@@ -33,18 +33,21 @@ class Suite:
         instance: str | None = None,
         settings: Sequence[str] = (),
         configuration: Mapping[str, Any] | None = None,
+        config_map: Path | None = None,
         quiet: bool = False,
         echo: bool = False,
         dry: bool = False,
     ) -> Suite:
         """Return the suite for environment ``name`` of the checkout ``root``; raise DefinitionError if there is none.
 
-        ``settings`` and ``configuration`` are laid over the definition as `load.load` says; ``quiet`` prints results
-        only, ``echo`` every command, ``dry`` promises that nothing will be started.
+        ``settings``, ``configuration`` and ``config_map`` are laid over the definition as `load.load` says; ``quiet``
+        prints results only, ``echo`` every command, ``dry`` promises that nothing will be started.
         """
         if not name:
             raise DefinitionError("--env: which environment?", f"one of {', '.join(load.environment_names(root))}")
-        env = load.load(root, name, instance=instance, settings=settings, configuration=configuration)
+        env = load.load(
+            root, name, instance=instance, settings=settings, configuration=configuration, config_map=config_map
+        )
         declared = any(layer.startswith("publish.jupyterhub=") for layer in settings)
         console = Console(quiet, echo)
         engine = Engine(None if dry else root / ".deploy", console.echo)
@@ -243,11 +246,15 @@ def down(
 ) -> None:
     """Take down environment ``env`` (its ``instance``), the only one that is up, or ``every`` one of this checkout.
 
-    Raises StateError when it isn't clear which one is meant.
+    Raises DefinitionError for a name that can't be, StateError when it isn't clear which one is meant.
     """
+    try:
+        check_instance(instance)
+    except ValueError as error:
+        raise DefinitionError(f"--instance {instance!r}: {error}", "`invoke status` lists what is up") from None
     mine = checkout_id(root)
     deployed = deploy.find(engine)
-    if env:
+    if env is not None:
         if env not in load.environment_names(root) and not any(item.environment == env for item in deployed.values()):
             names = load.environment_names(root)
             raise DefinitionError(f"--env {env}: there is no such environment", load.suggestion(env, names))
@@ -257,6 +264,8 @@ def down(
             raise StateError(f"{pod} was brought up from another checkout", "take it down there")
     else:
         chosen = [item for item in deployed.values() if item.checkout == mine]
+        if instance is not None:
+            chosen = [item for item in chosen if item.instance_name == instance]
         if len(chosen) > 1 and not every:
             raise StateError(
                 f"{len(chosen)} are up: {', '.join(item.instance for item in chosen)}", "give --env, or --all"

@@ -39,16 +39,29 @@ def test_later_layers_win_key_by_key(root: Path) -> None:
         ("slurm: {nods: 2}", "local.yaml:1: unknown key 'slurm.nods': did you mean 'nodes'?"),
         ("zzzzzz: 1", "local.yaml:1: unknown key 'zzzzzz': known: auth, base_url"),
         ("\nslurm:\n  nodes: many", "local.yaml:3: slurm.nodes: input should be a valid integer (not 'many')"),
-        ("slurm: 5", "local.yaml:1: slurm: input should be a valid dictionary"),
+        ("slurm: 5", "local.yaml:1: slurm: should be a mapping of keys to values (not 5)"),
+        ("slurm:", "local.yaml:1: slurm: should be a mapping of keys to values"),
+        ("slurm: {partitions: {a: 1}}", "local.yaml:1: slurm.partitions: should be a list"),
+        ("slurm: {partitions: [{name: a, defualt: true}]}", "slurm.partitions.0.defualt: unknown key"),
         ("slurm: {nodes: true}", "slurm.nodes: input should be a valid integer"),
         ("slurm: {nodes: 0}", "slurm.nodes: input should be greater than or equal to 1 (not 0)"),
         ("stage: test", "stage: input should be 'dev' or 'prod' (not 'test')"),
         ("a: [1\nb: 2", "local.yaml:2: "),
         ("a: 1\na: 2", "local.yaml:2: the key 'a' is given twice"),
-        ("- a", "local.yaml: not a mapping"),
+        ("- a", "local.yaml: not one mapping"),
+        ("a: 1\n---\nb: 2", "local.yaml: not one mapping"),
+        ("slurm:\n\tnodes: 2", "local.yaml:2: found character '\\t'"),
+        ("hub: &a\n  b: *a", "local.yaml:2: *a: aliases are not taken"),
+        ("slurm: !!python/object:os.system {}", "local.yaml:1: the tag tag:yaml.org,2002:python/object:os.system"),
+        ("[" * 100000, "local.yaml: maximum recursion depth"),
+        ("a: " + "x" * (1 << 20), "local.yaml: more than 1048576 bytes"),
+        ("containers: [slurm, slurm]", "containers: one of them is named twice"),
+        ("hub: {start_poll_interval: .inf}", "hub.start_poll_interval: input should be a finite number"),
+        ("publish: {jupyterhub: 'localhost:8000'}", "'localhost' does not appear to be an IPv4 or IPv6 address"),
+        ("overlays: [/not-there]", "local.yaml:1: overlays: there is no folder /not-there"),
         ("publish: {jupyterhub: nowhere}", "publish.jupyterhub: should be address:port"),
         ("publish: {jupyterhub: 127.0.0.1:99999}", "less than or equal to 65535"),
-        ("auth: {user: carol}", "auth.user: 'carol' is not in dev_users (alice, bob)"),
+        ("auth: {user: carol}", "local.yaml:1: auth.user: 'carol' is not in dev_users (alice, bob)"),
         ("slurm: {partitions: [{name: a}]}", "exactly one partition has `default: true`"),
         ("repositories: {bricsauthenticator: {url: --upload-pack=x}}", "repositories.bricsauthenticator.url"),
         ("{? [a] : b}", "local.yaml"),
@@ -71,11 +84,12 @@ def test_an_unknown_environment_is_refused_with_the_nearest(root: Path) -> None:
 
 def test_a_bad_instance_is_refused(root: Path) -> None:
     """An instance becomes part of Kubernetes names, so it must be valid in them."""
-    with pytest.raises(DefinitionError, match="--instance"):
-        load(root, "dev_dummyauth", instance="Not Valid")
+    for instance in ("Not Valid", "../x", "", "-a", "a-", "a" * 30, "a" * 5000):
+        with pytest.raises(DefinitionError, match="--instance: "):
+            load(root, "dev_dummyauth", instance=instance)
 
 
-@pytest.mark.parametrize("option", ["nodes", "=1", "a..b=1", "slurm.nodes=[1"])
+@pytest.mark.parametrize("option", ["", "nodes", "=1", "a..b=1", "slurm.nodes=[1", "a={b: 1, b: 2}", "a=1\n---\n2"])
 def test_a_malformed_set_is_refused(option: str) -> None:
     """--set takes key.key=value, nothing else."""
     with pytest.raises(DefinitionError, match="--set"):
@@ -96,6 +110,60 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     """Whatever stands in a definition, the only error that comes out is ours."""
     with contextlib.suppress(DefinitionError):
         parse_yaml(text, "any.yaml")
+
+
+def config_map(data: str) -> str:
+    return f"kind: Pod\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: deploy-config}}\ndata:\n{data}"
+
+
+def test_an_existing_config_map_lies_between_the_files_and_set(root: Path) -> None:
+    """Each key of an existing deployment's ConfigMap is one of ours, or its dev users or password."""
+    write_local(root, "log_level: DEBUG\nbase_url: /local")
+    given = root / "deploy.yaml"
+    given.write_text(
+        config_map(
+            "  logLevel: WARNING\n  baseUrl: /hub\n  devUsers: |\n    # ours\n    carol.p1\n    carol.p2\n"
+            "  dummyAuthPassword: sesame\n  sshHostname: localhost\n  slurmSpawnerWrappersBin: /opt/w/bin\n"
+            "  condaPrefixDir: /opt/conda\n  jupyterDataDir: /opt/data\n  hubConnectUrl: http://localhost:8081\n"
+            "  oidcServer: https://idp.example.org\n  bricsPlatform: slurm.p\n  jwtAudience: aud\n"
+        )
+    )
+    env = load(root, "dev_dummyauth", config_map=given, settings=["base_url=/set"])
+    assert (env.log_level, env.base_url, env.user) == ("WARNING", "/set", "carol")
+    assert [user.account for user in env.dev_users] == ["carol.p1", "carol.p2"]
+    assert env.dummy_password is not None
+    assert env.dummy_password.get_secret_value() == "sesame"
+    assert "sesame" not in repr(env)
+    assert (env.slurm.ssh_hostname, env.slurm.wrappers_bin) == ("localhost", "/opt/w/bin")
+    assert (env.slurm.env_prefix, env.slurm.jupyter_data_dir) == ("/opt/conda", "/opt/data")
+    assert env.slurm.hub_connect_url == "http://localhost:8081"
+    assert (env.auth.oidc_server, env.auth.platform) == ("https://idp.example.org", "slurm.p")
+    assert env.auth.audience == "aud"
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (
+            config_map("  loglevel: INFO"),
+            "deploy.yaml:7: data.loglevel: stands for nothing here: did you mean 'logLevel'?",
+        ),
+        (config_map("  logLevel: LOUD"), "deploy.yaml:7: data.logLevel: log_level: input should be 'DEBUG', 'INFO'"),
+        (config_map("  logLevel: 10"), "deploy.yaml:7: data.logLevel: should be text"),
+        (config_map("  baseUrl: ''"), "deploy.yaml:7: data.baseUrl: should be text"),
+        (config_map("  devUsers: bad;name.p1"), "deploy.yaml:7: data.devUsers:1: 'bad;name.p1' is not"),
+        (config_map("  logLevel: INFO\n---\nkind: ConfigMap"), "deploy.yaml: 2 ConfigMaps in it"),
+        ("kind: Secret", "deploy.yaml: 0 ConfigMaps in it"),
+        ("kind: ConfigMap\ndata: [a]", "deploy.yaml: its ConfigMap should have text in `data`"),
+    ],
+)
+def test_a_config_map_that_cannot_be_mapped_is_refused(root: Path, text: str, error: str) -> None:
+    """The error has the file, the line and the key; nothing in it is passed over."""
+    given = root / "deploy.yaml"
+    given.write_text(text)
+    with pytest.raises(DefinitionError) as caught:
+        load(root, "dev_dummyauth", config_map=given)
+    assert error in str(caught.value)
 
 
 def test_dev_users_are_listed_in_order_without_comments() -> None:
