@@ -73,6 +73,7 @@ def open_suite(
     config_map: str | None = None,
     quiet: bool = False,
     dry: bool = False,
+    as_deployed: bool = False,
 ) -> Suite:
     """Return the suite for ``env`` as the options and Invoke's configuration say."""
     from hubenvs.suite import Suite
@@ -89,6 +90,7 @@ def open_suite(
         quiet=quiet,
         echo=echo,
         dry=dry,
+        as_deployed=as_deployed,
     )
 
 
@@ -179,7 +181,7 @@ def secrets(
     ctx: Context, env: str | None = None, instance: str | None = None, rotate: bool = False, set_: Settings = None
 ) -> None:
     """Make the deployment's keys and passwords, in its deploy folder (for its owner alone)."""
-    suite = open_suite(ctx, env, instance, set_)
+    suite = open_suite(ctx, env, instance, set_, as_deployed=rotate)
     with suite.locked():
         suite.secrets(rotate)
         if rotate and suite.is_up():
@@ -229,7 +231,7 @@ def wait(
     ctx: Context, env: str | None = None, instance: str | None = None, timeout: int = 0, set_: Settings = None
 ) -> None:
     """Wait until the hub, its SSH connection and Slurm answer."""
-    open_suite(ctx, env, instance, set_).wait(timeout or None)
+    open_suite(ctx, env, instance, set_, as_deployed=True).wait(timeout or None)
 
 
 @task()
@@ -237,7 +239,7 @@ def check(ctx: Context, env: str | None = None, instance: str | None = None, set
     """Check SSH from the hub container to Slurm: what must work does, and what must not is refused."""
     from hubenvs import ssh
 
-    suite = open_suite(ctx, env, instance, set_)
+    suite = open_suite(ctx, env, instance, set_, as_deployed=True)
     ssh.check(suite.env, suite.engine, suite.console)
 
 
@@ -246,7 +248,7 @@ def verify(ctx: Context, env: str | None = None, instance: str | None = None, se
     """Do what a user does (log in, spawn, compute, stop), and name the hop that breaks with its log lines."""
     from hubenvs import verify as walk
 
-    suite = open_suite(ctx, env, instance, set_)
+    suite = open_suite(ctx, env, instance, set_, as_deployed=True)
     walk.verify(suite.env, suite.engine, suite.console)
 
 
@@ -340,7 +342,7 @@ def logs(
     """Show what the containers log."""
     from hubenvs import inside
 
-    suite = open_suite(ctx, env, instance, None)
+    suite = open_suite(ctx, env, instance, None, as_deployed=True)
     inside.logs(suite.env, suite.engine, container, follow, lines)
 
 
@@ -362,7 +364,7 @@ def shell(
     """Open a shell in a container, or run a command there; ends with its exit status."""
     from hubenvs import inside
 
-    suite = open_suite(ctx, env, instance, None)
+    suite = open_suite(ctx, env, instance, None, as_deployed=True)
     code = inside.shell(suite.env, suite.engine, container, user, command)
     if code:
         raise Exit(code=code)
@@ -373,7 +375,7 @@ def export_volume(ctx: Context, volume: str, output: str, env: str | None = None
     """Write a volume's content to a tar file."""
     from hubenvs import inside
 
-    suite = open_suite(ctx, env, instance, None)
+    suite = open_suite(ctx, env, instance, None, as_deployed=True)
     inside.export_volume(suite.env, suite.engine, suite.console, volume, Path(output))
 
 

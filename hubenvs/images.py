@@ -181,10 +181,7 @@ def _make(item: Build, env: Environment, engine: Engine, console: Console) -> No
     with tempfile.TemporaryDirectory(prefix="hubenvs-") as folder, log_path.open("wb") as log:
         scratch = Path(folder)
         for name, paths in item.copies.items():
-            for relative, path in paths.items():
-                target = scratch / name / relative
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(path, target)
+            repositories.copy(paths, scratch / name)
         for command in item.commands(env, scratch):
             done = engine.run(command, check=False, log=log)
             if done.returncode != 0:

@@ -215,7 +215,7 @@ class Environment(Frozen):
     instance: str | None
     root: Path
     dev_users: tuple[DevUser, ...]
-    dummy_password: SecretStr | None  # the one that was given; None: one is made
+    dummy_password: SecretStr | None = None  # the one that was given; None: one is made
 
     description: str
     containers: Annotated[tuple[Literal["jupyterhub", "slurm"], ...], Field(min_length=1)]

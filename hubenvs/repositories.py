@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from . import archive
@@ -42,10 +43,8 @@ def _clone_one(env: Environment, name: str, engine: Engine) -> str:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}-") as scratch:
         fresh = Path(scratch) / name
         if bundled:
-            shutil.copytree(
-                env.bundled(name), fresh, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", ".*_cache")
-            )
-            message = f"{name} as bundled\n\n{_TRAILER}: {_bundled_digest(env, name)}"
+            copy(files(env.bundled(name), engine), fresh)
+            message = f"{name} as bundled\n\n{_TRAILER}: {_bundled_digest(env, name, engine)}"
             for command in (
                 ("init", "--quiet"),
                 ("add", "--all"),
@@ -83,13 +82,13 @@ def _existing(env: Environment, name: str, target: Path, engine: Engine) -> str:
     text = f"kept {place}"
     if origin == "bundled":
         first = engine.run(("git", "-C", str(target), "log", "--max-parents=0", "--format=%B"), check=False).text
-        if _TRAILER in first and f"{_TRAILER}: {_bundled_digest(env, name)}" not in first:
+        if _TRAILER in first and f"{_TRAILER}: {_bundled_digest(env, name, engine)}" not in first:
             text += " (the bundled source has changed since it was made: move the copy away to get that)"
     return text
 
 
-def _bundled_digest(env: Environment, name: str) -> str:
-    return digest(archive.read_tree(env.bundled(name)))
+def _bundled_digest(env: Environment, name: str, engine: Engine) -> str:
+    return digest({name: path.read_bytes() for name, path in files(env.bundled(name), engine).items()})
 
 
 def files(folder: Path, engine: Engine) -> dict[str, Path]:
@@ -102,6 +101,13 @@ def files(folder: Path, engine: Engine) -> dict[str, Path]:
     else:  # a plain folder
         names = list(archive.read_tree(folder, skip=(".git",)))
     return {name: folder / name for name in sorted(names) if (folder / name).is_file()}
+
+
+def copy(found: Mapping[str, Path], target: Path) -> None:
+    """Copy the files ``found`` by their names into the folder ``target``."""
+    for name, path in found.items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target / name)
 
 
 def describe(env: Environment, engine: Engine) -> list[dict[str, object]]:

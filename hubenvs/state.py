@@ -15,6 +15,7 @@ from .errors import StateError
 
 LOCK = "lock"
 SECRETS = "secrets"
+DEFINITION = "definition.json"
 
 
 def make(folder: Path) -> Path:
@@ -95,6 +96,17 @@ def read_record(folder: Path) -> dict[str, str]:
 def write_record(folder: Path, record: Mapping[str, str]) -> None:
     """Keep what this `up` decided."""
     write(folder / "record.json", json.dumps(dict(record)))
+
+
+def read_definition(folder: Path) -> str | None:
+    """Return the definition that the deployment was brought up with, as JSON, or None if there is none."""
+    path = folder / DEFINITION
+    return path.read_text() if path.exists() else None
+
+
+def write_definition(folder: Path, definition: str) -> None:
+    """Keep the definition that the deployment is brought up with."""
+    write(folder / DEFINITION, definition)
 
 
 def remove(folder: Path, keep: tuple[str, ...] = ()) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from . import deploy, images, load, ready, render, repositories, state
 from .console import Console
 from .engine import Engine, play_argv, rootless, volume_argv, volume_data_argv
@@ -37,11 +39,13 @@ class Suite:
         quiet: bool = False,
         echo: bool = False,
         dry: bool = False,
+        as_deployed: bool = False,
     ) -> Suite:
         """Return the suite for environment ``name`` of the checkout ``root``; raise DefinitionError if there is none.
 
         ``settings``, ``configuration`` and ``config_map`` are laid over the definition as `load.load` says; ``quiet``
-        prints results only, ``echo`` every command, ``dry`` promises that nothing will be started.
+        prints results only, ``echo`` every command, ``dry`` promises that nothing will be started; ``as_deployed``
+        prefers the definition that the environment was brought up with, if no ``settings`` say otherwise.
         """
         if not name:
             raise DefinitionError("--env: which environment?", f"one of {', '.join(load.environment_names(root))}")
@@ -51,7 +55,8 @@ class Suite:
         declared = any(layer.startswith("publish.jupyterhub=") for layer in settings)
         console = Console(quiet, echo)
         engine = Engine(None if dry else root / ".deploy", console.echo)
-        return cls(deploy.with_ports(env, declared), engine, console)
+        deployed = _definition(env.deploy_folder) if as_deployed and not settings else None
+        return cls(deployed or deploy.with_ports(env, declared), engine, console)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -142,7 +147,9 @@ class Suite:
         self.announce()
 
     def remember(self) -> None:
-        """Keep the port that was chosen for an instance."""
+        """Keep what was chosen and what the definition is: later tasks look at what is up, whatever is written now."""
+        definition = self.env.model_dump_json(by_alias=True, exclude={"dummy_password"})
+        state.write_definition(self.env.deploy_folder, definition)
         if self.env.publish.jupyterhub:
             state.write_record(self.env.deploy_folder, {"jupyterhub": str(self.env.publish.jupyterhub.port)})
 
@@ -193,6 +200,15 @@ def _near(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
+def _definition(folder: Path) -> Environment | None:
+    """Return the definition kept in a deploy ``folder``; None if there is none, or another version wrote it."""
+    try:
+        text = state.read_definition(folder)
+        return Environment.model_validate_json(text) if text else None
+    except (OSError, ValidationError):
+        return None
+
+
 def _definitions(root: Path) -> dict[str, Environment]:
     """Return the environments of ``root`` that load, by name."""
     found = {}
@@ -229,7 +245,10 @@ def status(root: Path, engine: Engine) -> list[dict[str, Any]]:
     definitions = _definitions(root)
     environments = []
     for found in deployed.values():
-        if env := definitions.get(found.environment):
+        folder = deploy.own_folder(root, found)
+        if folder and (brought_up := _definition(folder)):
+            environments.append(brought_up)
+        elif env := definitions.get(found.environment):
             environments.append(env.model_copy(update={"instance": found.instance_name}))
     return deploy.status(root, deployed, environments, engine)
 
