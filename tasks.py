@@ -6,6 +6,7 @@ A task is a call into the hubenvs package, imported when it runs so that listing
 from __future__ import annotations
 
 import functools
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,17 +43,19 @@ def task(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
             from hubenvs.errors import HubEnvsError
 
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, _interrupt)
             try:
                 return function(*args, **kwargs)
             except HubEnvsError as error:
-                raise Exit(f"error: {error}", code=error.exit_code) from None
+                raise Exit(error.report, code=error.exit_code) from None
             except OSError as error:
                 where = f"{error.filename}: " if error.filename else ""
                 raise Exit(f"error: {where}{error.strerror or error}", code=1) from None
-            except KeyboardInterrupt:
-                raise Exit(
-                    "interrupted; `invoke up` goes on from here, `invoke down` removes what there is", code=130
-                ) from None
+            except KeyboardInterrupt as error:
+                number = error.args[0] if error.args else signal.SIGINT
+                text = "interrupted; `invoke up` goes on from here, `invoke down` removes what there is"
+                raise Exit(text, code=128 + number) from None
 
         names = {
             name.strip("_").replace("_", "-") for name in function.__code__.co_varnames[: function.__code__.co_argcount]
@@ -62,6 +65,11 @@ def task(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         return invoke_task(run, help=texts, iterable=iterable, **options)
 
     return decorate
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """Let a signal that ends us do it as Ctrl-C does."""
+    raise KeyboardInterrupt(number)
 
 
 def open_suite(

@@ -11,7 +11,7 @@ from typing import Any
 
 from . import load
 from .deploy import port_problem
-from .engine import Engine, ca_bundle, containers_conf, rootless
+from .engine import ANSWER, Engine, ca_bundle, containers_conf, rootless
 from .errors import HubEnvsError
 from .ready import http_status
 
@@ -75,7 +75,7 @@ def _podman(engine: Engine) -> Finding:
 
 
 def _answers(engine: Engine) -> Finding:
-    engine.run(("podman", "info"), timeout=30)
+    engine.run(("podman", "info"), timeout=ANSWER)
     return True, "rootless" if rootless() else "as root", ""
 
 
@@ -86,7 +86,7 @@ def _cgroups() -> Finding:
 
 
 def _runtime(engine: Engine) -> Finding:
-    name = engine.run(("podman", "info", "--format", "{{.Host.OCIRuntime.Name}}")).text
+    name = engine.run(("podman", "info", "--format", "{{.Host.OCIRuntime.Name}}"), timeout=ANSWER).text
     v1 = platform.system() == "Linux" and not Path("/sys/fs/cgroup/cgroup.controllers").exists()
     return not (v1 and name == "crun"), name, "crun refuses cgroup version 1: install runc"
 
@@ -139,7 +139,7 @@ def _port(root: Path) -> Finding:
 
 
 def _disk(engine: Engine) -> Finding:
-    folder = Path(engine.run(("podman", "info", "--format", "{{.Store.GraphRoot}}")).text)
+    folder = Path(engine.run(("podman", "info", "--format", "{{.Store.GraphRoot}}"), timeout=ANSWER).text)
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free / 1e9

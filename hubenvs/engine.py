@@ -30,6 +30,9 @@ CA_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundl
 # before it starts a container; neither can be raised past the host's hard limit without CAP_SYS_RESOURCE.
 ULIMITS = {"nofile": 1048576, "nproc": 32768}
 CAP_SYS_RESOURCE = 24  # linux/capability.h
+# Seconds: what only asks podman something answers at once, unless it is stuck; what changes something takes longer; a
+# program that is told to end has its own to tidy up.
+ANSWER, LONGEST, GRACE = 30, 600, 5
 OURS = ("--filter", f"label={LABEL_PART_OF}={PART_OF}")
 
 
@@ -147,6 +150,7 @@ class Engine:
 
     def __init__(self, folder: Path | None, echo: Callable[[str], None] | None = None) -> None:
         self._echo = echo
+        self._running: set[subprocess.Popen[bytes]] = set()
         self._environment = dict(os.environ)
         if folder and (configuration := containers_conf()):
             path = folder / "containers.conf"
@@ -166,19 +170,19 @@ class Engine:
         *,
         stdin: bytes | None = None,
         check: bool = True,
-        timeout: float | None = None,
+        timeout: float | None = LONGEST,
         log: BinaryIO | None = None,
         terminal: bool = False,
     ) -> Completed:
         """Run ``argv`` to its end and return what came of it.
 
         ``stdin`` is what it reads (nothing if not given), ``timeout`` in seconds, ``log`` a file that takes its output
-        instead, ``terminal`` lets it have ours. Raises CommandError if it fails and ``check`` is set, StateError if
-        the program isn't there.
+        instead, ``terminal`` lets it have ours. Raises CommandError if it fails and ``check`` is set or if it takes
+        too long, StateError if the program isn't there. However this ends, the program isn't left running.
         """
         if self._echo:
             self._echo(shlex.join(argv))
-        given: dict[str, Any] = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
+        given: dict[str, Any] = {"stdin": subprocess.DEVNULL if stdin is None else subprocess.PIPE}
         if terminal:
             given = {}
         elif log:
@@ -186,23 +190,41 @@ class Engine:
         else:
             given |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         try:
-            done = subprocess.run(argv, env=self._environment, timeout=timeout, check=False, **given)
-        except FileNotFoundError:
+            process = subprocess.Popen(argv, env=self._environment, **given)
+        except (FileNotFoundError, PermissionError):
             raise StateError(f"{argv[0]} is not installed", "run scripts/bootstrap, it says what is missing") from None
+        self._running.add(process)
+        try:
+            stdout, stderr = process.communicate(stdin, timeout)
         except subprocess.TimeoutExpired:
-            raise CommandError(argv, 124, "", hint=f"it did not end within {timeout:g} s") from None
-        result = Completed(done.returncode, done.stdout or b"", (done.stderr or b"").decode(errors="replace"))
+            raise CommandError(
+                argv, None, "", f"ended after {timeout:g} s; `invoke doctor` looks at the host"
+            ) from None
+        finally:
+            _end(process)
+            self._running.discard(process)
+        result = Completed(process.returncode, stdout or b"", (stderr or b"").decode(errors="replace"))
         if check and result.returncode != 0:
             raise CommandError(argv, result.returncode, result.stderr or result.text)
         return result
 
+    def end_all(self) -> None:
+        """End what other threads run; their calls raise CommandError."""
+        for process in tuple(self._running):
+            process.terminate()
+
     def json(self, argv: Sequence[str]) -> Any:
         """Run ``argv`` and return the JSON it prints (an empty list if it prints nothing)."""
-        return json.loads(self.run(argv).stdout or b"[]") or []
+        printed = self.run(argv, timeout=ANSWER).stdout or b"[]"
+        try:
+            return json.loads(printed) or []
+        except ValueError:
+            self.version()  # says so if it is too old
+            raise StateError(f"`{shlex.join(argv)}` printed no JSON", f"is this the real {argv[0]}?") from None
 
     def version(self) -> tuple[int, ...]:
         """Return podman's version, such as (4, 3, 1); raise StateError if there is none or it is too old."""
-        text = self.run(("podman", "--version")).text
+        text = self.run(("podman", "--version"), timeout=ANSWER).text
         try:
             version = tuple(int(part) for part in text.split()[-1].split("-")[0].split(".")[:3])
         except ValueError:
@@ -234,16 +256,28 @@ class Engine:
 
     def volume_names(self) -> set[str]:
         """Return the names of all volumes, whoever made them."""
-        return set(self.run(("podman", "volume", "ls", "--quiet")).text.split())
+        return set(self.run(("podman", "volume", "ls", "--quiet"), timeout=ANSWER).text.split())
 
     def secret_names(self) -> set[str]:
         """Return the names of all secrets, whoever made them (podman 4.3 can't label one)."""
-        return set(self.run(("podman", "secret", "ls", "--format", "{{.Name}}")).text.split())
+        listing = self.run(("podman", "secret", "ls", "--format", "{{.Name}}"), timeout=ANSWER)
+        return set(listing.text.split())
 
     def logs(self, container: str, lines: int = 20) -> list[str]:
         """Return the last ``lines`` lines that ``container`` wrote."""
         done = self.run(("podman", "logs", "--tail", str(lines), container), check=False)
         return (done.text + "\n" + done.stderr).strip().splitlines()[-lines:]
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Make ``process`` end if it hasn't: politely, since it may have to tidy up, then not."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def instance_of(described: Mapping[str, Any]) -> str | None:

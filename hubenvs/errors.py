@@ -22,8 +22,12 @@ class HubEnvsError(Exception):
         self.details = tuple(details)
 
     def __str__(self) -> str:
-        text = f"{self.message}: {self.hint}" if self.hint else self.message
-        return "\n".join((*(f"  | {line}" for line in self.details), text))
+        return f"{self.message}: {self.hint}" if self.hint else self.message
+
+    @property
+    def report(self) -> str:
+        """Return what a user sees: the details, each on a line of its own, and the error on the last."""
+        return "\n".join((*(f"  | {line}" for line in self.details), f"error: {self}"))
 
 
 class DefinitionError(HubEnvsError):
@@ -37,12 +41,14 @@ class StateError(HubEnvsError):
 class CommandError(HubEnvsError):
     """A program we started failed.
 
-    ``argv`` is the command, ``returncode`` its exit status, ``output`` what it wrote (its last lines are shown).
+    ``argv`` is the command, ``returncode`` its exit status (None if it was ended because it took too long), ``output``
+    what it wrote (its last lines are shown).
     """
 
-    def __init__(self, argv: Sequence[str], returncode: int, output: str, hint: str = "") -> None:
+    def __init__(self, argv: Sequence[str], returncode: int | None, output: str, hint: str = "") -> None:
         lines = [line for line in output.splitlines() if line.strip()]
-        super().__init__(f"`{shlex.join(argv)}` failed (exit status {returncode})", hint, lines[-12:])
+        what = "does not answer" if returncode is None else f"failed (exit status {returncode})"
+        super().__init__(f"`{shlex.join(argv)}` {what}", hint, lines[-12:])
         self.argv = tuple(argv)
         self.returncode = returncode
         self.output = output

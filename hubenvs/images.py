@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -164,6 +164,11 @@ def build(env: Environment, engine: Engine, console: Console) -> tuple[Build, ..
             _make(item, env, engine, console)
         with ThreadPoolExecutor(max_workers=len(chains)) as pool:
             running = [pool.submit(_make_chain, chain, env, engine, console) for chain in chains]
+            try:
+                wait(running)
+            except BaseException:
+                engine.end_all()
+                raise
         for future in running:
             future.result()
     return builds
@@ -183,7 +188,7 @@ def _make(item: Build, env: Environment, engine: Engine, console: Console) -> No
         for name, paths in item.copies.items():
             repositories.copy(paths, scratch / name)
         for command in item.commands(env, scratch):
-            done = engine.run(command, check=False, log=log)
+            done = engine.run(command, check=False, log=log, timeout=None)
             if done.returncode != 0:
                 output = log_path.read_text(errors="replace")
                 raise CommandError(command, done.returncode, output, hint=f"the whole log is {log_path}")

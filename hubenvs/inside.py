@@ -28,7 +28,9 @@ def logs(env: Environment, engine: Engine, container: str | None, follow: bool, 
     names = [_container(env, engine, name) for name in ([container] if container else env.containers)]
     options = ["--tail", str(lines), *(["--follow"] if follow else [])]
     # With several containers podman puts the container's name before each line.
-    engine.run(("podman", "logs", *options, *(["--names"] if len(names) > 1 else []), *names), terminal=True)
+    engine.run(
+        ("podman", "logs", *options, *(["--names"] if len(names) > 1 else []), *names), terminal=True, timeout=None
+    )
 
 
 def shell(env: Environment, engine: Engine, container: str, user: str | None, command: str | None) -> int:
@@ -37,7 +39,7 @@ def shell(env: Environment, engine: Engine, container: str, user: str | None, co
     target = _container(env, engine, container)
     tty = sys.stdin.isatty() and sys.stdout.isatty()
     return engine.run(
-        exec_argv(target, *argv, user=user, interactive=True, tty=tty), terminal=True, check=False
+        exec_argv(target, *argv, user=user, interactive=True, tty=tty), terminal=True, check=False, timeout=None
     ).returncode
 
 
@@ -49,5 +51,5 @@ def export_volume(env: Environment, engine: Engine, console: Console, suffix: st
     name = by_suffix[suffix].name
     if name not in engine.volume_names():
         raise StateError(f"volume {name} is not there", f"invoke volumes --env {env.name}")
-    state.write(output, engine.run(volume_data_argv("export", name)).stdout)
+    state.write(output, engine.run(volume_data_argv("export", name), timeout=None).stdout)
     console.say("export", f"{name} to {output}")

@@ -70,7 +70,12 @@ def lock(folder: Path) -> Iterator[None]:
         stream.truncate(0)
         stream.write(f"process {os.getpid()} ({' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])})")
         stream.flush()
-        yield
+        try:
+            yield
+        finally:
+            # A task that was refused before it made anything leaves no folder either.
+            if folder.is_dir() and [item.name for item in folder.iterdir()] == [LOCK]:
+                remove(folder)
 
 
 def read_secrets(folder: Path) -> dict[str, str]:

@@ -134,8 +134,8 @@ class Suite:
         """Bring the environment up: clone, build, volumes, secrets, play, wait, check."""
         from . import ssh
 
-        self.preflight()
         with self.locked():
+            self.preflight()
             self.clone()
             builds = self.build()
             self.volumes()
