@@ -156,7 +156,7 @@ def _certificates() -> Finding:
 
 
 def _reachable(url: str, remedy: str) -> Finding:
-    status = http_status(url, timeout=10)
+    status = http_status(url, timeout=10, proxied=True)
     return status == 200, f"{url} {'answers' if status == 200 else f'does not answer ({status})'}", remedy
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from . import archive, repositories
 from .console import Console
 from .engine import Argv, Engine, bootstrap_argv, build_argv, ca_bundle, import_argv
-from .errors import CommandError
+from .errors import CommandError, StateError
 from .model import PART_OF, REPOSITORIES, WORKING_COPIES, Debian, Environment, digest
 
 # Each of our images and what it stands on, in the order in which they can be built.
@@ -149,7 +149,7 @@ def missing(builds: tuple[Build, ...], engine: Engine) -> tuple[Build, ...]:
 def build(env: Environment, engine: Engine, console: Console) -> tuple[Build, ...]:
     """Build what is missing, both containers' images at the same time, and return all builds.
 
-    Raises CommandError with the failing step's last lines; what was built before stays.
+    Raises StateError with the failing step's last lines; what was built before stays.
     """
     builds = current(env, engine)
     to_do = missing(builds, engine)
@@ -190,8 +190,8 @@ def _make(item: Build, env: Environment, engine: Engine, console: Console) -> No
         for command in item.commands(env, scratch):
             done = engine.run(command, check=False, log=log, timeout=None)
             if done.returncode != 0:
-                output = log_path.read_text(errors="replace")
-                raise CommandError(command, done.returncode, output, hint=f"the whole log is {log_path}")
+                failed = CommandError(command, done.returncode, log_path.read_text(errors="replace"))
+                raise StateError(f"image {item.name} can't be built", f"the whole log is {log_path}", failed.details)
     console.say("build", f"{item.name}: made {item.tag}")
 
 

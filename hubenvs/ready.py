@@ -15,6 +15,8 @@ from .model import Environment
 
 # Seconds between two looks; short, since a look costs little and a person waits.
 INTERVAL = 0.1
+# The pod is on this host: a site's web proxy (http_proxy) would look for it on its own.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,13 @@ class Probe:
     look: Callable[[], bool]
 
 
-def http_status(url: str, timeout: float = 5.0) -> int | None:
-    """Return the HTTP status that ``url`` answers with within ``timeout`` seconds, or None if nothing answers."""
+def http_status(url: str, timeout: float = 5.0, proxied: bool = False) -> int | None:
+    """Return the HTTP status that ``url`` answers with within ``timeout`` seconds, or None if nothing answers.
+
+    ``proxied`` says whether a web proxy that is set up (http_proxy and the like) is used.
+    """
     try:
-        with urllib.request.urlopen(url, timeout=timeout) as answer:
+        with (urllib.request.urlopen if proxied else _DIRECT.open)(url, timeout=timeout) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code

@@ -62,12 +62,17 @@ def _clone_url(name: str, url: str, ref: str | None, fresh: Path, engine: Engine
     try:
         engine.run((*_GIT, "clone", "--quiet", "--", url, str(fresh)))
     except CommandError as error:
-        raise StateError(f"repositories.{name}.url: {url} can't be cloned", hint, error.details[-3:]) from None
+        raise StateError(f"repositories.{name}.url: {url} can't be cloned ({_reason(error)})", hint) from None
     if ref:
         try:
             engine.run(("git", "-C", str(fresh), "checkout", "--quiet", ref, "--"))
         except CommandError as error:
-            raise StateError(f"repositories.{name}.ref: {url} has no {ref}", "correct it", error.details[-3:]) from None
+            raise StateError(f"repositories.{name}.ref: {url} has no {ref} ({_reason(error)})", "correct it") from None
+
+
+def _reason(error: CommandError) -> str:
+    """Return the first thing that git says, in which it names the cause."""
+    return next(iter(error.details), error.hint).removeprefix("fatal: ")
 
 
 def _existing(env: Environment, name: str, target: Path, engine: Engine) -> str:

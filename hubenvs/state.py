@@ -21,8 +21,10 @@ DEFINITION = "definition.json"
 def make(folder: Path) -> Path:
     """Make the deploy ``folder`` (0700) and return it.
 
-    Raises StateError if it can't be made, belongs to another user, or others may enter it.
+    Raises StateError if it can't be made or written, is a link, or belongs to another user; closes it to others.
     """
+    if folder.is_symlink():
+        raise StateError(f"{folder}: the deploy folder is a link to {folder.readlink()}", "remove the link")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         facts = folder.stat()
@@ -74,8 +76,9 @@ def lock(folder: Path) -> Iterator[None]:
             yield
         finally:
             # A task that was refused before it made anything leaves no folder either.
-            if folder.is_dir() and [item.name for item in folder.iterdir()] == [LOCK]:
-                remove(folder)
+            with contextlib.suppress(OSError):
+                if [item.name for item in folder.iterdir()] == [LOCK]:
+                    remove(folder)
 
 
 def read_secrets(folder: Path) -> dict[str, str]:
@@ -85,10 +88,21 @@ def read_secrets(folder: Path) -> dict[str, str]:
 
 
 def write_secrets(folder: Path, values: Mapping[str, str]) -> None:
-    """Keep ``values`` in the deploy ``folder``, each in a file of its own (0600)."""
-    secrets = make(folder / SECRETS)
-    for name, value in values.items():
-        write(secrets / name, value)
+    """Keep ``values`` in the deploy ``folder``, each in a file of its own (0600): all of them, or those from before.
+
+    Halves of two key pairs would fit nowhere.
+    """
+    secrets, old = folder / SECRETS, folder / f"{SECRETS}.old"
+    fresh = make(folder / f"{SECRETS}.new")
+    try:
+        for name, value in values.items():
+            write(fresh / name, value)
+        if secrets.exists():
+            secrets.rename(old)
+        fresh.rename(secrets)
+    finally:
+        for leftover in (fresh, old):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def read_record(folder: Path) -> dict[str, str]:
