@@ -23,7 +23,7 @@ _GIT = ("env", "GIT_TERMINAL_PROMPT=0", "git")
 def clone(env: Environment, engine: Engine) -> list[str]:
     """Make the working copies of ``env`` that aren't there yet; return one line about each.
 
-    Raises StateError if a source can't be reached, or if a working copy came from somewhere else than ``env`` says.
+    A working copy from another source than ``env`` says is kept aside. Raises StateError if a source can't be reached.
     """
     names = [name for name, image in REPOSITORIES.items() if image in env.containers]
     return [f"{name}: {_clone_one(env, name, engine)}" for name in names]
@@ -37,8 +37,18 @@ def _clone_one(env: Environment, name: str, engine: Engine) -> str:
             raise StateError(f"repositories.{name}.url: there is no folder {target}", "correct it, or use `bundled`")
         return f"{target}, used in place"
     bundled = source.url == "bundled"
+    aside = None
     if target.is_dir():
-        return _existing(env, name, target, engine)
+        origin = _origin(target, engine)
+        if origin == source.url:
+            return _existing(env, name, target, engine)
+        aside, before = _aside(target, origin), _aside(target, source.url)
+        if aside.exists():
+            raise StateError(f"{aside} and {target} are both from {origin}", "move one of them away")
+        if before.is_dir():
+            target.rename(aside)
+            before.rename(target)
+            return f"took up the copy from {source.url} again; the one from {origin} is kept as {aside.name}"
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}-") as scratch:
         fresh = Path(scratch) / name
@@ -53,8 +63,11 @@ def _clone_one(env: Environment, name: str, engine: Engine) -> str:
                 engine.run(("git", "-C", str(fresh), *command))
         else:
             _clone_url(name, source.url, source.ref, fresh, engine)
+        if aside:
+            target.rename(aside)
         fresh.rename(target)
-    return f"made {target.relative_to(env.root)} from {source.url}" + (f" at {source.ref}" if source.ref else "")
+    text = f"made {target.relative_to(env.root)} from {source.url}" + (f" at {source.ref}" if source.ref else "")
+    return text + (f"; the one from before is kept as {aside.name}" if aside else "")
 
 
 def _clone_url(name: str, url: str, ref: str | None, fresh: Path, engine: Engine) -> None:
@@ -70,6 +83,18 @@ def _clone_url(name: str, url: str, ref: str | None, fresh: Path, engine: Engine
             raise StateError(f"repositories.{name}.ref: {url} has no {ref} ({_reason(error)})", "correct it") from None
 
 
+def _origin(target: Path, engine: Engine) -> str:
+    """Return the URL that a working copy was cloned from."""
+    # --local: not what the repository that the copy lies in came from.
+    argv = ("git", "-C", str(target), "config", "--local", "remote.origin.url")
+    return engine.run(argv, check=False).text or "bundled"
+
+
+def _aside(target: Path, url: str) -> Path:
+    """Return where the working copy from ``url`` is kept while another source's is in its place."""
+    return target.with_name(f"{target.name}.{digest(url)}")
+
+
 def _reason(error: CommandError) -> str:
     """Return the first thing that git says, in which it names the cause."""
     return next(iter(error.details), error.hint).removeprefix("fatal: ")
@@ -77,15 +102,17 @@ def _reason(error: CommandError) -> str:
 
 def _existing(env: Environment, name: str, target: Path, engine: Engine) -> str:
     source = env.repositories.source(name)
-    origin = engine.run(("git", "-C", str(target), "config", "remote.origin.url"), check=False).text or "bundled"
-    place = target.relative_to(env.root)
-    if origin != source.url:
-        raise StateError(
-            f"repositories.{name}.url: {place} came from {origin}, not from {source.url}",
-            f"move it away, or --set repositories.{name}.url={origin}",
-        )
-    text = f"kept {place}"
-    if origin == "bundled":
+    text = f"kept {target.relative_to(env.root)}"
+    if source.ref:
+        found = [
+            engine.run(
+                ("git", "-C", str(target), "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"), check=False
+            )
+            for name in ("HEAD", source.ref)
+        ]
+        if found[0].text != found[1].text:
+            text += f" (it is not at {source.ref}: check that out there)"
+    if source.url == "bundled":
         first = engine.run(("git", "-C", str(target), "log", "--max-parents=0", "--format=%B"), check=False).text
         if _TRAILER in first and f"{_TRAILER}: {_bundled_digest(env, name, engine)}" not in first:
             text += " (the bundled source has changed since it was made: move the copy away to get that)"

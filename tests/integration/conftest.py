@@ -33,8 +33,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--env", required=False, default="dev_dummyauth", help="the environment to bring up")
 
 
-def invoke(*arguments: str, check: bool = True, timeout: float = 900) -> subprocess.CompletedProcess[str]:
-    """Run a task as a user does and return what came of it; a failure shows what the task printed."""
+def invoke(
+    *arguments: str, check: bool = True, timeout: float = 900, path: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a task as a user does and return what came of it; a failure shows what the task printed.
+
+    ``path`` is a folder to look for programs in first.
+    """
     done = subprocess.run(
         (sys.executable, "-m", "invoke", *arguments),
         cwd=ROOT,
@@ -42,6 +47,7 @@ def invoke(*arguments: str, check: bool = True, timeout: float = 900) -> subproc
         capture_output=True,
         timeout=timeout,
         stdin=subprocess.DEVNULL,
+        env=os.environ | ({"PATH": f"{path}:{os.environ['PATH']}"} if path else {}),
         check=False,
     )
     assert not check or done.returncode == 0, f"invoke {' '.join(arguments)}\n{done.stdout}\n{done.stderr}"

@@ -1,0 +1,242 @@
+"""What a deployment takes while it runs: new secrets, an existing site's settings and files, signals; and refusals."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+
+from hubenvs.client import HubUser
+from hubenvs.engine import Engine
+
+from .conftest import ROOT, SETTINGS, Deployment, entry, invoke
+
+CONFIG_MAP = """\
+kind: ConfigMap
+apiVersion: v1
+metadata: {name: deploy-config}
+data:
+  logLevel: DEBUG
+  baseUrl: /elsewhere
+  dummyAuthPassword: correct-horse
+  devUsers: |
+    carol.project7
+    dave.project7
+"""
+# Run in the hub's container, with its crypt keys: alice's auth_state as the database has it.
+DECRYPT = (
+    "import sqlite3; from jupyterhub.crypto import CryptKeeper; "
+    "query = 'select encrypted_auth_state from users where name = ?'; "
+    "row = sqlite3.connect('/var/lib/jupyterhub/jupyterhub.sqlite').execute(query, ['alice']).fetchone(); "
+    "print(CryptKeeper.instance()._decrypt(row[0]))"
+)
+
+
+def auth_state(deployment: Deployment) -> str:
+    python = deployment.run_in("jupyterhub", "sh", "-c", 'sed -n "1s/^#! *//p" "$(command -v jupyterhub)"')
+    return deployment.run_in("jupyterhub", "s6-envdir", "/run/jupyterhub/env", python, "-c", DECRYPT)
+
+
+def test_rotated_secrets_replace_all_but_the_old_crypt_key(deployment: Deployment) -> None:
+    """`secrets --rotate` restarts the pod with new keys, and what the database holds can still be read."""
+    with deployment.user():
+        before = auth_state(deployment)
+    folder = Path(deployment.status["password_file"]).parent
+    old = {path.name: path.read_text() for path in folder.iterdir()}
+    invoke("secrets", *deployment.options, "--rotate")
+    new = {path.name: path.read_text() for path in folder.iterdir()}
+    assert new["crypt_keys"].split(";")[1:] == old["crypt_keys"].split(";")
+    assert not [name for name in old if new[name] == old[name]]
+    assert "project1" in before
+    assert auth_state(deployment) == before
+    assert "FAIL" not in invoke("check", *deployment.options).stdout
+    deployment.user().close()
+
+
+def test_an_exported_volume_is_a_tar_for_its_owner(deployment: Deployment, tmp_path: Path) -> None:
+    """`export-volume` writes what the volume holds, readable by nobody else."""
+    output = tmp_path / "data.tar"
+    invoke("export-volume", *deployment.options, "--volume", "jupyterhub-data", "--output", str(output))
+    assert output.stat().st_mode & 0o777 == 0o600
+    with tarfile.open(output) as tar:
+        assert any(name.endswith("jupyterhub.sqlite") for name in tar.getnames())
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A folder with a bricsauthenticator that can be told from the bundled one."""
+    folder = tmp_path / "bricsauthenticator"
+    shutil.copytree(ROOT / "containers/jupyterhub/bricsauthenticator", folder)
+    init = folder / "src/bricsauthenticator/__init__.py"
+    init.write_text(init.read_text().replace('__version__ = "', '__version__ = "77.'))
+    return folder
+
+
+def test_an_existing_site_moves_in(deployment: Deployment, tmp_path: Path, source: Path) -> None:
+    """One `up` takes a site's ConfigMap, its jupyterhub_config.py and its package; a seed edited in its volume stays.
+
+    The tasks after it look at what was brought up, and need not be told again.
+    """
+    given = tmp_path / "deploy.yaml"
+    given.write_text(CONFIG_MAP)
+    deployment.run_in("slurm", "sh", "-c", "echo '# mine' >>/etc/slurm/slurm.conf")
+    keys = (
+        "overlays=[tests/integration/foreign]",
+        f"repositories.bricsauthenticator.url={source}",
+        "slurm.cpus_per_node=3",
+    )
+    options = [part for key in keys for part in ("--set", key)]
+    try:
+        done = invoke("up", *deployment.options, "--configmap", str(given), *options)
+        assert "slurm-config: kept slurm.conf, which was edited in the volume" in done.stdout
+        assert "# mine" in deployment.run_in("slurm", "cat", "/etc/slurm/slurm.conf")
+        assert "CPUs=3 " in deployment.run_in("slurm", "cat", "/etc/slurm/slurm.conf.new")
+        status = entry(deployment.instance)
+        assert status is not None
+        assert (status["state"], status["user"]) == ("up", "carol")
+        assert status["url"].endswith("/elsewhere")
+        assert status["repositories"][0]["url"] == str(source)
+        with HubUser(status["url"]) as user:
+            assert "bricsauthenticator 77." in user.page("/hub/login").text
+            user.log_in("correct-horse")
+            assert user.name == "carol"
+        assert "all well" in invoke("verify", *deployment.options).stdout
+    finally:
+        deployment.run_in("slurm", "rm", "/etc/slurm/slurm.conf", "/etc/slurm/slurm.conf.new", check=False)
+        invoke("up", *deployment.options, *SETTINGS, "--as", "bob")
+    with deployment.user() as user:
+        assert user.name == "bob"
+
+
+@pytest.mark.parametrize(("stage", "number"), [("secrets", signal.SIGINT), ("play", signal.SIGTERM)])
+def test_up_goes_on_where_a_signal_ended_it(deployment: Deployment, stage: str, number: signal.Signals) -> None:
+    """A task that is interrupted says so and ends its programs; the next `up` comes to its end."""
+    argv = (sys.executable, "-u", "-m", "invoke", "up", *deployment.options, *SETTINGS, "--set", "wait_timeout=119")
+    with subprocess.Popen(
+        argv, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout is not None
+        assert any(line.startswith(stage) for line in process.stdout)
+        time.sleep(0.2)
+        process.send_signal(number)
+        output = process.stdout.read()
+        assert process.wait(20) == 128 + number, output
+    assert "interrupted; `invoke up` goes on from here" in output
+    assert "Traceback" not in output
+    invoke("up", *deployment.options, *SETTINGS)
+    assert (entry(deployment.instance) or {})["state"] == "up"
+
+
+def test_a_second_up_at_once_says_who_is_at_work(deployment: Deployment) -> None:
+    """Two tasks don't change one deployment at the same time."""
+    argv = (sys.executable, "-u", "-m", "invoke", "up", *deployment.options, *SETTINGS)
+    with subprocess.Popen(argv, cwd=ROOT, text=True, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as first:
+        assert first.stdout is not None
+        first.stdout.readline()
+        second = invoke("up", *deployment.options, *SETTINGS, check=False)
+        first.communicate()
+    assert first.returncode == 0
+    assert second.returncode == 1
+    assert f"is being changed by process {first.pid} (" in second.stderr
+
+
+def test_status_names_the_state(deployment: Deployment) -> None:
+    """`status --json` tells starting, degraded and stopped from up, in the same shape."""
+    pod, shape = deployment.status["pod"], deployment.status.keys()
+    podman = deployment.engine.run
+
+    def state() -> str:
+        status = entry(deployment.instance)
+        assert status is not None
+        assert status.keys() == shape
+        return str(status["state"])
+
+    try:
+        deployment.run_in("jupyterhub", "s6-svc", "-d", "/run/service/jupyterhub")
+        assert state() == "starting"
+        podman(("podman", "stop", "--time=2", f"{pod}-jupyterhub"))
+        assert state() == "degraded"
+        podman(("podman", "pod", "stop", "--time=2", pod))
+        assert state() == "stopped"
+    finally:
+        invoke("up", *deployment.options, *SETTINGS)
+    assert state() == "up"
+
+
+PODMAN = {
+    "old": "echo podman version 3.4.4",
+    "wrong": "echo hello",
+    "failing": '[ "$1" = --version ] && echo podman version 4.3.1 || { echo "cannot connect" >&2; exit 125; }',
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [("old", "podman 3.4.4 is too old"), ("wrong", "is this podman?"), ("failing", "failed (exit status 125)")],
+)
+def test_an_engine_that_is_no_use_is_named(tmp_path: Path, env_name: str, kind: str, error: str) -> None:
+    """One line, and no deploy folder."""
+    stand_in = tmp_path / "podman"
+    stand_in.write_text(f"#!/bin/sh\n{PODMAN[kind]}\n")
+    stand_in.chmod(0o755)
+    done = invoke("up", "--env", env_name, "--instance", "no-engine", check=False, path=tmp_path)
+    assert done.returncode == 1
+    assert error in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (ROOT / ".deploy" / f"{env_name}-no-engine").exists()
+
+
+def test_a_git_url_that_cannot_be_reached_offers_bundled(env_name: str, tmp_path: Path) -> None:
+    """Nothing is made, and the way out is named."""
+    absent = f"file://{tmp_path}/absent.git"
+    for options in (("--set", f"repositories.bricsauthenticator.url={tmp_path}/absent"), ("--configmap", "/absent")):
+        done = invoke("up", "--env", env_name, "--instance", "refused", *options, check=False)
+        assert done.returncode == 1
+        assert len(done.stderr.splitlines()) == 1
+    swap = ("--set", f"repositories.bricsauthenticator.url={absent}")
+    done = invoke("up", "--env", env_name, "--instance", "refused", *swap, check=False)
+    assert done.returncode == 1
+    assert "can't be cloned" in done.stderr
+    assert "repositories.bricsauthenticator.url=bundled" in done.stderr
+    assert entry("refused") is None
+    assert not (ROOT / ".deploy" / f"{env_name}-refused").exists()
+
+
+def test_a_deploy_folder_that_is_not_ours_is_refused(env_name: str, tmp_path: Path) -> None:
+    """A link or another user's folder gets no secrets."""
+    folder = ROOT / ".deploy" / f"{env_name}-foreign"
+    folder.symlink_to(tmp_path)
+    try:
+        done = invoke("up", "--env", env_name, "--instance", "foreign", check=False)
+    finally:
+        folder.unlink()
+    assert done.returncode == 1
+    assert "the deploy folder is a link" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_working_copies_of_two_sources_are_both_kept(env_name: str, source: Path, engine: Engine) -> None:
+    """Another Git URL gets a copy of its own, at its ref; set back, the first one is there, edits and all."""
+    for argv in (("init", "--quiet"), ("add", "--all"), ("commit", "--quiet", "--message=x"), ("branch", "wanted")):
+        engine.run(("git", "-C", str(source), "-c", "user.name=x", "-c", "user.email=x@localhost", *argv))
+    copies = ROOT / "containers/jupyterhub/_dev_build_data"
+    copy = copies / "bricsauthenticator"
+    edited = copy / "edited"
+    edited.touch()
+    before = set(copies.iterdir())
+    key = "repositories.bricsauthenticator"
+    try:
+        invoke("clone", "--env", env_name, "--set", f"{key}.url=file://{source}", "--set", f"{key}.ref=wanted")
+        assert "77." in (copy / "src/bricsauthenticator/__init__.py").read_text()
+        invoke("clone", "--env", env_name)
+        assert edited.exists()
+        (other,) = set(copies.iterdir()) - before
+        shutil.rmtree(other)
+    finally:
+        edited.unlink()
