@@ -285,6 +285,18 @@ def up(
         suite.up()
 
 
+@task(help={"watch": "go on, and do it at every save"})
+def reload(
+    ctx: Context, env: str | None = None, instance: str | None = None, watch: bool = False, set_: Settings = None
+) -> None:
+    """Bring edited working copies, hub configuration and templates into the running pod; restart what they touch."""
+    suite = open_suite(ctx, env, instance, set_, as_deployed=True)
+    if watch:
+        suite.watch()
+    else:
+        suite.reload()
+
+
 @task(
     help={
         "all": "take down every environment of this checkout",
@@ -400,6 +412,7 @@ namespace = Collection(
     check,
     verify,
     up,
+    reload,
     down,
     status,
     logs,

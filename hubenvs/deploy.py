@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import archive, keys, render, repositories, state
+from . import archive, images, keys, render, repositories, state
 from .console import Console
 from .engine import (
     Engine,
@@ -24,8 +24,10 @@ from .model import (
     LABEL_CHECKOUT,
     LABEL_DIGEST,
     LABEL_ENVIRONMENT,
+    LABEL_RECIPE,
     Endpoint,
     Environment,
+    Volume,
     checkout_id,
     deploy_folder,
     pod_name,
@@ -104,16 +106,26 @@ def seeds(env: Environment) -> dict[str, dict[str, bytes]]:
 
     Overlays are, in order, that of the kind of authentication, that of the environment, and those it names.
     """
-    folders = [env.root / "volumes" / name for name in ("common", f"auth-{env.auth.kind}", env.name)]
-    folders += env.overlay_folders
     result: dict[str, dict[str, bytes]] = {}
     for volume in env.volumes:
         if volume.seeded:
             tree: dict[str, bytes] = {}
-            for folder in folders:
+            for folder in seed_folders(env):
                 tree.update(archive.read_tree(folder / volume.suffix))
             result[volume.name] = render.seed_files(env, tree)
     return result
+
+
+def seed_folders(env: Environment) -> tuple[Path, ...]:
+    """Return the folders of seed files; what a later one has wins."""
+    names = ("common", f"auth-{env.auth.kind}", env.name)
+    return (*(env.root / "volumes" / name for name in names), *env.overlay_folders)
+
+
+def seed_source(env: Environment, volume: Volume, name: str) -> Path | None:
+    """Return the file that ``name`` in ``volume`` is seeded from, or None if none is."""
+    found = (folder / volume.suffix / f"{name}{end}" for folder in reversed(seed_folders(env)) for end in ("", ".j2"))
+    return next((path for path in found if path.is_file()), None)
 
 
 def make_volumes(env: Environment, engine: Engine, console: Console) -> None:
@@ -173,10 +185,15 @@ def _pinned(known_hosts: str, hostname: str, port: int) -> str:
 # -- play ----------------------------------------------------------------------------------------------------------
 
 
-def documents(env: Environment, images: Mapping[str, str], values: Mapping[str, str]) -> tuple[render.Document, ...]:
+def documents(
+    env: Environment, builds: tuple[images.Build, ...], values: Mapping[str, str]
+) -> tuple[render.Document, ...]:
     """Return the manifest of ``env``, with everything it depends on in the pod's digest."""
+    of = images.of_containers(env, builds)
     files = {f"{volume}/{name}": data for volume, tree in seeds(env).items() for name, data in tree.items()}
-    return render.manifest(env, images, values, files)
+    recipe = render.manifest(env, {name: build.recipe for name, build in of.items()}, values, {})
+    labels = {LABEL_RECIPE: render.pod_digest(recipe)}
+    return render.manifest(env, {name: build.tag for name, build in of.items()}, values, files, labels)
 
 
 def play(env: Environment, manifest: tuple[render.Document, ...], engine: Engine, console: Console) -> bool:
@@ -187,7 +204,7 @@ def play(env: Environment, manifest: tuple[render.Document, ...], engine: Engine
     deployed = find(engine).get(env.pod)
     if deployed and deployed.pod:
         refuse_foreign(env, deployed)
-        if deployed.pod["Labels"].get(LABEL_DIGEST) == render.pod_digest(manifest) and deployed.state == "up":
+        if made_of(env, deployed.pod) == render.pod_digest(manifest) and deployed.state == "up":
             console.say("play", f"pod {env.pod} is up and unchanged")
             return False
         console.say("play", f"replacing pod {env.pod}")
@@ -203,6 +220,29 @@ def play(env: Environment, manifest: tuple[render.Document, ...], engine: Engine
         raise
     console.say("play", f"pod {env.pod}: {', '.join(env.containers)}")
     return True
+
+
+def made_of(env: Environment, pod: Mapping[str, Any]) -> str:
+    """Return the digest of what ``pod`` is made of now: as it was played, or as `reload` left it."""
+    record = state.read_record(env.deploy_folder)
+    return record["digest"] if record.get("reloaded") == pod["Id"] else pod["Labels"].get(LABEL_DIGEST, "")
+
+
+def reloaded(
+    env: Environment, manifest: tuple[render.Document, ...], whole: bool, engine: Engine, console: Console
+) -> None:
+    """Keep what the pod is made of after a reload: ``manifest``, if that has been brought in ``whole``.
+
+    Otherwise it is nothing that a manifest describes, and the next `up` replaces it.
+    """
+    described = engine.json(("podman", "pod", "inspect", env.pod))
+    pod = described[0] if isinstance(described, list) else described  # podman 5 makes a list of it
+    if whole and pod["Labels"].get(LABEL_RECIPE) != render.pod_digest(manifest, LABEL_RECIPE):
+        whole = False
+        console.say("reload", f"more than that has changed: `invoke up --env {env.name}` replaces the pod")
+    digest = render.pod_digest(manifest) if whole else "mixed"
+    record = state.read_record(env.deploy_folder)
+    state.write_record(env.deploy_folder, {**record, "reloaded": pod["Id"], "digest": digest})
 
 
 def refuse_foreign(env: Environment, deployed: Deployed) -> None:

@@ -33,7 +33,8 @@ class Build:
     """One image: its name, its tag, what it stands on, and what it is made of.
 
     ``context`` is the folder of its Containerfile (None for debian-base, which has none), ``target`` the stage,
-    ``tools`` the image that its build mounts, ``copies`` the files of the development repositories that it carries.
+    ``tools`` the image that its build mounts, ``copies`` the files of the development repositories that it carries;
+    ``recipe`` is a digest of all that it is made of but those.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Build:
     target: str | None = None
     tools: str | None = None
     copies: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
+    recipe: str = ""
 
     def commands(self, env: Environment, scratch: Path) -> tuple[Argv, ...]:
         """Return the commands that make it, with ``scratch`` as the folder for what they need on the way."""
@@ -113,9 +115,10 @@ def plan(env: Environment, copies: Mapping[str, Mapping[str, Path]], has_mmdebst
             for path, file in files.items()
         }
         tools = references.get("tools")
-        made_of = digest(reference, tools or "", stage or "", content, repository_content)
-        references[name] = tag = _tag(name, made_of, stage)
-        builds.append(Build(name, tag, reference, context, f"stage-{stage}" if stage else None, tools, carried))
+        recipe = digest(reference, tools or "", stage or "", content)
+        references[name] = tag = _tag(name, digest(recipe, repository_content), stage)
+        target = f"stage-{stage}" if stage else None
+        builds.append(Build(name, tag, reference, context, target, tools, carried, recipe))
     return tuple(builds)
 
 
@@ -129,10 +132,9 @@ def current(env: Environment, engine: Engine) -> tuple[Build, ...]:
     return plan(env, copies, shutil.which("mmdebstrap") is not None)
 
 
-def container_images(env: Environment, builds: tuple[Build, ...]) -> dict[str, str]:
-    """Return the image reference of each container of ``env``."""
-    tags = {build.name: build.tag for build in builds}
-    return {container: tags[container] for container in env.containers}
+def of_containers(env: Environment, builds: tuple[Build, ...]) -> dict[str, Build]:
+    """Return the build that each container of ``env`` runs."""
+    return {build.name: build for build in builds if build.name in env.containers}
 
 
 def missing(builds: tuple[Build, ...], engine: Engine) -> tuple[Build, ...]:

@@ -20,6 +20,8 @@ LABEL_INSTANCE = "app.kubernetes.io/instance"
 LABEL_ENVIRONMENT = "app.kubernetes.io/name"
 LABEL_CHECKOUT = "jupyterhub-slurm/checkout"
 LABEL_DIGEST = "jupyterhub-slurm/digest"
+# The digest without what `reload` can bring into a running pod: working copies and seed files.
+LABEL_RECIPE = "jupyterhub-slurm/recipe"
 
 # Which image carries which development repository.
 REPOSITORIES = {"bricsauthenticator": "jupyterhub", "slurmspawner_wrappers": "slurm"}

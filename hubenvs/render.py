@@ -35,22 +35,27 @@ def _templates(folder: Path) -> jinja2.Environment:
 
 
 def manifest(
-    env: Environment, images: Mapping[str, str], values: Mapping[str, str], seeds: Mapping[str, bytes]
+    env: Environment,
+    images: Mapping[str, str],
+    values: Mapping[str, str],
+    seeds: Mapping[str, bytes],
+    labels: Mapping[str, str] | None = None,
 ) -> tuple[Document, ...]:
     """Return the documents that ``podman kube play`` takes for ``env``.
 
     ``images`` has each container's image reference, ``values`` the content of each secret's key. The pod carries a
-    digest of all that it is made of, ``seeds`` (the seed files) included, so that an unchanged pod can be left alone.
+    digest of all that it is made of, ``seeds`` (the seed files) included, so that an unchanged pod can be left alone,
+    and ``labels`` of its own.
     Raises DefinitionError if a template can't be rendered or its result isn't what Kubernetes takes.
     """
     templates = _templates(env.root / "manifests")
 
     def documents(pod_digest: str) -> tuple[Document, ...]:
         found: list[Document] = []
-        labels = {**env.labels, LABEL_DIGEST: pod_digest}
+        pod_labels = {**env.labels, **(labels or {}), LABEL_DIGEST: pod_digest}
         for name in TEMPLATES:
             try:
-                text = templates.get_template(name).render(env=env, images=images, values=values, pod_labels=labels)
+                text = templates.get_template(name).render(env=env, images=images, values=values, pod_labels=pod_labels)
                 found.extend(document for document in yaml.safe_load_all(text) if document)
             except (jinja2.TemplateError, yaml.YAMLError, KeyError) as error:
                 raise DefinitionError(f"manifests/{name}: {error}", "correct the template") from error
@@ -84,10 +89,10 @@ def check(documents: Sequence[Document]) -> None:
             )
 
 
-def pod_digest(documents: Sequence[Document]) -> str:
-    """Return the digest that the pod among ``documents`` carries."""
+def pod_digest(documents: Sequence[Document], label: str = LABEL_DIGEST) -> str:
+    """Return the digest that the pod among ``documents`` carries as ``label``."""
     pod = next(document for document in documents if document["kind"] == "Pod")
-    value: str = pod["metadata"]["labels"][LABEL_DIGEST]
+    value: str = pod["metadata"]["labels"][label]
     return value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from . import archive
@@ -140,6 +140,18 @@ def copy(found: Mapping[str, Path], target: Path) -> None:
     for name, path in found.items():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target / name)
+
+
+def not_ignored(folder: Path, names: Iterable[str], engine: Engine) -> list[str]:
+    """Return those of ``names`` that Git would not ignore in the working copy; none if it is a plain folder."""
+    asked = sorted(names)
+    if not asked:
+        return []
+    listed = engine.run(
+        ("git", "-C", str(folder), "check-ignore", "-z", "--stdin"), stdin="\0".join(asked).encode(), check=False
+    )
+    ignored = set(listed.stdout.decode().split("\0"))
+    return [name for name in asked if name not in ignored] if listed.returncode in (0, 1) else []
 
 
 def describe(env: Environment, engine: Engine) -> list[dict[str, object]]:

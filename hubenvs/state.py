@@ -106,14 +106,14 @@ def write_secrets(folder: Path, values: Mapping[str, str]) -> None:
 
 
 def read_record(folder: Path) -> dict[str, str]:
-    """Return what an earlier `up` of this deployment decided (its ports), or nothing."""
+    """Return what is known of this deployment (its ports, what `reload` made of its pod), or nothing."""
     path = folder / "record.json"
     record: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
     return record
 
 
 def write_record(folder: Path, record: Mapping[str, str]) -> None:
-    """Keep what this `up` decided."""
+    """Keep what is known of this deployment."""
     write(folder / "record.json", json.dumps(dict(record)))
 
 

@@ -88,8 +88,7 @@ class Suite:
         else:
             values = {key: "" for secret in self.env.secrets for key in secret.keys}
             values |= state.read_secrets(self.env.deploy_folder)
-        references = images.container_images(self.env, images.current(self.env, self.engine))
-        documents = deploy.documents(self.env, references, values)
+        documents = deploy.documents(self.env, images.current(self.env, self.engine), values)
         return documents if with_secrets else render.redacted(documents)
 
     def play(self) -> bool:
@@ -108,7 +107,7 @@ class Suite:
         return values
 
     def _play(self, builds: tuple[images.Build, ...], values: Mapping[str, str]) -> bool:
-        documents = deploy.documents(self.env, images.container_images(self.env, builds), values)
+        documents = deploy.documents(self.env, builds, values)
         return deploy.play(self.env, documents, self.engine, self.console)
 
     def is_up(self) -> bool:
@@ -151,7 +150,40 @@ class Suite:
         definition = self.env.model_dump_json(by_alias=True, exclude={"dummy_password"})
         state.write_definition(self.env.deploy_folder, definition)
         if self.env.publish.jupyterhub:
-            state.write_record(self.env.deploy_folder, {"jupyterhub": str(self.env.publish.jupyterhub.port)})
+            record = state.read_record(self.env.deploy_folder)
+            port = str(self.env.publish.jupyterhub.port)
+            state.write_record(self.env.deploy_folder, {**record, "jupyterhub": port})
+
+    def reload(self) -> None:
+        """Bring what was edited into the running pod."""
+        from . import reload
+
+        with self.locked():
+            whole = reload.reload(self.env, self.engine, self.console)
+            if whole is not None:
+                builds = images.current(self.env, self.engine)
+                manifest = deploy.documents(self.env, builds, self._kept_secrets())
+                deploy.reloaded(self.env, manifest, whole, self.engine, self.console)
+
+    def watch(self) -> None:
+        """Reload at every save until Ctrl-C; an edit that doesn't work is reported, and the next one awaited."""
+        import watchfiles
+
+        folders = [self.env.working_copy(name) for name, image in REPOSITORIES.items() if image in self.env.containers]
+        folders += [folder for folder in deploy.seed_folders(self.env) if folder.is_dir()]
+        self.console.say("watch", f"{len(folders)} folders; Ctrl-C ends it")
+        try:
+            self._reload_saying()
+            for _ in watchfiles.watch(*folders, step=20, debounce=200):
+                self._reload_saying()
+        except KeyboardInterrupt:
+            self.console.say("watch", "ended")
+
+    def _reload_saying(self) -> None:
+        try:
+            self.reload()
+        except HubEnvsError as error:
+            self.console.say("error", error.report)
 
     def announce(self) -> None:
         """Say where the hub is, who logs in, and what can be done next."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from hubenvs.client import HubUser
@@ -202,6 +205,88 @@ def test_a_second_up_changes_nothing(deployment: Deployment) -> None:
     assert "is up and unchanged" in done.stdout
     after = deployment.engine.run(("podman", "pod", "inspect", "--format", "{{.ID}}", deployment.status["pod"])).text
     assert before == after
+
+
+@contextlib.contextmanager
+def edited(path: Path, added: str) -> Iterator[None]:
+    """Have ``added`` at the end of the file ``path`` for the block."""
+    before = path.read_bytes()
+    try:
+        path.write_bytes(before + added.encode())
+        yield
+    finally:
+        path.write_bytes(before)
+
+
+COPIES = (
+    ROOT / "containers/jupyterhub/_dev_build_data/bricsauthenticator",
+    ROOT / ("containers/slurm/_dev_build_data/slurmspawner_wrappers"),
+)
+CONFIG = ROOT / "volumes/auth-dummy/jupyterhub-config"
+# Seconds from calling `reload` to the new code's page; 2.5 on a machine that does nothing else.
+RELOADED = 5
+
+
+def test_reload_brings_an_edit_in_and_keeps_who_is_there(deployment: Deployment) -> None:
+    """The new code runs within seconds, the kernel goes on, the log-in holds, and `up` finds nothing to do."""
+    user_code = COPIES[0] / "src/bricsauthenticator/__init__.py"
+    marker = "/var/lib/jupyterhub/reloaded"
+    inspect = ("podman", "pod", "inspect", "--format", "{{.ID}}", deployment.status["pod"])
+    pod = deployment.engine.run(inspect).text
+    with deployment.user() as user, edited(user_code, f"\nopen({marker!r}, 'w').close()\n"):
+        spawned(deployment, user)
+        with user.kernel() as execute:
+            assert execute("kept = 6 * 7") == ""
+            started = time.monotonic()
+            done = invoke("reload", *deployment.options)
+            assert http_status(f"{deployment.status['url']}/hub/login") == 200
+            assert time.monotonic() - started < RELOADED
+            assert "bricsauthenticator: src/bricsauthenticator/__init__.py" in done.stdout
+            deployment.run_in("jupyterhub", "test", "-e", marker)
+            assert execute("print(kept)") == "42\n"
+        server = user.server()
+        assert server is not None
+        assert server["ready"]
+        user.stop(STOP)
+        assert "is up and unchanged" in invoke("up", *deployment.options, *SETTINGS).stdout
+    assert "the hub has restarted" in invoke("reload", *deployment.options).stdout
+    assert "nothing has been edited" in invoke("reload", *deployment.options).stdout
+    assert deployment.engine.run(inspect).text == pod
+
+
+@pytest.mark.parametrize(
+    ("file", "added", "told"),
+    [
+        (COPIES[0] / "src/bricsauthenticator/auth.py", "def f(:\n", "auth.py:{line}: SyntaxError"),
+        (COPIES[0] / "src/bricsauthenticator/auth.py", "import nonesuch\n", "auth.py:{line}: ModuleNotFoundError"),
+        (COPIES[1] / "src/slurmspawner_wrappers/__init__.py", "def f(:\n", "__init__.py:{line}: SyntaxError"),
+        (CONFIG / "jupyterhub_config.py", "1 / 0\n", "jupyterhub_config.py:{line}: ZeroDivisionError"),
+        (CONFIG / "jupyterhub_config.py", "c.JupyterHub.hub_port = 'x'\n", "expected an int"),
+        (CONFIG / "jupyterhub_config.py", "c.JupyterHub.hub_bind_url = 'http://192.0.2.1:1'\n", "Cannot assign"),
+        (ROOT / "volumes/common/slurm-config/slurm.conf.j2", "Nonsense=1\n", "Unable to process configuration"),
+    ],
+)
+def test_reload_puts_back_what_does_not_work(deployment: Deployment, file: Path, added: str, told: str) -> None:
+    """The error names the person's own file and line, and what ran before answers still."""
+    line = len(file.read_text().splitlines()) + 1
+    with edited(file, added):
+        done = invoke("reload", *deployment.options, check=False)
+    assert done.returncode == 1
+    if "{line}" in told:
+        assert str(file.relative_to(ROOT).parent) in done.stderr
+    assert told.format(line=line) in done.stderr
+    assert http_status(f"{deployment.status['url']}/hub/login") == 200
+    assert "nothing has been edited" in invoke("reload", *deployment.options).stdout
+
+
+def test_a_template_is_shown_without_a_restart(deployment: Deployment) -> None:
+    """JupyterHub looks at a template's file each time."""
+    mark = "{% block login_terms %}edited-just-now{% endblock %}\n"
+    with edited(CONFIG / "templates/login.html", mark):
+        assert "nothing had to restart" in invoke("reload", *deployment.options).stdout
+        page = httpx.get(f"{deployment.status['url']}/hub/login").text
+        assert "edited-just-now" in page
+    invoke("reload", *deployment.options)
 
 
 def test_a_taken_port_is_named(deployment: Deployment) -> None:
