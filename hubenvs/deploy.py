@@ -88,6 +88,11 @@ def find(engine: Engine) -> dict[str, Deployed]:
     }
 
 
+def look(env: Environment, engine: Engine) -> Deployed:
+    """Return what the engine has of ``env``."""
+    return find(engine).get(env.pod) or leftovers(env.pod, env.name, checkout_id(env.root), engine)
+
+
 def leftovers(pod: str, environment: str, checkout: str, engine: Engine) -> Deployed:
     """Return what is left of a deployment that has nothing labelled any more: its Secrets, by their names."""
     secrets = tuple(sorted(engine.secret_names() & _secret_names(pod)))
@@ -196,19 +201,21 @@ def documents(
     return render.manifest(env, {name: build.tag for name, build in of.items()}, values, files, labels)
 
 
-def play(env: Environment, manifest: tuple[render.Document, ...], engine: Engine, console: Console) -> bool:
-    """Play ``manifest``; return False if the pod that runs is that already.
+def play(
+    env: Environment, manifest: tuple[render.Document, ...], deployed: Deployed, engine: Engine, console: Console
+) -> bool:
+    """Play ``manifest`` where there is ``deployed`` so far; return False if the pod that runs is that already.
 
     A pod that differs is replaced. A play that fails or is interrupted takes down what it began.
     """
-    deployed = find(engine).get(env.pod)
-    if deployed and deployed.pod:
+    if deployed.pod:
         refuse_foreign(env, deployed)
         if made_of(env, deployed.pod) == render.pod_digest(manifest) and deployed.state == "up":
             console.say("play", f"pod {env.pod} is up and unchanged")
             return False
         console.say("play", f"replacing pod {env.pod}")
-    clear(env.pod, engine)
+    if deployed.pod or deployed.secrets:
+        clear(env.pod, engine)
     if env.publish.jupyterhub:
         require_free(env.publish.jupyterhub, engine)
     # The volumes are there by now, and podman 4.3 refuses a claim for one that is.
@@ -359,13 +366,13 @@ def status(
                 "state": deployed.state if deployed.state != "up" or answers(url) else "starting",
                 "url": url,
                 "gateway_url": None,
-                "user": env.user if env else None,
+                "user": env.user if env and folder else None,
                 "password_file": str(password) if password and password.exists() else None,
                 "pod": instance if deployed.pod else None,
                 "containers": [{"name": item["Names"][0], "state": item["State"]} for item in deployed.containers],
                 "volumes": list(deployed.volumes),
                 "secrets": list(deployed.secrets),
-                "repositories": repositories.describe(env, engine) if env else [],
+                "repositories": repositories.describe(env, engine) if env and folder else [],
             }
         )
     return rows

@@ -97,7 +97,7 @@ class Suite:
         absent = images.missing(builds, self.engine)
         if absent:
             raise StateError(f"no image {absent[-1].tag}", f"invoke build --env {self.env.name}")
-        return self._play(builds, self._kept_secrets())
+        return self._play(builds, self._kept_secrets(), deploy.look(self.env, self.engine))
 
     def _kept_secrets(self) -> dict[str, str]:
         """Return the secrets in the deploy folder; raise StateError if they haven't all been made."""
@@ -106,40 +106,39 @@ class Suite:
             raise StateError(f"{self.env.name} has no secrets yet", f"invoke secrets --env {self.env.name}")
         return values
 
-    def _play(self, builds: tuple[images.Build, ...], values: Mapping[str, str]) -> bool:
+    def _play(self, builds: tuple[images.Build, ...], values: Mapping[str, str], deployed: deploy.Deployed) -> bool:
         documents = deploy.documents(self.env, builds, values)
-        return deploy.play(self.env, documents, self.engine, self.console)
+        return deploy.play(self.env, documents, deployed, self.engine, self.console)
 
     def is_up(self) -> bool:
         """Return whether the pod is there."""
-        deployed = deploy.find(self.engine).get(self.env.pod)
-        return deployed is not None and deployed.pod is not None
+        return deploy.look(self.env, self.engine).pod is not None
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the pod answers."""
         ready.wait(self.env, self.engine, self.console, timeout)
 
-    def preflight(self) -> None:
-        """Refuse, before anything is made, what would fail later: the engine, the port, somebody else's pod."""
+    def preflight(self) -> deploy.Deployed:
+        """Refuse, before anything is made, what would fail later, and return what there is of the environment."""
         self.engine.version()
-        deployed = deploy.find(self.engine).get(self.env.pod)
-        if deployed:
-            deploy.refuse_foreign(self.env, deployed)
-        if self.env.publish.jupyterhub and not (deployed and deployed.state in ("up", "degraded")):
+        deployed = deploy.look(self.env, self.engine)
+        deploy.refuse_foreign(self.env, deployed)
+        if self.env.publish.jupyterhub and deployed.state not in ("up", "degraded"):
             deploy.require_free(self.env.publish.jupyterhub, self.engine)
         deploy.seeds(self.env)
+        return deployed
 
     def up(self) -> None:
         """Bring the environment up: clone, build, volumes, secrets, play, wait, check."""
         from . import ssh
 
         with self.locked():
-            self.preflight()
+            deployed = self.preflight()
             self.clone()
             builds = self.build()
             self.volumes()
             values = self.secrets()
-            self._play(builds, values)
+            self._play(builds, values, deployed)
             self.remember()
             self.wait()
             ssh.check(self.env, self.engine, self.console, brief=True)
