@@ -246,7 +246,7 @@ def reloaded(
     pod = described[0] if isinstance(described, list) else described  # podman 5 makes a list of it
     if whole and pod["Labels"].get(LABEL_RECIPE) != render.pod_digest(manifest, LABEL_RECIPE):
         whole = False
-        console.say("reload", f"more than that has changed: `invoke up --env {env.name}` replaces the pod")
+        console.say("reload", f"more than that has changed: `invoke up {env.options}` replaces the pod")
     digest = render.pod_digest(manifest) if whole else "mixed"
     record = state.read_record(env.deploy_folder)
     state.write_record(env.deploy_folder, {**record, "reloaded": pod["Id"], "digest": digest})

@@ -19,7 +19,7 @@ def _container(env: Environment, engine: Engine, name: str) -> str:
         raise DefinitionError(f"--container {name}: {env.name} has no such container", suggestion(name, env.containers))
     container = env.container(name)
     if engine.run(("podman", "container", "exists", container), check=False).returncode != 0:
-        raise StateError(f"{env.pod} is not up", f"invoke up --env {env.name}")
+        raise StateError(f"{env.pod} is not up", f"invoke up {env.options}")
     return container
 
 
@@ -35,7 +35,10 @@ def logs(env: Environment, engine: Engine, container: str | None, follow: bool, 
 
 def shell(env: Environment, engine: Engine, container: str, user: str | None, command: str | None) -> int:
     """Run ``command`` (None: a login shell) in ``container`` as ``user`` and return its exit status."""
-    argv = shlex.split(command) if command else ["bash", "-l"]
+    try:
+        argv = shlex.split(command) if command else ["bash", "-l"]
+    except ValueError as error:
+        raise DefinitionError(f"--command {command}: {error}", "close the quotation") from None
     target = _container(env, engine, container)
     tty = sys.stdin.isatty() and sys.stdout.isatty()
     return engine.run(
@@ -50,6 +53,6 @@ def export_volume(env: Environment, engine: Engine, console: Console, suffix: st
         raise DefinitionError(f"--volume {suffix}: {env.name} has no such volume", suggestion(suffix, by_suffix))
     name = by_suffix[suffix].name
     if name not in engine.volume_names():
-        raise StateError(f"volume {name} is not there", f"invoke volumes --env {env.name}")
+        raise StateError(f"volume {name} is not there", f"invoke volumes {env.options}")
     state.write(output, engine.run(volume_data_argv("export", name), timeout=None).stdout)
     console.say("export", f"{name} to {output}")

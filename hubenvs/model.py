@@ -267,6 +267,11 @@ class Environment(Frozen):
         """Return the pod's name, the stem of every other name."""
         return pod_name(self.name, self.instance)
 
+    @property
+    def options(self) -> str:
+        """Return the options that name this deployment to a task."""
+        return f"--env {self.name}" + (f" --instance {self.instance}" if self.instance else "")
+
     def container(self, name: str) -> str:
         """Return podman's name for the pod's container ``name``."""
         return f"{self.pod}-{name}"

@@ -81,7 +81,7 @@ def wait(env: Environment, engine: Engine, console: Console, timeout: float | No
                 if time.monotonic() > deadline:
                     raise StateError(
                         f"{probe.name} did not answer within {timeout or env.wait_timeout} s",
-                        f"`invoke logs --env {env.name}` shows more",
+                        f"`invoke logs {env.options}` shows more",
                         engine.logs(env.container(probe.container)),
                     )
                 time.sleep(INTERVAL)
@@ -99,6 +99,6 @@ def _require_running(env: Environment, engine: Engine) -> None:
         if status != "running":
             raise StateError(
                 f"container {container} is {f'{status} (exit status {code})' if status else 'not there'}",
-                f"`invoke logs --env {env.name}` shows more",
+                f"`invoke logs {env.options}` shows more",
                 engine.logs(container),
             )

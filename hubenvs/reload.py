@@ -71,7 +71,7 @@ def plan(env: Environment, container: str, current: Mapping[str, bytes], engine:
         change.notes += [f"{repository}: {name}" for name in (*changed, *gone)]
         if again := [name for name in (*changed, *gone) if name in INSTALLATION]:
             change.whole = False
-            change.notes.append(f"{repository}: what {again[0]} says is installed by `invoke up --env {env.name}`")
+            change.notes.append(f"{repository}: what {again[0]} says is installed by `invoke up {env.options}`")
         if image == "jupyterhub" and (changed or gone):
             change.commands = ((*WARM, "check"), (*WARM, "restart"))
     seeds = deploy.seeds(env)
@@ -103,7 +103,7 @@ def reload(env: Environment, engine: Engine, console: Console) -> bool | None:
     """
     started = time.monotonic()
     if env.stage != "dev":
-        raise StateError(f"{env.name} has its packages installed (stage: prod)", f"invoke up --env {env.name}")
+        raise StateError(f"{env.name} has its packages installed (stage: prod)", f"invoke up {env.options}")
     with ThreadPoolExecutor(len(env.containers)) as pool:
         changes = list(pool.map(lambda container: _bring(env, container, engine), env.containers))
     for change in changes:
@@ -128,7 +128,7 @@ def _bring(env: Environment, container: str, engine: Engine) -> Change | StateEr
         exec_argv(name, "tar", "--create", "--directory=/", "--exclude=__pycache__", *folders), check=False
     )
     if listed.returncode != 0:
-        return StateError(f"{env.pod} is not up", f"invoke up --env {env.name}", listed.stderr.splitlines()[-3:])
+        return StateError(f"{env.pod} is not up", f"invoke up {env.options}", listed.stderr.splitlines()[-3:])
     current = {f"/{path}": content for path, content in archive.unpack(listed.stdout).items()}
     change = plan(env, container, current, engine)
     if not change:

@@ -48,7 +48,7 @@ def check(env: Environment, engine: Engine, console: Console, brief: bool = Fals
     if failed:
         raise StateError(
             f"check: {failed[0].what}: {failed[0].seen}",
-            f"`invoke logs --env {env.name} --container slurm` shows the server's side",
+            f"`invoke logs {env.options} --container slurm` shows the server's side",
         )
     if brief:
         console.say("check", f"SSH from the hub to Slurm: {len(rows)} of {len(rows)} hold")
@@ -63,7 +63,7 @@ def _rows(env: Environment, engine: Engine) -> list[Row]:
     hub = env.container("jupyterhub")
     values = state.read_secrets(env.deploy_folder)
     if "ssh_key" not in values:
-        raise StateError(f"{env.name} has no SSH key in its deploy folder", f"invoke up --env {env.name}")
+        raise StateError(f"{env.name} has no SSH key in its deploy folder", f"invoke up {env.options}")
     account = env.dev_users[0].account
     host, port = env.slurm.ssh_hostname, env.slurm.ssh_port
     # Fabric splits this and runs it without a shell; `env` hands on the engine's configuration. -N ends the relay with

@@ -96,14 +96,14 @@ class Suite:
         builds = images.current(self.env, self.engine)
         absent = images.missing(builds, self.engine)
         if absent:
-            raise StateError(f"no image {absent[-1].tag}", f"invoke build --env {self.env.name}")
+            raise StateError(f"no image {absent[-1].tag}", f"invoke build {self.env.options}")
         return self._play(builds, self._kept_secrets(), deploy.look(self.env, self.engine))
 
     def _kept_secrets(self) -> dict[str, str]:
         """Return the secrets in the deploy folder; raise StateError if they haven't all been made."""
         values = state.read_secrets(self.env.deploy_folder)
         if not values.keys() >= {key for secret in self.env.secrets for key in secret.keys}:
-            raise StateError(f"{self.env.name} has no secrets yet", f"invoke secrets --env {self.env.name}")
+            raise StateError(f"{self.env.name} has no secrets yet", f"invoke secrets {self.env.options}")
         return values
 
     def _play(self, builds: tuple[images.Build, ...], values: Mapping[str, str], deployed: deploy.Deployed) -> bool:
@@ -187,7 +187,7 @@ class Suite:
     def announce(self) -> None:
         """Say where the hub is, who logs in, and what can be done next."""
         password = self.env.deploy_folder / state.SECRETS / deploy.PASSWORD_KEY
-        options = f"--env {self.env.name}" + (f" --instance {self.env.instance}" if self.env.instance else "")
+        options = self.env.options
         say = self.console.say
         say("up", self.env.url or "the hub is not published on this host")
         say("", f"log in as {self.env.user} with the password in {_near(password)}")

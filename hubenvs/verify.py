@@ -41,7 +41,7 @@ class Walk:
             text = getattr(error, "message", "") or f"{type(error).__name__}: {error}"
             raise StateError(
                 f"verify: the hop '{name}' broke: {text}",
-                f"`invoke logs --env {self.env.name} --container {container}` shows more",
+                f"`invoke logs {self.env.options} --container {container}` shows more",
                 (*details, *self.engine.logs(self.env.container(container), 8)),
             ) from error
         self.hops.append((name, f"{time.monotonic() - started:.2f} s", " ".join(seen)))
@@ -59,7 +59,7 @@ def verify(env: Environment, engine: Engine, console: Console) -> None:
         raise StateError(f"{env.name} publishes no hub", "verify goes in at publish.jupyterhub")
     password = state.read_secrets(env.deploy_folder).get(deploy.PASSWORD_KEY)
     if password is None:
-        raise StateError(f"{env.name} is not up from this checkout", f"invoke up --env {env.name}")
+        raise StateError(f"{env.name} is not up from this checkout", f"invoke up {env.options}")
     walk = Walk(env, engine)
     with HubUser(env.url) as user, console.busy("verify", env.url):
         try:
