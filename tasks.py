@@ -6,7 +6,9 @@ A task is a call into the hubenvs package, imported when it runs so that listing
 from __future__ import annotations
 
 import functools
+import shlex
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -385,9 +387,75 @@ def shell(
     from hubenvs import inside
 
     suite = open_suite(ctx, env, instance, None, as_deployed=True)
-    code = inside.shell(suite.env, suite.engine, container, user, command)
+    code = inside.shell(suite.env, suite.engine, container, user, _words(command))
     if code:
         raise Exit(code=code)
+
+
+@task(
+    help={"command": "what to run, like squeue or 'scontrol show job'; or write it after --", "user": "as this account"}
+)
+def slurm(
+    ctx: Context,
+    env: str | None = None,
+    instance: str | None = None,
+    user: str | None = None,
+    command: str | None = None,
+) -> None:
+    """Run a command of Slurm's in its container: `invoke slurm --env … -- squeue --all`; ends with its status."""
+    from hubenvs import inside
+
+    suite = open_suite(ctx, env, instance, None, as_deployed=True)
+    code = inside.shell(suite.env, suite.engine, "slurm", user, _words(command) or ("sinfo",))
+    if code:
+        raise Exit(code=code)
+
+
+@task(
+    name="test-repo",
+    positional=["repository"],
+    help={
+        "repository": "bricsauthenticator or slurmspawner_wrappers",
+        "arguments": "for pytest; or write them after --",
+    },
+)
+def own_tests(
+    ctx: Context,
+    repository: str,
+    env: str | None = None,
+    arguments: str | None = None,
+    set_: Settings = None,
+) -> None:
+    """Run a working copy's own tests in the image that is built from it; ends with their exit status."""
+    from hubenvs import develop, load
+
+    suite = open_suite(ctx, env or load.environment_names(ROOT)[0], None, set_)
+    suite.clone()
+    with suite.locked():
+        code = develop.test_repository(suite.env, repository, _words(arguments), suite.engine, suite.console)
+    if code:
+        raise Exit(code=code)
+
+
+@task(help={"port": "of this host's loopback, for the debugger to attach to"})
+def debug(ctx: Context, env: str | None = None, instance: str | None = None, port: int = 5678) -> None:
+    """Run the hub under debugpy until Ctrl-C; servers and log-ins stay."""
+    from hubenvs import develop
+
+    suite = open_suite(ctx, env, instance, None, as_deployed=True)
+    develop.debug(suite.env, port, suite.engine, suite.console)
+
+
+def _words(text: str | None) -> tuple[str, ...]:
+    """Return the words of ``text``, without it those after `--` on the command line (Invoke 2 keeps them to itself)."""
+    from hubenvs.errors import DefinitionError
+
+    if text:
+        try:
+            return tuple(shlex.split(text))
+        except ValueError as error:
+            raise DefinitionError(f"{text}: {error}", "close the quotation") from None
+    return tuple(sys.argv[sys.argv.index("--") + 1 :]) if "--" in sys.argv else ()
 
 
 @task(help={"volume": "which one, like jupyterhub-data", "output": "the tar to write (for you alone)"})
@@ -417,6 +485,9 @@ namespace = Collection(
     status,
     logs,
     shell,
+    slurm,
+    own_tests,
+    debug,
     export_volume,
 )
 namespace.configure({"hubenvs": DEFAULTS})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import CommandError, StateError
-from .model import LABEL_INSTANCE, LABEL_PART_OF, PART_OF
+from .model import LABEL_INSTANCE, LABEL_PART_OF, PART_OF, Endpoint
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -207,6 +209,26 @@ class Engine:
         if check and result.returncode != 0:
             raise CommandError(argv, result.returncode, result.stderr or result.text)
         return result
+
+    def relay(self, endpoint: Endpoint, argv: Sequence[str]) -> None:
+        """Listen on ``endpoint`` until interrupted; whoever comes talks to an ``argv`` of their own."""
+        family = socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET
+        open_ones: list[tuple[socket.socket, subprocess.Popen[bytes]]] = []
+        try:
+            with socket.create_server((endpoint.address, endpoint.port), family=family) as server:
+                while True:
+                    connection, _ = server.accept()
+                    process = subprocess.Popen(
+                        argv, env=self._environment, stdin=connection.fileno(), stdout=connection.fileno()
+                    )
+                    open_ones.append((connection, process))
+        finally:
+            for connection, process in open_ones:
+                with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                    connection.shutdown(socket.SHUT_RDWR)  # a program that reads its end of file tidies up
+                    process.wait(GRACE)
+                connection.close()
+                _end(process)
 
     def end_all(self) -> None:
         """End what other threads run; their calls raise CommandError."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import state
@@ -14,32 +14,41 @@ from .load import suggestion
 from .model import Environment
 
 
-def _container(env: Environment, engine: Engine, name: str) -> str:
+def container(env: Environment, engine: Engine, name: str) -> str:
+    """Return podman's name for container ``name`` of ``env``; raise if there is none or it is not up."""
     if name not in env.containers:
         raise DefinitionError(f"--container {name}: {env.name} has no such container", suggestion(name, env.containers))
-    container = env.container(name)
-    if engine.run(("podman", "container", "exists", container), check=False).returncode != 0:
+    found = env.container(name)
+    if engine.run(("podman", "container", "exists", found), check=False).returncode != 0:
         raise StateError(f"{env.pod} is not up", f"invoke up {env.options}")
-    return container
+    return found
 
 
-def logs(env: Environment, engine: Engine, container: str | None, follow: bool, lines: int) -> None:
-    """Print the last ``lines`` log lines of ``container`` (None: of the whole pod), going on if ``follow``."""
-    names = [_container(env, engine, name) for name in ([container] if container else env.containers)]
+def logs(env: Environment, engine: Engine, only: str | None, follow: bool, lines: int) -> None:
+    """Print the last ``lines`` log lines of container ``only`` (None: of the whole pod), until Ctrl-C if ``follow``.
+
+    Of several containers each line has its container's name, in a colour of its own at a terminal.
+    """
+    names = [container(env, engine, name) for name in ([only] if only else env.containers)]
     options = ["--tail", str(lines), *(["--follow"] if follow else [])]
-    # With several containers podman puts the container's name before each line.
-    engine.run(
-        ("podman", "logs", *options, *(["--names"] if len(names) > 1 else []), *names), terminal=True, timeout=None
-    )
-
-
-def shell(env: Environment, engine: Engine, container: str, user: str | None, command: str | None) -> int:
-    """Run ``command`` (None: a login shell) in ``container`` as ``user`` and return its exit status."""
+    if len(names) > 1:
+        options += ["--names", *(["--color"] if sys.stdout.isatty() else [])]
     try:
-        argv = shlex.split(command) if command else ["bash", "-l"]
-    except ValueError as error:
-        raise DefinitionError(f"--command {command}: {error}", "close the quotation") from None
-    target = _container(env, engine, container)
+        engine.run(("podman", "logs", *options, *names), terminal=True, timeout=None)
+    except KeyboardInterrupt:
+        if not follow:
+            raise
+
+
+def shell(env: Environment, engine: Engine, where: str, user: str | None, command: Sequence[str]) -> int:
+    """Run ``command`` (none: a login shell) in container ``where`` as ``user``, at home; return its exit status."""
+    target = container(env, engine, where)
+    argv = list(command) or ["bash", "-l"]
+    if user:
+        if engine.run(exec_argv(target, "id", user), check=False).returncode != 0:
+            known = ", ".join(dev_user.account for dev_user in env.dev_users)
+            raise DefinitionError(f"--user {user}: {target} has no such account", f"its users' are {known}")
+        argv = ["sh", "-c", 'cd && exec "$@"', "sh", *argv]
     tty = sys.stdin.isatty() and sys.stdout.isatty()
     return engine.run(
         exec_argv(target, *argv, user=user, interactive=True, tty=tty), terminal=True, check=False, timeout=None

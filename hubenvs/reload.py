@@ -140,8 +140,16 @@ def _bring(env: Environment, container: str, engine: Engine) -> Change | StateEr
     done = engine.run(exec_argv(name, *python, "-c", script, task, interactive=True), stdin=tar, check=False)
     if done.returncode == 0:
         return change
-    output = [_LOGGED.sub("", line).rstrip() for line in (done.text + "\n" + done.stderr).splitlines()]
-    return _explained(env, container, [line for line in output if line not in ("", "done", "failed")])
+    return _explained(env, container, reason(done.text + "\n" + done.stderr))
+
+
+def reason(output: str) -> list[str]:
+    """Return the lines of ``output``, of a command that failed in a container, without what a logger put before them.
+
+    ``done`` and ``failed`` are the last words of `warm.py --ask`.
+    """
+    lines = (_LOGGED.sub("", line).rstrip() for line in output.splitlines())
+    return [line for line in lines if line not in ("", "done", "failed")]
 
 
 def _explained(env: Environment, container: str, output: list[str]) -> StateError:

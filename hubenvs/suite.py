@@ -182,7 +182,7 @@ class Suite:
         try:
             self.reload()
         except HubEnvsError as error:
-            self.console.say("error", error.report)
+            self.console.say("error", str(error))
 
     def announce(self) -> None:
         """Say where the hub is, who logs in, and what can be done next."""

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -287,6 +292,79 @@ def test_a_template_is_shown_without_a_restart(deployment: Deployment) -> None:
         page = httpx.get(f"{deployment.status['url']}/hub/login").text
         assert "edited-just-now" in page
     invoke("reload", *deployment.options)
+
+
+def converse(port: int, *requests: tuple[str, dict[str, object], str]) -> dict[str, object]:
+    """Send debug adapter ``requests`` (command, arguments, what comes back), one after the other; return the last."""
+    with socket.create_connection(("127.0.0.1", port), 20) as connection:
+        stream = connection.makefile("rwb")
+        for number, (command, arguments, awaited) in enumerate(requests, start=1):
+            message = {"seq": number, "type": "request", "command": command, "arguments": arguments}
+            body = json.dumps(message).encode()
+            stream.write(b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            stream.flush()
+            answer: dict[str, object] = {}
+            while awaited not in (answer.get("command"), answer.get("event")):
+                length = int(stream.readline().split(b":")[1])
+                stream.readline()
+                answer = json.loads(stream.read(length))
+    return answer
+
+
+def test_the_hub_runs_under_a_debugger(deployment: Deployment) -> None:
+    """A debugger attaches to the published port and sees the hub's threads; afterwards the hub runs without it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = (sys.executable, "-m", "invoke", "debug", *deployment.options, "--port", str(port))
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout
+        assert f"attach to 127.0.0.1:{port}" in running.stdout.readline()
+        assert "pathMappings" in running.stdout.readline()
+        time.sleep(1)  # it says so a moment before it listens
+        threads = converse(
+            port,
+            ("initialize", {"adapterID": "test"}, "initialize"),
+            ("attach", {"name": "test"}, "initialized"),
+            ("configurationDone", {"name": "test"}, "attach"),
+            ("threads", {"name": "test"}, "threads"),
+        )
+        running.send_signal(signal.SIGINT)
+        assert "the hub runs without it again" in running.communicate(timeout=30)[0]
+    assert running.returncode == 0
+    assert "MainThread" in str(threads["body"])
+    assert http_status(f"{deployment.status['url']}/hub/login") == 200
+    assert "debugpy" not in deployment.run_in("jupyterhub", "sh", "-c", "cat /proc/[0-9]*/cmdline | tr -d '\\0'")
+
+
+def test_a_packages_own_tests_run_in_its_image(deployment: Deployment) -> None:
+    """`test-repo` passes on what pytest says, a failure too."""
+    assert " passed" in invoke("test-repo", "slurmspawner_wrappers", "--env", deployment.env).stdout
+    options = ("--env", deployment.env, "--arguments", "--no-such-option")
+    assert invoke("test-repo", "slurmspawner_wrappers", *options, check=False).returncode == 4
+
+
+def test_looking_inside(deployment: Deployment) -> None:
+    """Commands run as who and where they are asked to, with their exit status; an unknown account is named."""
+    options = (*deployment.options, "--user", "alice.project1")
+    assert invoke("shell", *options, "--command", "pwd").stdout == "/home/project1/alice.project1\n"
+    assert invoke("slurm", *deployment.options, "--", "sinfo", "--noheader", "--format=%N").stdout == "node1\n"
+    assert invoke("slurm", *deployment.options, "--command", "false", check=False).returncode == 1
+    refused = invoke("shell", *deployment.options, "--user", "nobody.here", check=False)
+    assert "no such account" in refused.stderr
+
+
+def test_followed_logs_end_with_a_signal(deployment: Deployment) -> None:
+    """Both containers' lines, without colours where there is no terminal, and no complaint at Ctrl-C."""
+    command = (sys.executable, "-m", "invoke", "logs", *deployment.options, "--follow", "--lines", "5")
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        time.sleep(3)
+        running.send_signal(signal.SIGINT)
+        printed, complaints = running.communicate(timeout=20)
+    assert running.returncode == 0
+    assert complaints == ""
+    assert {line.split()[0].rpartition("-")[2] for line in printed.splitlines()} == {"jupyterhub", "slurm"}
+    assert "\x1b[3" not in "".join(line.split()[0] for line in printed.splitlines())
 
 
 def test_a_taken_port_is_named(deployment: Deployment) -> None:
