@@ -201,7 +201,8 @@ def secrets(
 
 @task(
     help={
-        "output": "write to this file instead of standard output",
+        "output": "write to this file instead of standard output (a folder with --target kubernetes)",
+        "target": "podman, or kubernetes for a folder that `kubectl apply -k` takes (needs --output)",
         "with-secrets": "with the real Secrets (needs --output)",
     }
 )
@@ -210,12 +211,25 @@ def render(
     env: str | None = None,
     instance: str | None = None,
     output: str | None = None,
+    target: str = "podman",
     with_secrets: bool = False,
     set_: Settings = None,
 ) -> None:
-    """Print the Kubernetes manifest that `up` would play, with the Secrets redacted."""
+    """Print the manifest that `up` would play, with the Secrets redacted; or write what a Kubernetes cluster takes."""
     from hubenvs import render as documents
     from hubenvs import state
+
+    if target == "kubernetes":
+        if with_secrets or not output:
+            raise Exit("error: --target kubernetes: give --output FOLDER (Secrets are never in it)", code=1)
+        files = open_suite(ctx, env, instance, set_, quiet=True).kubernetes()
+        folder = Path(output)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            state.write(folder / name, content)
+        return
+    if target != "podman":
+        raise Exit(f"error: --target {target}: podman or kubernetes", code=1)
 
     if with_secrets and not output:
         raise Exit(

@@ -48,22 +48,24 @@ def manifest(
     and ``labels`` of its own.
     Raises DefinitionError if a template can't be rendered or its result isn't what Kubernetes takes.
     """
-    templates = _templates(env.root / "manifests")
 
-    def documents(pod_digest: str) -> tuple[Document, ...]:
-        found: list[Document] = []
+    def every(pod_digest: str) -> tuple[Document, ...]:
         pod_labels = {**env.labels, **(labels or {}), LABEL_DIGEST: pod_digest}
-        for name in TEMPLATES:
-            try:
-                text = templates.get_template(name).render(env=env, images=images, values=values, pod_labels=pod_labels)
-                found.extend(document for document in yaml.safe_load_all(text) if document)
-            except (jinja2.TemplateError, yaml.YAMLError, KeyError) as error:
-                raise DefinitionError(f"manifests/{name}: {error}", "correct the template") from error
-        return tuple(found)
+        context = {"env": env, "images": images, "values": values, "pod_labels": pod_labels}
+        return tuple(document for name in TEMPLATES for document in documents(env, name, context))
 
-    result = documents(digest(dump(documents("")), seeds))
+    result = every(digest(dump(every("")), seeds))
     check(result)
     return result
+
+
+def documents(env: Environment, name: str, context: Mapping[str, Any]) -> list[Document]:
+    """Return the documents that manifests/``name`` makes of ``context``; raise DefinitionError if it can't."""
+    try:
+        text = _templates(env.root / "manifests").get_template(name).render(context)
+        return [document for document in yaml.safe_load_all(text) if document]
+    except (jinja2.TemplateError, yaml.YAMLError, KeyError) as error:
+        raise DefinitionError(f"manifests/{name}: {error}", "correct the template") from error
 
 
 def check(documents: Sequence[Document]) -> None:

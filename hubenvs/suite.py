@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from . import deploy, images, load, ready, render, repositories, state
+from . import deploy, images, kubernetes, load, ready, render, repositories, state
 from .console import Console
 from .engine import Engine, play_argv, rootless, volume_argv, volume_data_argv
 from .errors import DefinitionError, HubEnvsError, StateError
@@ -90,6 +90,12 @@ class Suite:
             values |= state.read_secrets(self.env.deploy_folder)
         documents = deploy.documents(self.env, images.current(self.env, self.engine), values)
         return documents if with_secrets else render.redacted(documents)
+
+    def kubernetes(self) -> dict[str, str]:
+        """Return the files of the folder that `kubectl apply -k` takes."""
+        builds = images.of_containers(self.env, images.current(self.env, self.engine))
+        references = {container: build.tag for container, build in builds.items()}
+        return kubernetes.folder(self.env, references, deploy.seeds(self.env))
 
     def play(self) -> bool:
         """Play the manifest; return False if the pod that runs is that already."""

@@ -1,0 +1,130 @@
+"""The Kubernetes folder of every environment: the schemas, the "baseline" Pod Security Standard, and kustomize."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from hubenvs import deploy, kubernetes, load
+
+from .test_manifests import ENVIRONMENTS, ROOT, VERSIONS
+
+# What a container may add under "baseline": https://kubernetes.io/docs/concepts/security/pod-security-standards/
+CAPABILITIES = {
+    "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "SETFCAP",
+    "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
+}  # fmt: skip
+SYSCTLS = {
+    "kernel.shm_rmid_forced",
+    *(f"net.ipv4.{name}" for name in (
+        "ip_local_port_range", "ip_unprivileged_port_start", "tcp_syncookies", "ping_group_range",
+        "ip_local_reserved_ports", "tcp_keepalive_time", "tcp_fin_timeout", "tcp_keepalive_intvl",
+        "tcp_keepalive_probes",
+    )),
+}  # fmt: skip
+SELINUX_TYPES = {"container_t", "container_init_t", "container_kvm_t", "container_engine_t"}
+
+
+def beyond_baseline(template: dict[str, Any]) -> list[str]:
+    """Return what of a pod template the "baseline" Pod Security Standard forbids."""
+    spec = template["spec"]
+    found = [key for key in ("hostNetwork", "hostPID", "hostIPC") if spec.get(key)]
+    found += [f"volume {volume['name']}: hostPath" for volume in spec.get("volumes", ()) if "hostPath" in volume]
+    contexts = {"pod": spec.get("securityContext", {})}
+    containers = [*spec.get("initContainers", ()), *spec["containers"], *spec.get("ephemeralContainers", ())]
+    for container in containers:
+        contexts[container["name"]] = container.get("securityContext", {})
+        found += [f"{container['name']}: hostPort" for port in container.get("ports", ()) if port.get("hostPort")]
+        handlers = [container.get(probe, {}) for probe in ("livenessProbe", "readinessProbe", "startupProbe")]
+        handlers += container.get("lifecycle", {}).values()
+        found += [
+            f"{container['name']}: a probe's host"
+            for handler in handlers
+            if any(handler.get(kind, {}).get("host") for kind in ("httpGet", "tcpSocket"))
+        ]
+    for name, context in contexts.items():
+        selinux = context.get("seLinuxOptions", {})
+        found += [
+            f"{name}: {wrong}"
+            for wrong, is_so in {
+                "privileged": context.get("privileged"),
+                "capabilities": set(context.get("capabilities", {}).get("add", ())) - CAPABILITIES,
+                "procMount": context.get("procMount", "Default") != "Default",
+                "seccomp": context.get("seccompProfile", {}).get("type") == "Unconfined",
+                "AppArmor": context.get("appArmorProfile", {}).get("type") == "Unconfined",
+                "hostProcess": context.get("windowsOptions", {}).get("hostProcess"),
+                "sysctls": {item["name"] for item in context.get("sysctls", ())} - SYSCTLS,
+                "SELinux": selinux.get("user") or selinux.get("role") or {selinux.get("type")} - SELINUX_TYPES - {None},
+            }.items()
+            if is_so
+        ]
+    annotations = template["metadata"].get("annotations", {})
+    found += [key for key in annotations if key.startswith("container.apparmor.security.beta.kubernetes.io/")]
+    return found
+
+
+@pytest.fixture(scope="module", params=ENVIRONMENTS)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `render --target kubernetes` writes of an environment."""
+    env = load.load(ROOT, request.param)
+    images = {name: f"localhost/{name}:1" for name in env.containers}
+    target = tmp_path_factory.mktemp(request.param)
+    for name, content in kubernetes.folder(env, images, deploy.seeds(env)).items():
+        (target / name).write_text(content)
+    return target
+
+
+def resources(folder: Path) -> list[dict[str, Any]]:
+    """Return the documents that the folder's kustomization.yaml names."""
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    assert kustomization.keys() == {"apiVersion", "kind", "resources"}  # nothing that only kustomize could resolve
+    return [item for name in kustomization["resources"] for item in yaml.safe_load_all((folder / name).read_text())]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_folder_is_valid_kubernetes(folder: Path, version: str) -> None:
+    """A cluster of the oldest and of the newest supported minor takes every document, the Secrets' template too."""
+    for document in (*resources(folder), *yaml.safe_load_all((folder / kubernetes.SECRETS).read_text())):
+        kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_the_pod_keeps_to_the_baseline(folder: Path) -> None:
+    """A namespace that enforces the "baseline" Pod Security Standard takes the pod."""
+    (deployment,) = (item for item in resources(folder) if item["kind"] == "Deployment")
+    template = deployment["spec"]["template"]
+    assert beyond_baseline(template) == []
+    worse = copy.deepcopy(template)
+    worse["spec"] |= {"hostNetwork": True, "volumes": [{"name": "root", "hostPath": {"path": "/"}}]}
+    worse["spec"]["containers"][0] |= {
+        "ports": [{"containerPort": 1, "hostPort": 1}],
+        "securityContext": {"privileged": True, "capabilities": {"add": ["SYS_ADMIN"]}},
+    }
+    name = worse["spec"]["containers"][0]["name"]
+    assert beyond_baseline(worse) == [
+        "hostNetwork",
+        "volume root: hostPath",
+        f"{name}: hostPort",
+        f"{name}: privileged",
+        f"{name}: capabilities",
+    ]
+
+
+def test_kustomize_builds_the_folder(folder: Path) -> None:
+    """kustomize, its own program or kubectl's, makes of the folder what our own reading of it makes."""
+    commands = {"kustomize": ("kustomize", "build"), "kubectl": ("kubectl", "kustomize")}
+    command = next((argv for program, argv in commands.items() if shutil.which(program)), None)
+    if command is None:
+        pytest.skip("neither kustomize nor kubectl is here: the folder was checked by its schemas alone")
+    built = subprocess.run((*command, str(folder)), check=True, capture_output=True, text=True).stdout
+
+    def named(documents: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
+        return {(item["kind"], item["metadata"]["name"]): item for item in documents}
+
+    assert named(list(yaml.safe_load_all(built))) == named(resources(folder))

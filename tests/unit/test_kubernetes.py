@@ -1,0 +1,91 @@
+"""The Kubernetes folder: the same containers as podman's pod, and nothing secret."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from hubenvs import deploy, keys, kubernetes, render
+from hubenvs.errors import DefinitionError
+from hubenvs.model import Environment
+
+Document = dict[str, Any]
+
+
+def images(env: Environment) -> dict[str, str]:
+    return {name: f"localhost/{name}:1" for name in env.containers}
+
+
+def folder(env: Environment, seeds: dict[str, dict[str, bytes]] | None = None) -> dict[str, list[Document]]:
+    files = kubernetes.folder(env, images(env), deploy.seeds(env) | (seeds or {}))
+    return {name: list(yaml.safe_load_all(text)) for name, text in files.items()}
+
+
+def shape(spec: Document, config_maps: dict[str, Document]) -> dict[str, Any]:
+    """Return a pod's containers with their environment, mounts (and what is behind each) and ports."""
+    behind = {volume["name"]: {**volume, "name": None} for volume in spec["volumes"]}
+    return {
+        item["name"]: {
+            "image": item["image"],
+            "environment": [config_maps[source["configMapRef"]["name"]] for source in item["envFrom"]],
+            "mounts": {mount["mountPath"]: behind[mount["name"]] for mount in item["volumeMounts"]},
+            "ports": [port["containerPort"] for port in item.get("ports", ())],
+        }
+        for item in spec["containers"]
+    }
+
+
+def test_podman_and_kubernetes_have_the_same_containers(env: Environment) -> None:
+    """Containers, variables, mounts and ports of the pod that was developed in are those of the cluster's."""
+    played = render.manifest(env, images(env), keys.deployment("slurm", 22), {})
+    (pod,) = (item["spec"] for item in played if item["kind"] == "Pod")
+    maps = {item["metadata"]["name"]: item["data"] for item in played if item["kind"] == "ConfigMap"}
+    files = folder(env)
+    cluster_maps = {item["metadata"]["name"]: item.get("data") for item in files["configmaps.yaml"]}
+    (deployment,) = files["deployment.yaml"]
+    assert shape(deployment["spec"]["template"]["spec"], cluster_maps) == shape(pod, maps)
+
+
+def test_every_seed_file_is_brought_in(env: Environment) -> None:
+    """Each seeded volume's files come from its ConfigMap to the same paths, for the same owner, before all else."""
+    files = folder(env)
+    (deployment,) = files["deployment.yaml"]
+    spec = deployment["spec"]["template"]["spec"]
+    maps = {item["metadata"]["name"]: item["data"] for item in files["configmaps.yaml"]}
+    sources = {volume["name"]: volume["configMap"] for volume in spec["volumes"] if "configMap" in volume}
+    brought = {}
+    for container in spec["initContainers"]:
+        _, path, owner, *names = container["args"]
+        source = sources[container["name"]]
+        contents = {item["path"]: maps[source["name"]][item["key"]].encode() for item in source["items"]}
+        brought[source["name"]] = (path, int(owner), {name: contents[name] for name in names})
+    seeds = deploy.seeds(env)
+    assert brought == {item.name: (item.path, item.owner, seeds[item.name]) for item in env.volumes if item.seeded}
+
+
+def test_the_folder_names_secrets_and_has_none(env: Environment) -> None:
+    """The Secrets' template has every key and no value, and applying the folder leaves a site's Secrets alone."""
+    files = folder(env)
+    template = {item["metadata"]["name"]: item["stringData"] for item in files[kubernetes.SECRETS]}
+    assert template == {item.name: {"format": "plain", **dict.fromkeys(item.keys, "REPLACE")} for item in env.secrets}
+    assert kubernetes.SECRETS not in files["kustomization.yaml"][0]["resources"]
+
+
+def test_another_seed_means_another_pod(env: Environment) -> None:
+    """A changed seed file replaces the pod when the folder is applied again, and the same one does not."""
+
+    def annotation(seeds: dict[str, dict[str, bytes]]) -> str:
+        (deployment,) = folder(env, seeds)["deployment.yaml"]
+        return str(deployment["spec"]["template"]["metadata"]["annotations"])
+
+    name = f"{env.pod}-slurm-config"
+    assert annotation({name: {"a": b"1"}}) == annotation({name: {"a": b"1"}}) != annotation({name: {"a": b"2"}})
+
+
+@pytest.mark.parametrize("files", [{"a b": b""}, {"a/b": b"1", "a__b": b"2"}, {"a": b"x" * (2**20 + 1)}])
+def test_seeds_that_no_config_map_takes_are_refused(env: Environment, files: dict[str, bytes]) -> None:
+    """A name or a size that the cluster would refuse is named here."""
+    with pytest.raises(DefinitionError, match="slurm-config: "):
+        folder(env, {f"{env.pod}-slurm-config": files})
