@@ -242,6 +242,26 @@ def render(
         print(text, end="")
 
 
+@task(help={"file": "the file to write"})
+def bundle(ctx: Context, file: str, env: str | None = None, set_: Settings = None) -> None:
+    """Write images, working copies and manifest to one file, for `load` on a machine without a network."""
+    suite = open_suite(ctx, env, None, set_)
+    suite.clone()
+    with suite.locked():
+        suite.bundle(Path(file))
+
+
+@task(help={"file": "what `invoke bundle` wrote"})
+def load(ctx: Context, file: str, set_: Settings = None) -> None:
+    """Take what `bundle` wrote, so that `up` needs no network; a damaged file is refused before anything is loaded."""
+    from hubenvs import bundle
+
+    index = bundle.read(Path(file))
+    suite = open_suite(ctx, index["env"], None, set_)
+    with suite.locked():
+        bundle.load(suite.env, index, Path(file), suite.engine, suite.console)
+
+
 @task()
 def play(ctx: Context, env: str | None = None, instance: str | None = None, set_: Settings = None) -> None:
     """Play the manifest: start the pod, or replace it if what it is made of has changed."""
@@ -489,6 +509,8 @@ namespace = Collection(
     volumes,
     secrets,
     render,
+    bundle,
+    load,
     play,
     wait,
     check,

@@ -92,6 +92,16 @@ def import_argv(tar: str, tag: str) -> Argv:
     return ("podman", "import", "--quiet", "--change", f"ENV PATH={path}", tar, tag)
 
 
+def save_argv(tar: str, tags: Sequence[str]) -> Argv:
+    """Return the command that writes the images ``tags`` to the file ``tar``, the layers that they share once."""
+    return ("podman", "save", "--quiet", "--multi-image-archive", "--format=docker-archive", f"--output={tar}", *tags)
+
+
+def load_argv(tar: str) -> Argv:
+    """Return the command that takes the images in the file ``tar``."""
+    return ("podman", "load", "--quiet", f"--input={tar}")
+
+
 def volume_argv(name: str, labels: Mapping[str, str]) -> Argv:
     """Return the command that makes the volume ``name``."""
     return ("podman", "volume", "create", *(f"--label={key}={value}" for key, value in labels.items()), name)

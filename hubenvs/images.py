@@ -94,7 +94,7 @@ def plan(env: Environment, copies: Mapping[str, Mapping[str, Path]], has_mmdebst
     builds: list[Build] = []
     base = env.images.base("debian-base")
     if base is None and has_mmdebstrap:
-        tag = _tag("debian-base", digest(*bootstrap_argv(env.debian.release, "", sources(env.debian))))
+        tag = _debian_base(env)
         builds.append(Build("debian-base", tag, base="scratch"))
         base = tag
     references["debian-base"] = base or f"docker.io/library/debian:{env.debian.release}-slim"
@@ -122,14 +122,19 @@ def plan(env: Environment, copies: Mapping[str, Mapping[str, Path]], has_mmdebst
     return tuple(builds)
 
 
-def current(env: Environment, engine: Engine) -> tuple[Build, ...]:
-    """Return the builds of ``env`` with the working copies as they are now."""
+def current(env: Environment, engine: Engine, offered: Iterable[str] = ()) -> tuple[Build, ...]:
+    """Return the builds of ``env`` with the working copies as they are now.
+
+    A Debian base that has been made elsewhere (it is there, or among the tags ``offered``) does for mmdebstrap.
+    """
     copies = {
         name: repositories.files(folder if (folder := env.working_copy(name)).is_dir() else env.bundled(name), engine)
         for name, image in REPOSITORIES.items()
         if image in env.containers
     }
-    return plan(env, copies, shutil.which("mmdebstrap") is not None)
+    base = _debian_base(env)
+    has_base = shutil.which("mmdebstrap") is not None or base in offered or base in engine.images()
+    return plan(env, copies, has_base)
 
 
 def of_containers(env: Environment, builds: tuple[Build, ...]) -> dict[str, Build]:
@@ -195,6 +200,11 @@ def _make(item: Build, env: Environment, engine: Engine, console: Console) -> No
                 failed = CommandError(command, done.returncode, log_path.read_text(errors="replace"))
                 raise StateError(f"image {item.name} can't be built", f"the whole log is {log_path}", failed.details)
     console.say("build", f"{item.name}: made {item.tag}")
+
+
+def _debian_base(env: Environment) -> str:
+    """Return the tag of the base image that mmdebstrap makes."""
+    return _tag("debian-base", digest(*bootstrap_argv(env.debian.release, "", sources(env.debian))))
 
 
 def _tag(name: str, content: str, stage: str | None = None) -> str:

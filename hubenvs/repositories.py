@@ -70,6 +70,18 @@ def _clone_one(env: Environment, name: str, engine: Engine) -> str:
     return text + (f"; the one from before is kept as {aside.name}" if aside else "")
 
 
+def restore(env: Environment, name: str, bundle: Path, engine: Engine) -> None:
+    """Make the working copy of ``name`` out of ``bundle``, as if it had been cloned from where ``env`` says."""
+    source, target = env.repositories.source(name), env.working_copy(name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}-") as scratch:
+        fresh = Path(scratch) / name
+        engine.run(("git", "clone", "--quiet", "--", str(bundle), str(fresh)))
+        remote = ("remove", "origin") if source.url == "bundled" else ("set-url", "origin", source.url)
+        engine.run(("git", "-C", str(fresh), "remote", *remote))
+        fresh.rename(target)
+
+
 def _clone_url(name: str, url: str, ref: str | None, fresh: Path, engine: Engine) -> None:
     hint = f"check the URL and the network, or use this checkout's own: --set repositories.{name}.url=bundled"
     try:

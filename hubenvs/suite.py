@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from . import deploy, images, kubernetes, load, ready, render, repositories, state
+from . import bundle, deploy, images, kubernetes, load, ready, render, repositories, state
 from .console import Console
 from .engine import Engine, play_argv, rootless, volume_argv, volume_data_argv
 from .errors import DefinitionError, HubEnvsError, StateError
@@ -96,6 +96,10 @@ class Suite:
         builds = images.of_containers(self.env, images.current(self.env, self.engine))
         references = {container: build.tag for container, build in builds.items()}
         return kubernetes.folder(self.env, references, deploy.seeds(self.env))
+
+    def bundle(self, target: Path) -> None:
+        """Write images, working copies and manifest to the file ``target``."""
+        bundle.write(self.env, self.build(), self.manifest(), target, self.engine, self.console)
 
     def play(self) -> bool:
         """Play the manifest; return False if the pod that runs is that already."""

@@ -1,0 +1,68 @@
+"""Reading a bundle: everything in it is checked before anything of it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from hubenvs import bundle
+from hubenvs.errors import HubEnvsError
+
+CONTENT = {"images.tar": b"layers" * 4000, "manifest.yaml": b"kind: Pod\n"}
+
+
+def made(path: Path, index: object = None, content: dict[str, bytes] | None = None) -> Path:
+    """Write a bundle with ``index`` (by default the right one) and ``content``."""
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in CONTENT.items()}
+    right = {"format": bundle.FORMAT, "env": "dev", "files": digests}
+    members = {bundle.INDEX: json.dumps(right if index is None else index).encode(), **(content or CONTENT)}
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_a_whole_bundle_is_read(tmp_path: Path) -> None:
+    """What `bundle` wrote is taken."""
+    assert bundle.read(made(tmp_path / "site.tar"))["env"] == "dev"
+
+
+@pytest.mark.parametrize("kept", [0, 100, 1500, 20_000])
+def test_a_truncated_bundle_is_refused(tmp_path: Path, kept: int) -> None:
+    """A download that broke off is named, wherever it did."""
+    path = made(tmp_path / "site.tar")
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(HubEnvsError, match=r"site\.tar"):
+        bundle.read(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        CONTENT | {"images.tar": b"other" * 4000},
+        CONTENT | {"more": b""},
+        {"images.tar": CONTENT["images.tar"]},
+    ],
+    ids=["changed", "more", "less"],
+)
+def test_a_damaged_bundle_is_refused(tmp_path: Path, content: dict[str, bytes]) -> None:
+    """A file that isn't what the index says, one too many, and one too few."""
+    with pytest.raises(HubEnvsError, match="nothing was loaded"):
+        bundle.read(made(tmp_path / "site.tar", content=content))
+
+
+@pytest.mark.parametrize("index", [{}, [], {"format": "another"}, {"format": bundle.FORMAT}])
+def test_a_foreign_file_is_refused(tmp_path: Path, index: object) -> None:
+    """Another program's tar, and another version's bundle, are not taken for ours."""
+    with pytest.raises(HubEnvsError, match="bundle"):
+        bundle.read(made(tmp_path / "site.tar", index=index))
+    (tmp_path / "text").write_text("no tar at all")
+    with pytest.raises(HubEnvsError, match="is no bundle"):
+        bundle.read(tmp_path / "text")
