@@ -19,7 +19,7 @@ from .engine import (
     volume_argv,
     volume_data_argv,
 )
-from .errors import StateError
+from .errors import CommandError, StateError
 from .model import (
     LABEL_CHECKOUT,
     LABEL_DIGEST,
@@ -222,8 +222,10 @@ def play(
     played = [document for document in manifest if document["kind"] != "PersistentVolumeClaim"]
     try:
         engine.run(play_argv(engine.version(), rootless()), stdin=render.dump(played).encode())
-    except BaseException:
+    except BaseException as error:
         clear(env.pod, engine)
+        if env.publish.jupyterhub and isinstance(error, CommandError):
+            require_free(env.publish.jupyterhub, engine)  # another `up` may have been faster to its port
         raise
     console.say("play", f"pod {env.pod}: {', '.join(env.containers)}")
     return True
