@@ -35,6 +35,8 @@ POD_NAME_LENGTH = 63 - 18
 _NAME_PART = re.compile(r"[a-z][a-z0-9_-]*\Z")
 _ENVIRONMENT_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _INSTANCE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z")
+# node7 or node[3-8], as Slurm writes them.
+_NODES = r"node([1-9]\d*|\[[1-9]\d*-[1-9]\d*\])"
 
 
 class Frozen(BaseModel):
@@ -115,9 +117,24 @@ class Hub(Frozen):
 
 class Partition(Frozen):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
-    nodes: Literal["all"] | Annotated[str, Field(pattern=r"^node\d+(,node\d+)*$")] = "all"
+    nodes: Annotated[str, Field(pattern=rf"^(all|{_NODES}(,{_NODES})*)$")] = "all"
     max_time: Annotated[str, Field(pattern=r"^(\d+-)?\d+(:\d\d){0,2}$|^UNLIMITED$")] = "UNLIMITED"
     default: StrictBool = False
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if value.upper() == "DEFAULT":
+            raise ValueError("to Slurm this isn't a partition, but what the lines after it start from")
+        return value
+
+    def unknown_nodes(self, nodes: int) -> str | None:
+        """Return the first part of ``nodes`` that isn't among node1 to node<nodes>, or None."""
+        for part in self.nodes.split(",") if self.nodes != "all" else ():
+            numbers = [int(number) for number in re.findall(r"\d+", part)]
+            if not 1 <= numbers[0] <= numbers[-1] <= nodes:
+                return part
+        return None
 
 
 class Slurm(Frozen):
@@ -126,6 +143,7 @@ class Slurm(Frozen):
     # Slurm keeps the one in 16 bits, the other in 64.
     cpus_per_node: Annotated[StrictInt, Field(ge=1, le=65533)]
     memory_mb: Annotated[StrictInt, Field(ge=256, le=2**40)]
+    gpus_per_node: Annotated[StrictInt, Field(ge=0, le=64)]  # each is a line of gres.conf
     partitions: Annotated[tuple[Partition, ...], Field(min_length=1)]
     ssh_hostname: Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")]
     ssh_port: Annotated[StrictInt, Field(ge=1, le=65535)]
@@ -255,6 +273,11 @@ class Environment(Frozen):
             raise ValueError("containers: one of them is named twice")
         if sum(partition.default for partition in self.slurm.partitions) != 1:
             raise ValueError("slurm.partitions: exactly one partition has `default: true`")
+        for index, partition in enumerate(self.slurm.partitions):
+            if partition.name in (earlier.name for earlier in self.slurm.partitions[:index]):
+                raise ValueError(f"slurm.partitions.{index}.name: {partition.name!r} is given twice")
+            if unknown := partition.unknown_nodes(self.slurm.nodes):
+                raise ValueError(f"slurm.partitions.{index}.nodes: {unknown} is not among {self.slurm.nodes} node(s)")
         users = {dev_user.user for dev_user in self.dev_users}
         if self.auth.user is not None and self.auth.user not in users:
             raise ValueError(f"auth.user: {self.auth.user!r} is not in dev_users ({', '.join(sorted(users))})")
@@ -363,6 +386,7 @@ class Environment(Frozen):
             "NAMED_SERVERS": "true" if self.hub.named_servers else "false",
             "JOB_LOG": self.hub.job_log,
             "SLURM_NODES": str(self.slurm.nodes),
+            "GPUS_PER_NODE": str(self.slurm.gpus_per_node),
         }
         return {f"DEPLOY_CONFIG_{key}": value for key, value in values.items()}
 

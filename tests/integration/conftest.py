@@ -24,8 +24,8 @@ ENGINE_PROGRAMS = ("conmon", "catatonit", "s6-svscan", "slirp4netns", "pasta", "
 
 # Seconds after `down` until the last of its processes has ended.
 SETTLED = 5
-# The hub looks at running servers often, so that a test sees what comes of it.
-SETTINGS = ("--set", "hub.poll_interval=2")
+# The hub looks at running servers often, so that a test sees what comes of it; and nodes have GPUs to ask for.
+SETTINGS = ("--set", "hub.poll_interval=2", "--set", "slurm.gpus_per_node=4")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

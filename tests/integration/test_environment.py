@@ -159,6 +159,30 @@ def test_a_bad_form_is_refused_and_submits_nothing(deployment: Deployment) -> No
     assert deployment.jobs() == before
 
 
+def test_a_drained_node_keeps_a_job_with_gpus_waiting(deployment: Deployment) -> None:
+    """A job asks Slurm for the form's number of GPUs; while its node is drained the hub says that it waits."""
+    drain = ("scontrol", "update", "NodeName=node1", "Reason=test")
+    with deployment.user() as user:
+        _, options = user.spawn_form()
+        before = set(deployment.jobs())
+        deployment.run_in("slurm", *drain, "State=DRAIN")
+        try:
+            user.spawn({"brics_project": options["brics_project"][0], "ngpus": "2"})
+            wait_until(lambda: set(deployment.jobs()) - before, START, "no job was submitted")
+            (job,) = set(deployment.jobs()) - before
+            assert deployment.jobs()[job] == "PENDING"
+            progress = f"{user.url}/hub/api/users/{user.name}/server/progress"
+            with user.http.stream("GET", progress) as events:
+                assert any(f"Slurm job {job} is waiting in the queue" in event for event in events.iter_lines())
+        finally:
+            deployment.run_in("slurm", *drain, "State=RESUME")
+        user.wait_ready(START)
+        assert "gres/gpu:2" in deployment.run_in("slurm", "scontrol", "show", "job", job)
+        with user.kernel() as run:
+            assert run("import os; print(os.environ['CUDA_VISIBLE_DEVICES'])").strip() == "0,1"
+        user.stop(STOP)
+
+
 def test_containers_see_their_secrets_and_nobody_else_does(deployment: Deployment) -> None:
     """The daemons have the very bytes of the deploy folder; a user's job can read none of them."""
     secrets = Path(deployment.status["password_file"]).parent

@@ -56,6 +56,7 @@ c.BricsSlurmSpawner.batch_submit_cmd = f"{wrappers}/slurmspawner_sbatch"
 c.BricsSlurmSpawner.batch_query_cmd = f"{wrappers}/slurmspawner_squeue"
 c.BricsSlurmSpawner.batch_cancel_cmd = f"{wrappers}/slurmspawner_scancel"
 c.BricsSlurmSpawner.cmd = ["jupyterhub-singleuser"]
+c.BricsSlurmSpawner.gres_enabled = int(setting("GPUS_PER_NODE", "0")) > 0
 
 # A person waits for a server that starts; one that runs is asked for seldom.
 c.BricsSlurmSpawner.startup_poll_interval = float(setting("START_POLL_INTERVAL", "1"))
