@@ -91,7 +91,8 @@ def test_an_existing_site_moves_in(deployment: Deployment, tmp_path: Path, sourc
         f"repositories.bricsauthenticator.url={source}",
         "slurm.cpus_per_node=3",
     )
-    options = [part for key in keys for part in ("--set", key)]
+    # The GPUs stay declared: a kept slurm.conf with a gres.conf of other counts is a node that Slurm refuses.
+    options = [*SETTINGS, *(part for key in keys for part in ("--set", key))]
     try:
         done = invoke("up", *deployment.options, "--configmap", str(given), *options)
         assert "slurm-config: kept slurm.conf, which was edited in the volume" in done.stdout
