@@ -25,7 +25,11 @@ CHAIN = {
     "slurm-base": "debian-base",
     "jupyterhub": "jupyterhub-base",
     "slurm": "slurm-base",
+    "oidc-provider": "debian-base",
+    "gateway": "debian-base",
 }
+# What containers run: nothing else stands on it.
+PRODUCTS = CHAIN.keys() - CHAIN.values() - {"tools"}
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ def plan(env: Environment, copies: Mapping[str, Mapping[str, Path]], has_mmdebst
             continue  # the product image stands on the site's own
         context = env.root / "containers" / name
         carried = {repository: copies[repository] for repository, image in REPOSITORIES.items() if image == name}
-        stage = env.stage if name in env.containers else None
+        stage = env.stage if carried else None
         reference = env.images.base(name) or references[below]
         content = archive.read_tree(context, skip=(WORKING_COPIES, *REPOSITORIES))
         repository_content = {
@@ -146,7 +150,7 @@ def missing(builds: tuple[Build, ...], engine: Engine) -> tuple[Build, ...]:
     """Return those of ``builds`` that have to be made, without what is only underneath an image that is there."""
     there = engine.images()
     by_tag = {build.tag: build for build in builds}
-    needed = {build.tag for build in builds if build.name in REPOSITORIES.values()} - there
+    needed = {build.tag for build in builds if build.name in PRODUCTS} - there
     for build in reversed(builds):  # from what stands on top to what is underneath
         if build.tag in needed:
             needed |= {tag for tag in (build.base, build.tools or "") if tag in by_tag} - there

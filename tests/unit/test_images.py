@@ -31,7 +31,8 @@ def test_each_image_stands_on_the_one_below(env: Environment, copies: dict[str, 
     """debian-base, then the two bases, then the two product images in their stage."""
     builds = by_name(env, copies)
     assert list(builds) == ["debian-base", "tools", "jupyterhub-base", "slurm-base", "jupyterhub", "slurm"]
-    for name, below in images.CHAIN.items():
+    for name in list(builds)[1:]:
+        below = images.CHAIN[name]
         assert builds[name].base == builds[below].tag
     assert builds["slurm"].target == "stage-dev"
 

@@ -1,0 +1,165 @@
+// oidc-provider, set up for one client (the gateway), with people who need no password.
+
+import { Provider, errors } from 'oidc-provider';
+
+import * as pages from './pages.mjs';
+import { baseUrl, devUsers, gateways, issuer, platform, projectsClaim, secret, setting } from './settings.mjs';
+import { Store } from './store.mjs';
+
+// A working day: how long people stay signed in here while the gateway renews their tokens.
+const SESSION_SECONDS = 12 * 3600;
+// Keys stay as long as the deployment; who sees an unknown one asks again at once.
+const PUBLIC_SECONDS = 3600;
+// As the hub's authenticator takes them.
+const SHORT_NAME = /^[a-z_][a-z0-9_-]{0,31}$/;
+const MAX_FORM_BYTES = 4096;
+// The part of the provider that browsers come to with their session.
+const BROWSERS = '/oidc';
+
+const home = `${gateways[0]}${baseUrl}/`;
+const clientId = setting('JWT_AUDIENCE', 'jupyterhub');
+const lifetime = Number(setting('TOKEN_LIFETIME', '3600'));
+
+/** Return a provider that signs with the keys that there are now. */
+export function makeProvider() {
+  const provider = new Provider(issuer.origin, {
+    adapter: Store,
+    jwks: JSON.parse(secret('jwks')),
+    clients: [
+      {
+        client_id: clientId,
+        client_secret: secret('client_secret'),
+        redirect_uris: gateways.map((gateway) => `${gateway}${baseUrl}/_oidc/callback`),
+        grant_types: ['authorization_code', 'refresh_token'],
+        response_types: ['code'],
+        require_auth_time: true,
+      },
+    ],
+    cookies: {
+      keys: [secret('cookie_keys')],
+      // Cookies are a host's, not a port's: other providers on this host have names of their own.
+      names: { session: cookie('session'), interaction: cookie('interaction'), resume: cookie('resume') },
+      // The gateway, on the same host, is not to be sent them.
+      long: { httpOnly: true, sameSite: 'lax', path: BROWSERS },
+    },
+    routes: { authorization: `${BROWSERS}/auth`, end_session: `${BROWSERS}/session/end` },
+    claims: { openid: ['sub', 'short_name', 'projects'] },
+    conformIdTokenClaims: false, // all claims in the ID token
+    responseTypes: ['code'],
+    pkce: { required: () => true },
+    ttl: {
+      AccessToken: lifetime,
+      IdToken: lifetime,
+      AuthorizationCode: 60,
+      Interaction: 3600,
+      Session: SESSION_SECONDS,
+      Grant: SESSION_SECONDS,
+      RefreshToken: SESSION_SECONDS,
+    },
+    // The gateway renews tokens while its user is there; they end with the session.
+    issueRefreshToken: () => true,
+    rotateRefreshToken: false,
+    findAccount: (ctx, name) => ({
+      accountId: name,
+      claims: () => ({ sub: name, short_name: name, projects: projectsClaim(name) }),
+    }),
+    loadExistingGrant,
+    renderError: (ctx, out) => show(ctx, pages.message('Something went wrong', out.error_description ?? out.error, home)),
+    features: {
+      devInteractions: { enabled: false },
+      dPoP: { enabled: false },
+      pushedAuthorizationRequests: { enabled: false },
+      rpInitiatedLogout: {
+        enabled: true,
+        logoutSource: (ctx, form) => show(ctx, pages.logOut(form)),
+        postLogoutSuccessSource: (ctx) => show(ctx, pages.message('You are signed out', 'See you again.', home)),
+      },
+    },
+  });
+  provider.Client.prototype.postLogoutRedirectUriAllowed = (uri) => gateways.includes(URL.parse(uri)?.origin);
+  provider.use(extras(provider));
+  log(provider);
+  return provider;
+}
+
+function cookie(name) {
+  return `oidc_provider_${issuer.port}_${name}`;
+}
+
+function show(ctx, html) {
+  ctx.type = 'html';
+  ctx.set('Content-Security-Policy', pages.POLICY);
+  ctx.set('Cache-Control', 'no-store');
+  ctx.body = html;
+}
+
+/** Nobody is asked whether the gateway may know who they are. */
+async function loadExistingGrant(ctx) {
+  const { client, session, provider } = ctx.oidc;
+  const grantId = session.grantIdFor(client.clientId);
+  const existing = grantId && (await provider.Grant.find(grantId));
+  if (existing) return existing;
+  const grant = new provider.Grant({ clientId: client.clientId, accountId: session.accountId });
+  grant.addOIDCScope('openid');
+  await grant.save();
+  return grant;
+}
+
+/** What is not oidc-provider's own: the log-in page, and the door through which the gateway sends people here. */
+function extras(provider) {
+  return async (ctx, next) => {
+    if (ctx.path.startsWith('/interaction/')) {
+      await logIn(ctx, provider);
+    } else if (ctx.path === '/begin') {
+      // The gateway fetches this itself, so that people see its "try later" page while there is nobody here.
+      ctx.status = 303;
+      ctx.set('Cache-Control', 'no-store');
+      ctx.set('Location', `${issuer.origin}${BROWSERS}/auth${ctx.search}`);
+    } else {
+      await next();
+      if (['discovery', 'jwks'].includes(ctx.oidc?.route)) ctx.set('Cache-Control', `public, max-age=${PUBLIC_SECONDS}`);
+    }
+  };
+}
+
+async function logIn(ctx, provider) {
+  try {
+    await provider.interactionDetails(ctx.req, ctx.res);
+  } catch (error) {
+    if (!(error instanceof errors.SessionNotFound)) throw error;
+    show(ctx, pages.message('Please start again', 'This log-in is over, or was begun in another browser.', home));
+    ctx.status = 400;
+    return;
+  }
+  if (ctx.method !== 'POST') {
+    show(ctx, pages.logIn(devUsers, platform));
+    return;
+  }
+  const name = (await form(ctx)).get('login')?.trim() ?? '';
+  if (!SHORT_NAME.test(name)) {
+    const rule = "A short name has 1 to 32 lower-case letters, digits, '_' and '-', and starts with a letter or '_'.";
+    show(ctx, pages.logIn(devUsers, platform, rule));
+    ctx.status = 400;
+    return;
+  }
+  ctx.status = 303;
+  ctx.set('Location', await provider.interactionResult(ctx.req, ctx.res, { login: { accountId: name } }));
+}
+
+async function form(ctx) {
+  let text = '';
+  for await (const chunk of ctx.req) {
+    text += chunk;
+    if (text.length > MAX_FORM_BYTES) ctx.throw(413);
+  }
+  return new URLSearchParams(text);
+}
+
+/** Say who comes and goes and what fails; never a token or a code. */
+function log(provider) {
+  provider.on('authorization.success', (ctx) => console.log(`signed in: ${ctx.oidc.session.accountId}`));
+  provider.on('end_session.success', () => console.log('signed out'));
+  for (const event of ['authorization.error', 'grant.error', 'end_session.error', 'userinfo.error', 'server_error']) {
+    provider.on(event, (ctx, error) => console.error(`${event}: ${error.error_description ?? error.stack}`));
+  }
+}
