@@ -77,8 +77,9 @@ export function makeProvider() {
     },
   });
   provider.Client.prototype.postLogoutRedirectUriAllowed = (uri) => gateways.includes(URL.parse(uri)?.origin);
+  provider.use(logRequest);
   provider.use(extras(provider));
-  log(provider);
+  logEvents(provider);
   return provider;
 }
 
@@ -155,8 +156,15 @@ async function form(ctx) {
   return new URLSearchParams(text);
 }
 
+/** Say what was asked for: the path alone, since codes are in the query. */
+async function logRequest(ctx, next) {
+  const start = performance.now();
+  await next();
+  console.log(`${ctx.method} ${ctx.path} ${ctx.status} ${Math.round(performance.now() - start)} ms`);
+}
+
 /** Say who comes and goes and what fails; never a token or a code. */
-function log(provider) {
+function logEvents(provider) {
   provider.on('authorization.success', (ctx) => console.log(`signed in: ${ctx.oidc.session.accountId}`));
   provider.on('end_session.success', () => console.log('signed out'));
   for (const event of ['authorization.error', 'grant.error', 'end_session.error', 'userinfo.error', 'server_error']) {
