@@ -301,6 +301,7 @@ def verify(ctx: Context, env: str | None = None, instance: str | None = None, se
         "dry-run": "print what would be done, and touch nothing",
         "as": "dummy authentication logs this user in",
         "configmap": "take settings from this file's ConfigMap, one of an existing deployment",
+        "users": "make the environment's dev_users of these: alice.project1,bob.project1",
     }
 )
 def up(
@@ -310,10 +311,17 @@ def up(
     dry_run: bool = False,
     as_: str | None = None,
     configmap: str | None = None,
+    users: str | None = None,
     set_: Settings = None,
 ) -> None:
     """Bring an environment up: clone, build, volumes, secrets, play, wait, check."""
-    settings = [*(set_ or ()), f"auth.user={as_}"] if as_ else set_
+    settings = [*(set_ or ()), *([f"auth.user={as_}"] if as_ else ())]
+    if users and dry_run:
+        settings.append(f"dev_users=[{users}]")
+    elif users and env:
+        from hubenvs import load
+
+        load.write_dev_users(ROOT, env, users)
     suite = open_suite(ctx, env, instance, settings, config_map=configmap, dry=dry_run)
     if dry_run:
         suite.dry_run()
@@ -331,6 +339,36 @@ def reload(
         suite.watch()
     else:
         suite.reload()
+
+
+@task(
+    help={
+        "user": "one of dev_users",
+        "expired": "one that is no longer valid",
+        "audience": "for another audience than the hub's",
+        "platform": "with projects of another platform",
+        "lifetime": "seconds that it is valid",
+    }
+)
+def token(
+    ctx: Context,
+    user: str,
+    env: str | None = None,
+    instance: str | None = None,
+    expired: bool = False,
+    audience: str | None = None,
+    platform: str | None = None,
+    lifetime: int = 0,
+    set_: Settings = None,
+) -> None:
+    """Print an ID token of a user, as the bundled provider signs it, for the header X-Auth-Id-Token."""
+    from hubenvs import state, tokens
+
+    suite = open_suite(ctx, env, instance, set_, quiet=True, as_deployed=True)
+    given = {"audience": audience, "platform": platform}
+    auth = suite.env.auth.model_copy(update={key: value for key, value in given.items() if value})
+    key_set = state.read_secrets(suite.env.deploy_folder).get("jwks", "")
+    print(tokens.token(suite.env.model_copy(update={"auth": auth}), key_set, user, lifetime or None, expired))
 
 
 @task(
@@ -517,6 +555,7 @@ namespace = Collection(
     verify,
     up,
     reload,
+    token,
     down,
     status,
     logs,

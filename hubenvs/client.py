@@ -92,6 +92,20 @@ class HubUser:
         self._ok(answer, "POST /hub/login")
         self._after_log_in()
 
+    def log_in_at_provider(self, name: str) -> None:
+        """Log in through the gateway, as ``name`` at the bundled provider's page."""
+        page = self.page("/hub/login")
+        fields, _ = form_fields(page.text)
+        answer = self.http.post(page.url, data={**fields, "login": name})
+        self._ok(answer, f"POST {page.url.path}")
+        self._after_log_in()
+
+    def log_in_with(self, token: str) -> None:
+        """Log in at the hub's own port with an ID ``token``."""
+        answer = self.http.get(f"{self.url}/hub/login", headers={"X-Auth-Id-Token": token})
+        self._ok(answer, "GET /hub/login")
+        self._after_log_in()
+
     def _after_log_in(self) -> None:
         """Make the token that API calls use, and learn the user's name by it."""
         page = self.page("/hub/home")
@@ -176,7 +190,10 @@ class HubUser:
             scheme="wss" if where.scheme == "https" else "ws", query=f"session_id={session}"
         ).geturl()
         try:
-            with connect(address, additional_headers=self._bearer, max_size=None, proxy=None) as socket:
+            # A gateway wants its session's cookie too.
+            cookies = "; ".join(f"{cookie.name}={cookie.value}" for cookie in self.http.cookies.jar)
+            headers = {**self._bearer, "Cookie": cookies}
+            with connect(address, additional_headers=headers, max_size=None, proxy=None) as socket:
                 yield lambda code: _execute(socket, session, code)
         finally:
             self.notebook_api("DELETE", f"/kernels/{kernel}", server)

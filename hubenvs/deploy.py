@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import archive, images, keys, render, repositories, state
+from . import archive, images, keys, ready, render, repositories, state
 from .console import Console
 from .engine import (
     Engine,
@@ -21,10 +21,12 @@ from .engine import (
 )
 from .errors import CommandError, StateError
 from .model import (
+    CONTAINERS,
     LABEL_CHECKOUT,
     LABEL_DIGEST,
     LABEL_ENVIRONMENT,
     LABEL_RECIPE,
+    PORTS,
     Endpoint,
     Environment,
     Volume,
@@ -100,7 +102,7 @@ def leftovers(pod: str, environment: str, checkout: str, engine: Engine) -> Depl
 
 
 def _secret_names(pod: str) -> set[str]:
-    return {f"{pod}-{container}" for container in ("jupyterhub", "slurm")}
+    return {f"{pod}-{container}" for container in CONTAINERS}
 
 
 # -- volumes -------------------------------------------------------------------------------------------------------
@@ -170,7 +172,7 @@ def make_secrets(env: Environment, console: Console, rotate: bool = False) -> di
         made, text = keys.rotate(values, *where), "rotated; the new crypt key stands before the old"
     else:
         # What is there stays: after `down --keep-volumes` that is the crypt key.
-        made = {**keys.deployment(*where), **values}
+        made = {**keys.deployment(*where, env.secret_keys), **values}
         text = "kept" if made.keys() == values.keys() else "made"
         if text == "kept":
             made["known_hosts"] = _pinned(made["known_hosts"], *where)
@@ -216,16 +218,15 @@ def play(
         console.say("play", f"replacing pod {env.pod}")
     if deployed.pod or deployed.secrets:
         clear(env.pod, engine)
-    if env.publish.jupyterhub:
-        require_free(env.publish.jupyterhub, engine)
+    require_free(env, engine)
     # The volumes are there by now, and podman 4.3 refuses a claim for one that is.
     played = [document for document in manifest if document["kind"] != "PersistentVolumeClaim"]
     try:
         engine.run(play_argv(engine.version(), rootless()), stdin=render.dump(played).encode())
     except BaseException as error:
         clear(env.pod, engine)
-        if env.publish.jupyterhub and isinstance(error, CommandError):
-            require_free(env.publish.jupyterhub, engine)  # another `up` may have been faster to its port
+        if isinstance(error, CommandError):
+            require_free(env, engine)  # another `up` may have been faster to its port
         raise
     console.say("play", f"pod {env.pod}: {', '.join(env.containers)}")
     return True
@@ -276,21 +277,22 @@ def clear(pod: str, engine: Engine) -> None:
         engine.run(("podman", "volume", "rm", "--force", *volumes))
 
 
-def require_free(endpoint: Endpoint, engine: Engine) -> None:
-    """Raise StateError, saying who has it if that can be told, unless ``endpoint`` can be listened on."""
-    if (problem := port_problem(endpoint)) is None:
-        return
-    holder = ""
-    if problem == "is taken":
-        listing = engine.run(("ss", "-Hltnp", f"sport = :{endpoint.port}"), check=False).text
-        holder = listing.partition('users:(("')[2].partition('"')[0]
-        for pod in engine.json(("podman", "ps", "--format=json")):
-            if any(port.get("host_port") == endpoint.port for port in pod.get("Ports") or ()):
-                holder = f"container {pod['Names'][0]}"
-    by = f" by {holder}" if holder else ""
-    raise StateError(
-        f"publish.jupyterhub: port {endpoint.port} {problem}{by}", "--set publish.jupyterhub=127.0.0.1:PORT"
-    )
+def require_free(env: Environment, engine: Engine) -> None:
+    """Raise StateError, saying who has it if that can be told, unless all that ``env`` publishes can be listened on."""
+    for container, endpoint in env.publish.endpoints.items():
+        if (problem := port_problem(endpoint)) is None:
+            continue
+        holder = ""
+        if problem == "is taken":
+            listing = engine.run(("ss", "-Hltnp", f"sport = :{endpoint.port}"), check=False).text
+            holder = listing.partition('users:(("')[2].partition('"')[0]
+            for pod in engine.json(("podman", "ps", "--format=json")):
+                if any(port.get("host_port") == endpoint.port for port in pod.get("Ports") or ()):
+                    holder = f"container {pod['Names'][0]}"
+        by = f" by {holder}" if holder else ""
+        raise StateError(
+            f"publish.{container}: port {endpoint.port} {problem}{by}", f"--set publish.{container}=127.0.0.1:PORT"
+        )
 
 
 def port_problem(endpoint: Endpoint) -> str | None:
@@ -307,23 +309,26 @@ def port_problem(endpoint: Endpoint) -> str | None:
     return None
 
 
-def with_ports(env: Environment, declared: bool) -> Environment:
-    """Return ``env`` with the port that this deployment has.
+def with_ports(env: Environment, declared: Container[str]) -> Environment:
+    """Return ``env`` with the ports that this deployment has.
 
-    An instance whose port nobody declared (``declared`` is False) gets the one it had before, or the next free one.
+    An instance gets those it had before, or the next free ones, for each container whose port isn't ``declared``.
     """
-    endpoint = env.publish.jupyterhub
-    if env.instance is None or declared or endpoint is None:
+    if env.instance is None:
         return env
     record = state.read_record(env.deploy_folder)
-    if "jupyterhub" in record:
-        chosen = int(record["jupyterhub"])
-    else:
+    ports: dict[str, int] = {}
+    for container, endpoint in env.publish.endpoints.items():
+        if container in declared:
+            continue
         candidates = range(endpoint.port, min(endpoint.port + 1000, 65536))
-        free = (port for port in candidates if port_problem(endpoint.model_copy(update={"port": port})) is None)
-        chosen = next(free, endpoint.port)
-    publish = env.publish.model_copy(update={"jupyterhub": endpoint.model_copy(update={"port": chosen})})
-    return env.model_copy(update={"publish": publish})
+        free = (
+            port
+            for port in candidates
+            if port not in ports.values() and port_problem(endpoint.model_copy(update={"port": port})) is None
+        )
+        ports[container] = int(record[container]) if container in record else next(free, endpoint.port)
+    return env.model_copy(update={"publish": env.publish.on(ports)})
 
 
 # -- down ----------------------------------------------------------------------------------------------------------
@@ -360,14 +365,14 @@ def status(
         env = by_pod.get(instance)
         folder = own_folder(root, deployed)
         password = folder / state.SECRETS / PASSWORD_KEY if folder else None
-        url = _published_url(deployed, env, engine)
+        hub_url, gateway_url = (_published_url(deployed, env, name) for name in ("jupyterhub", "gateway"))
         rows.append(
             {
                 "env": deployed.environment,
                 "instance": deployed.instance_name,
-                "state": deployed.state if deployed.state != "up" or answers(url) else "starting",
-                "url": url,
-                "gateway_url": None,
+                "state": deployed.state if deployed.state != "up" or _answers(deployed, env, engine) else "starting",
+                "url": hub_url or gateway_url,
+                "gateway_url": gateway_url,
                 "user": env.user if env and folder else None,
                 "password_file": str(password) if password and password.exists() else None,
                 "pod": instance if deployed.pod else None,
@@ -380,18 +385,16 @@ def status(
     return rows
 
 
-def _published_url(deployed: Deployed, env: Environment | None, engine: Engine) -> str | None:
-    """Return where the hub of ``deployed`` is published, as the engine has it, whatever the definition says now."""
+def _published_url(deployed: Deployed, env: Environment | None, name: str) -> str | None:
+    """Return where container ``name`` is published, as the engine has it, whatever the definition says now."""
     path = env.base_url.rstrip("/") if env else "/"
     for container in deployed.containers:
         for port in container.get("Ports") or ():
-            if port.get("container_port") == 8000 and port.get("host_port"):
+            if port.get("container_port") == PORTS[name] and port.get("host_port"):
                 return f"http://{port.get('host_ip') or '127.0.0.1'}:{port['host_port']}{path}"
     return None
 
 
-def answers(url: str | None) -> bool:
-    """Return whether the hub's log-in page at ``url`` answers; a hub that isn't published is taken to."""
-    from .ready import http_status
-
-    return url is None or http_status(f"{url}/hub/login") == 200
+def _answers(deployed: Deployed, env: Environment | None, engine: Engine) -> bool:
+    """Return whether the hub of ``deployed`` answers; one whose definition isn't known is taken to."""
+    return env is None or "jupyterhub" not in env.containers or ready.hub_answers(env, engine)

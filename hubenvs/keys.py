@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from jwt.algorithms import RSAAlgorithm
 
 # JupyterHub takes a crypt key of exactly 32 bytes (it is a Fernet key), here as hexadecimal digits. munge takes 32 to
 # 1024 bytes and its own mungekey makes 128; 64 as hexadecimal digits are 128 that can be carried as text.
@@ -14,6 +17,8 @@ CRYPT_KEY_BYTES = 32
 MUNGE_KEY_BYTES = 64
 # 15 bytes are 20 characters, 120 bits: nothing to guess, still something to type.
 PASSWORD_BYTES = 15
+# RFC 7518, section 3.3: RS256 needs 2048 at least.
+RSA_BITS = 2048
 
 
 def ssh_key_pair(comment: str) -> tuple[str, str]:
@@ -31,11 +36,17 @@ def known_hosts(hostname: str, port: int, public_key: str) -> str:
     return f"{host} {kind} {key}\n"
 
 
-def deployment(hostname: str, port: int) -> dict[str, str]:
-    """Return a whole new set of secrets for a deployment whose hub reaches sshd at ``hostname`` and ``port``."""
+def signing_keys() -> str:
+    """Return a new JSON Web Key Set with one private key to sign ID tokens with (RS256, which every client takes)."""
+    key = RSAAlgorithm.to_jwk(rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS), as_dict=True)
+    return json.dumps({"keys": [{**key, "kid": secrets.token_hex(8), "alg": "RS256", "use": "sig"}]})
+
+
+def deployment(hostname: str, port: int, wanted: Container[str]) -> dict[str, str]:
+    """Return new secrets, those ``wanted``, for a deployment whose hub reaches sshd at ``hostname`` and ``port``."""
     client, client_public = ssh_key_pair("jupyterhub")
     host, host_public = ssh_key_pair("slurm")
-    return {
+    made = {
         "ssh_key": client,
         # `restrict`: no forwarding of any kind, no terminal, no ~/.ssh/rc; commands only.
         "authorized_keys": f"restrict {client_public}\n",
@@ -45,7 +56,13 @@ def deployment(hostname: str, port: int) -> dict[str, str]:
         "crypt_keys": secrets.token_hex(CRYPT_KEY_BYTES),
         "cookie_secret": secrets.token_hex(CRYPT_KEY_BYTES),
         "dummyauth_password": secrets.token_urlsafe(PASSWORD_BYTES),
+        "client_secret": secrets.token_hex(CRYPT_KEY_BYTES),
+        "cookie_keys": secrets.token_hex(CRYPT_KEY_BYTES),
+        "crypto_passphrase": secrets.token_hex(CRYPT_KEY_BYTES),
     }
+    if "jwks" in wanted:  # takes a tenth of a second
+        made["jwks"] = signing_keys()
+    return {key: value for key, value in made.items() if key in wanted}
 
 
 def rotate(old: Mapping[str, str], hostname: str, port: int) -> dict[str, str]:
@@ -53,5 +70,5 @@ def rotate(old: Mapping[str, str], hostname: str, port: int) -> dict[str, str]:
 
     JupyterHub encrypts with the first crypt key and decrypts with any, so what the database holds stays readable.
     """
-    new = deployment(hostname, port)
+    new = deployment(hostname, port, old.keys())
     return {**new, "crypt_keys": ";".join((new["crypt_keys"], *old["crypt_keys"].split(";")))}

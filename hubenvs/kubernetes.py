@@ -31,7 +31,7 @@ def folder(env: Environment, images: Mapping[str, str], seeds: Mapping[str, Mapp
     are named, and none has a value here. Raises DefinitionError if a template can't be rendered or its result, or a
     seed file, isn't what Kubernetes takes.
     """
-    played = render.manifest(env, images, dict.fromkeys((key for item in env.secrets for key in item.keys), ""), {})
+    played = render.manifest(env, images, dict.fromkeys(env.secret_keys, ""), {})
     pod = next(document["spec"] for document in played if document["kind"] == "Pod")
     context: dict[str, Any] = {
         "env": env,
@@ -43,7 +43,8 @@ def folder(env: Environment, images: Mapping[str, str], seeds: Mapping[str, Mapp
         "seeds": {name: _data(name, files) for name, files in seeds.items()},
         "paths": {name: sorted(files) for name, files in seeds.items()},
         "key": configmap_key,
-        "served": _served(env, pod),
+        "ports": {port.container: port.number for port in env.ports},
+        "served": _served(env),
         "provider_port": _provider_port(env),
     }
     files = {
@@ -92,9 +93,9 @@ def _data(volume: str, files: Mapping[str, bytes]) -> dict[str, dict[str, str]]:
     return {name: field for name, field in fields.items() if field}
 
 
-def _served(env: Environment, pod: Mapping[str, Any]) -> dict[str, int]:
+def _served(env: Environment) -> dict[str, int]:
     """Return the ports that others than the pod itself come to, by name."""
-    ports = {item["name"]: item["ports"][0]["containerPort"] for item in pod["containers"] if item.get("ports")}
+    ports = {port.container: port.number for port in env.ports}
     if "gateway" in ports:
         del ports["jupyterhub"]
     if "slurm" not in env.containers:

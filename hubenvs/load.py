@@ -17,7 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from .errors import DefinitionError
-from .model import DevUser, Environment
+from .model import DevUser, Environment, without_identity
 
 KeyPath = tuple[str | int, ...]
 
@@ -274,9 +274,30 @@ def parse_dev_users(text: str, label: str) -> tuple[DevUser, ...]:
     return tuple(dev_user for dev_user, _ in found.values())
 
 
+def write_dev_users(root: Path, name: str, users: str) -> None:
+    """Make the dev_users of environment ``name`` of ``users``, separated by commas.
+
+    Raises DefinitionError if one of them is malformed, there is no such environment, or it has other dev_users already.
+    """
+    given = parse_dev_users(users.replace(",", "\n"), "--users")
+    path = known(root, name) / "dev_users"
+    if path.exists() and parse_dev_users(read_text(path, root), _label(path, root)) != given:
+        raise DefinitionError(f"--users: {_label(path, root)} is there and has others", "edit or remove that file")
+    if not path.exists():
+        path.write_text("".join(f"{user.account}\n" for user in given))
+
+
 def environment_names(root: Path) -> tuple[str, ...]:
     """Return the names of the environments defined under ``root``/envs."""
     return tuple(sorted(path.parent.name for path in (root / "envs").glob("*/env.yaml")))
+
+
+def known(root: Path, name: str) -> Path:
+    """Return the folder of environment ``name``; raise DefinitionError if there is no such environment."""
+    names = environment_names(root)
+    if name not in names:
+        raise DefinitionError(f"--env {name}: there is no such environment", suggestion(name, names))
+    return root / "envs" / name
 
 
 def load(
@@ -294,10 +315,7 @@ def load(
     ``configuration`` is the ``hubenvs`` section of Invoke's configuration; ``config_map`` is a file with an existing
     deployment's ConfigMap. Raises DefinitionError.
     """
-    known = environment_names(root)
-    if name not in known:
-        raise DefinitionError(f"--env {name}: there is no such environment", suggestion(name, known))
-    folder = root / "envs" / name
+    folder = known(root, name)
     base = _read(root / "envs" / "base.yaml", root)
     layers = [base, _read(folder / "env.yaml", root)]
     if os.path.lexists(folder / "local.yaml"):
@@ -309,10 +327,8 @@ def load(
     layers.extend(parse_set(option) for option in settings)
     data, origin = merge(layers)
     check_keys(data, base.data, origin)
-    users = folder / "dev_users"
-    if given.dev_users is None and not users.exists():
-        raise DefinitionError(f"{_label(users, root)}: not there", "make it, with a line such as alice.project1")
-    dev_users = given.dev_users or parse_dev_users(read_text(users, root), _label(users, root))
+    named = _named_users(data.pop("dev_users"), origin) or given.dev_users
+    dev_users = named or _read_dev_users(folder / "dev_users", root)
     try:
         env = Environment.model_validate(
             {
@@ -331,7 +347,27 @@ def load(
             raise DefinitionError(
                 f"{origin['overlays',]}: overlays: there is no folder {overlay}", "make it, or correct it"
             )
-    return env
+    return without_identity(env)
+
+
+def _named_users(given: object, origin: Mapping[KeyPath, str]) -> tuple[DevUser, ...]:
+    """Return the dev users that the definition itself names: none, if ``given`` is None."""
+    if given is None:
+        return ()
+    where = f"{origin['dev_users',]}: dev_users"
+    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+        raise DefinitionError(f"{where}: not a list of names", "for example [alice.project1, bob.project1]")
+    return parse_dev_users("\n".join(given), where)
+
+
+def _read_dev_users(path: Path, root: Path) -> tuple[DevUser, ...]:
+    """Return the dev users of the file at ``path``."""
+    if not path.exists():
+        example = path.with_name(f"{path.name}.example")
+        how = f"`cp {_label(example, root)} {_label(path, root)}`" if example.exists() else "make it"
+        up = f"invoke up --env {path.parent.name} --users alice.project1,bob.project1"
+        raise DefinitionError(f"{_label(path, root)}: not there", f"{how}, or `{up}`")
+    return parse_dev_users(read_text(path, root), _label(path, root))
 
 
 def _definition_error(error: ValidationError, origin: Mapping[KeyPath, str], label: str) -> DefinitionError:

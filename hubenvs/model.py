@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +25,11 @@ LABEL_RECIPE = "jupyterhub-slurm/recipe"
 
 # Which image carries which development repository.
 REPOSITORIES = {"bricsauthenticator": "jupyterhub", "slurmspawner_wrappers": "slurm"}
+# The containers that stand in for an identity provider elsewhere, and where each container listens in the pod. The
+# provider's port is that of its URL, which must be the same for a browser outside the pod and for the hub inside.
+IDENTITY = ("oidc-provider", "gateway")
+CONTAINERS = ("jupyterhub", "slurm", *IDENTITY)
+PORTS = {"jupyterhub": 8000, "gateway": 8080}
 WORKING_COPIES = "_dev_build_data"
 
 # Debian's useradd takes 32 characters at most (LOGIN_NAME_MAX in utmp is 32).
@@ -98,12 +103,19 @@ class Endpoint(Frozen):
 
 
 class Auth(Frozen):
-    kind: Literal["dummy"]
+    kind: Literal["dummy", "oidc"]
     user: str | None
-    platform: str
+    provider: Literal["bundled", "external"]
+    oidc_server: Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$")] | None
+    platform: Annotated[str, Field(min_length=1)]
     portal: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
-    audience: str
-    oidc_server: str
+    audience: Annotated[str, Field(min_length=1)]
+    token_lifetime: Annotated[StrictInt, Field(ge=60)]
+
+    @property
+    def at_provider(self) -> bool:
+        """Return whether users log in at a provider elsewhere."""
+        return self.kind == "oidc" and self.provider == "external"
 
 
 class Hub(Frozen):
@@ -160,6 +172,30 @@ class Slurm(Frozen):
 
 class Publish(Frozen):
     jupyterhub: Endpoint | None
+    gateway: Endpoint | None
+    oidc_provider: Annotated[Endpoint | None, Field(alias="oidc-provider")]
+
+    @property
+    def endpoints(self) -> dict[str, Endpoint]:
+        """Return what is published, by container."""
+        every = {"jupyterhub": self.jupyterhub, "gateway": self.gateway, "oidc-provider": self.oidc_provider}
+        return {name: endpoint for name, endpoint in every.items() if endpoint is not None}
+
+    def on(self, ports: Mapping[str, int]) -> Publish:
+        """Return the same addresses on other ``ports``, by container."""
+        moved = {
+            name.replace("-", "_"): endpoint.model_copy(update={"port": ports.get(name, endpoint.port)})
+            for name, endpoint in self.endpoints.items()
+        }
+        return self.model_copy(update=moved)
+
+
+class Port(Frozen):
+    """A port that a container listens on, and where it is published, if it is."""
+
+    container: str
+    number: int
+    endpoint: Endpoint | None
 
 
 class Debian(Frozen):
@@ -181,6 +217,8 @@ class Images(Frozen):
     slurm_base: Annotated[ImageSource, Field(alias="slurm-base")]
     jupyterhub: ImageSource
     slurm: ImageSource
+    oidc_provider: Annotated[ImageSource, Field(alias="oidc-provider")]
+    gateway: ImageSource
 
     def base(self, name: str) -> str | None:
         """Return the image that the definition puts under image ``name``, or None for the one built here."""
@@ -238,7 +276,7 @@ class Environment(Frozen):
     dummy_password: SecretStr | None = None  # the one that was given; None: one is made
 
     description: str
-    containers: Annotated[tuple[Literal["jupyterhub", "slurm"], ...], Field(min_length=1)]
+    containers: Annotated[tuple[Literal["jupyterhub", "slurm", "oidc-provider", "gateway"], ...], Field(min_length=1)]
     stage: Literal["dev", "prod"]
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
     base_url: Annotated[str, Field(pattern=r"^(/[\w.-]+)*/?$")]
@@ -278,9 +316,10 @@ class Environment(Frozen):
                 raise ValueError(f"slurm.partitions.{index}.name: {partition.name!r} is given twice")
             if unknown := partition.unknown_nodes(self.slurm.nodes):
                 raise ValueError(f"slurm.partitions.{index}.nodes: {unknown} is not among {self.slurm.nodes} node(s)")
-        users = {dev_user.user for dev_user in self.dev_users}
-        if self.auth.user is not None and self.auth.user not in users:
-            raise ValueError(f"auth.user: {self.auth.user!r} is not in dev_users ({', '.join(sorted(users))})")
+        if self.auth.kind == "oidc":
+            _consistent_provider(self.auth, self.publish, self.containers)
+        if self.auth.user is not None and self.auth.user not in self.users:
+            raise ValueError(f"auth.user: {self.auth.user!r} is not in dev_users ({', '.join(self.users)})")
         return self
 
     # -- names ---------------------------------------------------------------------------------------------------
@@ -334,14 +373,23 @@ class Environment(Frozen):
     @property
     def secrets(self) -> tuple[Secret, ...]:
         """Return the Secrets of the containers that this environment has."""
-        keys = {
-            "jupyterhub": ("ssh_key", "known_hosts", "crypt_keys", "cookie_secret", "dummyauth_password"),
+        keys: dict[str, tuple[str, ...]] = {
+            "jupyterhub": ("ssh_key", "known_hosts", "crypt_keys", "cookie_secret"),
             "slurm": ("munge_key", "ssh_host_ed25519_key", "authorized_keys"),
+            "oidc-provider": ("jwks", "client_secret", "cookie_keys"),
+            "gateway": ("client_secret", "crypto_passphrase"),
         }
+        if self.auth.kind == "dummy":
+            keys["jupyterhub"] += ("dummyauth_password",)
         return tuple(
             Secret(name=f"{self.pod}-{container}", container=container, keys=keys[container])
             for container in self.containers
         )
+
+    @property
+    def secret_keys(self) -> frozenset[str]:
+        """Return the keys of all Secrets."""
+        return frozenset(key for secret in self.secrets for key in secret.keys)
 
     # -- what follows from the data ------------------------------------------------------------------------------
 
@@ -351,15 +399,52 @@ class Environment(Frozen):
         return tuple(self.root / Path(overlay).expanduser() for overlay in self.overlays)
 
     @property
+    def users(self) -> tuple[str, ...]:
+        """Return the dev users' names, each once."""
+        return tuple(dict.fromkeys(dev_user.user for dev_user in self.dev_users))
+
+    @property
     def user(self) -> str:
         """Return the user that dummy authentication logs in."""
         return self.auth.user or self.dev_users[0].user
 
     @property
+    def ports(self) -> tuple[Port, ...]:
+        """Return the ports that the containers serve people at."""
+        numbers = dict(PORTS)
+        if self.publish.oidc_provider:
+            numbers["oidc-provider"] = self.publish.oidc_provider.port
+        endpoints = self.publish.endpoints
+        return tuple(
+            Port(container=container, number=numbers[container], endpoint=endpoints.get(container))
+            for container in self.containers
+            if container in numbers
+        )
+
+    @property
     def url(self) -> str | None:
-        """Return where a browser finds the hub, or None if it isn't published."""
-        endpoint = self.publish.jupyterhub
+        """Return where a browser finds the hub, through the gateway if there is one; None if it isn't published."""
+        return self.gateway_url or self.hub_url
+
+    @property
+    def hub_url(self) -> str | None:
+        """Return where the hub's own port is published, or None if it isn't."""
+        return self._published(self.publish.jupyterhub)
+
+    @property
+    def gateway_url(self) -> str | None:
+        """Return where the gateway is published, or None if there is none."""
+        return self._published(self.publish.gateway)
+
+    def _published(self, endpoint: Endpoint | None) -> str | None:
         return None if endpoint is None else f"http://{endpoint}{self.base_url.rstrip('/')}"
+
+    @property
+    def issuer(self) -> str:
+        """Return the URL of the OpenID Connect provider, empty if there is none."""
+        if self.auth.oidc_server or self.publish.oidc_provider is None:
+            return self.auth.oidc_server or ""
+        return f"http://{self.publish.oidc_provider}"
 
     @property
     def settings(self) -> dict[str, str]:
@@ -374,7 +459,9 @@ class Environment(Frozen):
             "CONDA_PREFIX_DIR": self.slurm.env_prefix,
             "JUPYTER_DATA_DIR": self.slurm.jupyter_data_dir,
             "HUB_CONNECT_URL": self.slurm.hub_connect_url,
-            "OIDC_SERVER": self.auth.oidc_server,
+            "OIDC_SERVER": self.issuer,
+            "GATEWAY_URL": f"http://{self.publish.gateway}" if self.publish.gateway else "",
+            "TOKEN_LIFETIME": str(self.auth.token_lifetime),
             "BRICS_PLATFORM": self.auth.platform,
             "BRICS_PORTAL": self.auth.portal,
             "JWT_AUDIENCE": self.auth.audience,
@@ -411,6 +498,41 @@ def check_instance(name: str | None) -> None:
     """Raise ValueError unless ``name`` (None for none) can be part of Kubernetes names."""
     if name is not None and not _INSTANCE_NAME.match(name):
         raise ValueError("an instance's name has lower-case letters, digits and '-' inside")
+
+
+def _consistent_provider(auth: Auth, publish: Publish, containers: Sequence[str]) -> None:
+    """Raise ValueError unless there is one provider, and the hub and a browser can find it."""
+    if auth.user is not None:
+        raise ValueError("auth.user: only dummy authentication logs a user in by itself")
+    if auth.provider == "external":
+        if not auth.oidc_server:
+            raise ValueError("auth.oidc_server: the URL of the external provider (its issuer) is missing")
+        return
+    if auth.oidc_server:
+        raise ValueError("auth.oidc_server: the bundled provider has its own; set auth.provider to external as well")
+    for container, endpoint in (("oidc-provider", publish.oidc_provider), ("gateway", publish.gateway)):
+        if container not in containers:
+            raise ValueError(f"containers: {container} is missing, which the bundled provider needs")
+        if endpoint is None:
+            raise ValueError(f"publish.{container}: an address that a browser can open is needed")
+
+
+def without_identity(env: Environment) -> Environment:
+    """Return ``env`` as it is with an external provider: neither provider nor gateway, and the hub's port published.
+
+    Where the gateway would have been, unless the definition publishes the hub itself.
+    """
+    if not env.auth.at_provider:
+        return env
+    publish = env.publish.model_copy(
+        update={
+            "jupyterhub": env.publish.jupyterhub or env.publish.gateway,
+            "gateway": None,
+            "oidc_provider": None,
+        }
+    )
+    containers = tuple(name for name in env.containers if name not in IDENTITY)
+    return env.model_copy(update={"publish": publish, "containers": containers})
 
 
 def is_folder(url: str) -> bool:

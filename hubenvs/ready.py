@@ -11,12 +11,23 @@ from dataclasses import dataclass
 from .console import Console
 from .engine import Engine, exec_argv
 from .errors import StateError
-from .model import Environment
+from .model import PORTS, Environment
 
 # Seconds between two looks; short, since a look costs little and a person waits.
 INTERVAL = 0.1
+# What the hub's log-in page answers to somebody who brings nothing: a form, or that a token is missing.
+LOGIN_PAGE = {"dummy": 200, "oidc": 401}
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Leaves a redirect as the answer that it is."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
 # The pod is on this host: a site's web proxy (http_proxy) would look for it on its own.
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_DIRECT = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True)
@@ -31,7 +42,7 @@ class Probe:
 def http_status(url: str, timeout: float = 5.0, proxied: bool = False) -> int | None:
     """Return the HTTP status that ``url`` answers with within ``timeout`` seconds, or None if nothing answers.
 
-    ``proxied`` says whether a web proxy that is set up (http_proxy and the like) is used.
+    A redirect is not followed. ``proxied`` says whether a web proxy that is set up (http_proxy and the like) is used.
     """
     try:
         with (urllib.request.urlopen if proxied else _DIRECT.open)(url, timeout=timeout) as answer:
@@ -40,6 +51,16 @@ def http_status(url: str, timeout: float = 5.0, proxied: bool = False) -> int | 
         return error.code
     except OSError:
         return None
+
+
+def hub_answers(env: Environment, engine: Engine) -> bool:
+    """Return whether the hub's API answers behind the proxy in its pod; published or not.
+
+    Before the hub has registered there, the proxy answers 404.
+    """
+    request = f"GET {env.base_url.rstrip('/')}/hub/api/ HTTP/1.0\r\n\r\n".encode()
+    ask = exec_argv(env.container("jupyterhub"), "nc", "-w2", "127.0.0.1", str(PORTS["jupyterhub"]), interactive=True)
+    return engine.run(ask, stdin=request, check=False).text.partition("\r\n")[0].endswith(" 200 OK")
 
 
 def probes(env: Environment, engine: Engine) -> tuple[Probe, ...]:
@@ -59,10 +80,17 @@ def probes(env: Environment, engine: Engine) -> tuple[Probe, ...]:
         # ssh as the hub does it; what it opens is the connection that the hub then shares.
         ssh = exec_argv(hub, "ssh", f"jupyterspawner@{env.slurm.ssh_hostname}", "true")
         found.append(Probe("SSH", "slurm", lambda: engine.run(ssh, check=False).returncode == 0))
-    if env.url:
-        # Before the hub has registered, the proxy answers 404.
-        found.append(Probe("hub API", "jupyterhub", lambda: http_status(f"{env.url}/hub/api/") == 200))
-        found.append(Probe("hub page", "jupyterhub", lambda: http_status(f"{env.url}/hub/login") == 200))
+    if "jupyterhub" in env.containers:
+        found.append(Probe("hub", "jupyterhub", lambda: hub_answers(env, engine)))
+    if env.publish.oidc_provider:
+        discovery = f"{env.issuer}/.well-known/openid-configuration"
+        found.append(Probe("provider", "oidc-provider", lambda: http_status(discovery) == 200))
+    # A browser that comes to the gateway is sent to the provider; to the hub's own port, the page is there.
+    if env.gateway_url:
+        found.append(Probe("gateway", "gateway", lambda: http_status(f"{env.gateway_url}/hub/login") == 302))
+    if env.hub_url:
+        page = f"{env.hub_url}/hub/login"
+        found.append(Probe("hub page", "jupyterhub", lambda: http_status(page) == LOGIN_PAGE[env.auth.kind]))
     return tuple(found)
 
 
@@ -74,7 +102,8 @@ def wait(env: Environment, engine: Engine, console: Console, timeout: float | No
     """
     started = time.monotonic()
     deadline = started + (timeout or env.wait_timeout)
-    for probe in probes(env, engine):
+    found = probes(env, engine)
+    for probe in found:
         with console.busy("wait", probe.name):
             while not probe.look():
                 _require_running(env, engine)
@@ -85,7 +114,7 @@ def wait(env: Environment, engine: Engine, console: Console, timeout: float | No
                         engine.logs(env.container(probe.container)),
                     )
                 time.sleep(INTERVAL)
-    console.say("wait", f"hub, SSH and Slurm answer after {time.monotonic() - started:.1f} s")
+    console.say("wait", f"{', '.join(probe.name for probe in found)} answer after {time.monotonic() - started:.1f} s")
 
 
 def _require_running(env: Environment, engine: Engine) -> None:

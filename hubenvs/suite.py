@@ -52,7 +52,7 @@ class Suite:
         env = load.load(
             root, name, instance=instance, settings=settings, configuration=configuration, config_map=config_map
         )
-        declared = any(layer.startswith("publish.jupyterhub=") for layer in settings)
+        declared = {key.removeprefix("publish.") for key, _, _ in (setting.partition("=") for setting in settings)}
         console = Console(quiet, echo)
         engine = Engine(None if dry else root / ".deploy", console.echo)
         deployed = _definition(env.deploy_folder) if as_deployed and not settings else None
@@ -86,7 +86,7 @@ class Suite:
         if with_secrets:
             values = self._kept_secrets()
         else:
-            values = {key: "" for secret in self.env.secrets for key in secret.keys}
+            values = dict.fromkeys(self.env.secret_keys, "")
             values |= state.read_secrets(self.env.deploy_folder)
         documents = deploy.documents(self.env, images.current(self.env, self.engine), values)
         return documents if with_secrets else render.redacted(documents)
@@ -112,7 +112,7 @@ class Suite:
     def _kept_secrets(self) -> dict[str, str]:
         """Return the secrets in the deploy folder; raise StateError if they haven't all been made."""
         values = state.read_secrets(self.env.deploy_folder)
-        if not values.keys() >= {key for secret in self.env.secrets for key in secret.keys}:
+        if not values.keys() >= self.env.secret_keys:
             raise StateError(f"{self.env.name} has no secrets yet", f"invoke secrets {self.env.options}")
         return values
 
@@ -133,8 +133,8 @@ class Suite:
         self.engine.version()
         deployed = deploy.look(self.env, self.engine)
         deploy.refuse_foreign(self.env, deployed)
-        if self.env.publish.jupyterhub and deployed.state not in ("up", "degraded"):
-            deploy.require_free(self.env.publish.jupyterhub, self.engine)
+        if deployed.state not in ("up", "degraded"):
+            deploy.require_free(self.env, self.engine)
         deploy.seeds(self.env)
         return deployed
 
@@ -158,10 +158,8 @@ class Suite:
         """Keep what was chosen and what the definition is: later tasks look at what is up, whatever is written now."""
         definition = self.env.model_dump_json(by_alias=True, exclude={"dummy_password"})
         state.write_definition(self.env.deploy_folder, definition)
-        if self.env.publish.jupyterhub:
-            record = state.read_record(self.env.deploy_folder)
-            port = str(self.env.publish.jupyterhub.port)
-            state.write_record(self.env.deploy_folder, {**record, "jupyterhub": port})
+        ports = {container: str(endpoint.port) for container, endpoint in self.env.publish.endpoints.items()}
+        state.write_record(self.env.deploy_folder, {**state.read_record(self.env.deploy_folder), **ports})
 
     def reload(self) -> None:
         """Bring what was edited into the running pod."""
@@ -200,7 +198,12 @@ class Suite:
         options = self.env.options
         say = self.console.say
         say("up", self.env.url or "the hub is not published on this host")
-        say("", f"log in as {self.env.user} with the password in {_near(password)}")
+        if self.env.auth.kind == "dummy":
+            say("", f"log in as {self.env.user} with the password in {_near(password)}")
+        elif self.env.gateway_url:
+            say("", f"choose who to be at the provider's page: {', '.join(self.env.users)}")
+        else:
+            say("", f"log in with an ID token of {self.env.issuer} in the header X-Auth-Id-Token")
         say("", f"next: invoke verify {options}; invoke logs {options} --follow; invoke down {options}")
 
     def dry_run(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from . import deploy, ssh, state
@@ -57,24 +57,36 @@ def verify(env: Environment, engine: Engine, console: Console) -> None:
     """Walk through ``env`` as its user and print each hop with its time; raise StateError at the one that breaks."""
     if env.url is None:
         raise StateError(f"{env.name} publishes no hub", "verify goes in at publish.jupyterhub")
-    password = state.read_secrets(env.deploy_folder).get(deploy.PASSWORD_KEY)
-    if password is None:
-        raise StateError(f"{env.name} is not up from this checkout", f"invoke up {env.options}")
     walk = Walk(env, engine)
     with HubUser(env.url) as user, console.busy("verify", env.url):
         try:
-            _walk(walk, user, password)
+            _walk(walk, user, log_in(env))
         finally:
             console.table(("hop", "time", "seen"), walk.hops)
     console.say("verify", f"{len(walk.hops)} hops, all well")
 
 
-def _walk(walk: Walk, user: HubUser, password: str) -> None:
+def log_in(env: Environment) -> Callable[[HubUser], None]:
+    """Return what logs the environment's first user in: by the password, at the provider's page, or by a token.
+
+    Raises StateError if there is nothing to log in with.
+    """
+    secrets = state.read_secrets(env.deploy_folder)
+    if not secrets:
+        raise StateError(f"{env.name} is not up from this checkout", f"invoke up {env.options}")
+    if env.auth.kind == "dummy":
+        return lambda user: user.log_in(secrets[deploy.PASSWORD_KEY])
+    if env.gateway_url:
+        return lambda user: user.log_in_at_provider(env.user)
+    raise StateError(f"{env.name}: nobody here can log in at {env.issuer}", "log in there, with a browser")
+
+
+def _walk(walk: Walk, user: HubUser, log_in: Callable[[HubUser], None]) -> None:
     env, engine = walk.env, walk.engine
-    with walk.hop("page", "jupyterhub"):
+    with walk.hop("page", "gateway" if env.gateway_url else "jupyterhub"):
         user.page("/hub/login")
     with walk.hop("login", "jupyterhub") as seen:
-        user.log_in(password)
+        log_in(user)
         seen.append(user.name)
     with walk.hop("form", "jupyterhub") as seen:
         _, options = user.spawn_form()

@@ -14,7 +14,7 @@ import yaml
 
 from hubenvs import deploy, kubernetes, load
 
-from .test_manifests import ENVIRONMENTS, ROOT, VERSIONS
+from .test_manifests import ENVIRONMENTS, VERSIONS
 
 # What a container may add under "baseline": https://kubernetes.io/docs/concepts/security/pod-security-standards/
 CAPABILITIES = {
@@ -70,12 +70,13 @@ def beyond_baseline(template: dict[str, Any]) -> list[str]:
     return found
 
 
-@pytest.fixture(scope="module", params=ENVIRONMENTS)
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(params=ENVIRONMENTS)
+def folder(request: pytest.FixtureRequest, root: Path, tmp_path: Path) -> Path:
     """The folder that `render --target kubernetes` writes of an environment."""
-    env = load.load(ROOT, request.param)
+    env = load.load(root, request.param)
     images = {name: f"localhost/{name}:1" for name in env.containers}
-    target = tmp_path_factory.mktemp(request.param)
+    target = tmp_path / "folder"
+    target.mkdir()
     for name, content in kubernetes.folder(env, images, deploy.seeds(env)).items():
         (target / name).write_text(content)
     return target

@@ -7,7 +7,7 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 
-from hubenvs import keys, load, render
+from hubenvs import load, render
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = load.environment_names(ROOT)
@@ -18,9 +18,9 @@ VERSIONS = (f"{MAJOR}.{int(NEWEST) - 2}", f"{MAJOR}.{NEWEST}")
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("name", ENVIRONMENTS)
-def test_the_manifest_is_valid_kubernetes(name: str, version: str) -> None:
+def test_the_manifest_is_valid_kubernetes(root: Path, name: str, version: str) -> None:
     """Every document that podman plays is one that a cluster's API would take."""
-    env = load.load(ROOT, name)
+    env = load.load(root, name)
     images = dict.fromkeys(env.containers, "localhost/image:1")
-    for document in render.manifest(env, images, keys.deployment("slurm", 22), {}):
+    for document in render.manifest(env, images, dict.fromkeys(env.secret_keys, "secret"), {}):
         kubernetes_validate.validate(document, version, strict=True)

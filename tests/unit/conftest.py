@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,8 +9,6 @@ import pytest
 
 from hubenvs.load import load
 from hubenvs.model import Environment
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -23,16 +20,6 @@ def no_programs(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(subprocess, "run", refuse)
     monkeypatch.setattr(subprocess, "Popen", refuse)
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A checkout of its own with the real definitions, manifests and seeds, which a test may change."""
-    for folder in ("envs", "manifests", "volumes"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("local.yaml"))
-    for image in ("jupyterhub", "slurm"):
-        (tmp_path / "containers" / image).mkdir(parents=True)
-    return tmp_path
 
 
 @pytest.fixture

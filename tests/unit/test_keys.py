@@ -6,6 +6,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from hubenvs.keys import deployment, known_hosts, rotate, ssh_key_pair
 
+WANTED = ("ssh_key", "authorized_keys", "munge_key", "crypt_keys", "jwks")
+
 
 def test_an_ssh_pair_belongs_together() -> None:
     """The public line is that of the private key, in OpenSSH's formats."""
@@ -17,8 +19,9 @@ def test_an_ssh_pair_belongs_together() -> None:
 
 def test_each_deployment_has_secrets_of_its_own() -> None:
     """No two deployments share a secret."""
-    first, second = deployment("slurm", 22), deployment("slurm", 22)
+    first, second = deployment("slurm", 22, WANTED), deployment("slurm", 22, WANTED)
     assert all(first[key] != second[key] for key in first)
+    assert first.keys() == set(WANTED)
     assert first["authorized_keys"].startswith("restrict ssh-ed25519 ")
 
 
@@ -30,7 +33,7 @@ def test_a_host_key_is_pinned_for_its_port() -> None:
 
 def test_rotating_puts_a_new_crypt_key_before_the_old() -> None:
     """What the old key encrypted can still be read; everything else is new."""
-    old = deployment("slurm", 22)
+    old = deployment("slurm", 22, WANTED)
     new = rotate(old, "slurm", 22)
     assert new["crypt_keys"].split(";")[1:] == [old["crypt_keys"]]
     assert new["crypt_keys"].split(";")[0] != old["crypt_keys"]

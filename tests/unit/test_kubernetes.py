@@ -39,7 +39,7 @@ def shape(spec: Document, config_maps: dict[str, Document]) -> dict[str, Any]:
 
 def test_podman_and_kubernetes_have_the_same_containers(env: Environment) -> None:
     """Containers, variables, mounts and ports of the pod that was developed in are those of the cluster's."""
-    played = render.manifest(env, images(env), keys.deployment("slurm", 22), {})
+    played = render.manifest(env, images(env), keys.deployment("slurm", 22, env.secret_keys), {})
     (pod,) = (item["spec"] for item in played if item["kind"] == "Pod")
     maps = {item["metadata"]["name"]: item["data"] for item in played if item["kind"] == "ConfigMap"}
     files = folder(env)

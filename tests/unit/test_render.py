@@ -10,13 +10,13 @@ import pytest
 from hubenvs import keys, render
 from hubenvs.errors import DefinitionError
 from hubenvs.load import load
-from hubenvs.model import Environment
+from hubenvs.model import CONTAINERS, Environment
 
-IMAGES = {"jupyterhub": "localhost/hub:1", "slurm": "localhost/slurm:1"}
+IMAGES = {name: f"localhost/{name}:1" for name in CONTAINERS}
 
 
 def manifest(env: Environment, values: dict[str, str] | None = None) -> tuple[render.Document, ...]:
-    return render.manifest(env, IMAGES, values or keys.deployment("slurm", 22), {})
+    return render.manifest(env, IMAGES, values or keys.deployment("slurm", 22, env.secret_keys), {})
 
 
 def only(documents: tuple[render.Document, ...], kind: str) -> list[render.Document]:
@@ -40,7 +40,7 @@ def test_nodes_and_the_ssh_host_resolve_in_the_pod(root: Path) -> None:
 
 def test_secrets_are_only_in_secrets(env: Environment) -> None:
     """No secret's value stands in any other document, and each Secret says what its encoding is."""
-    values = keys.deployment("slurm", 22)
+    values = keys.deployment("slurm", 22, env.secret_keys)
     documents = manifest(env, values)
     for secret in only(documents, "Secret"):
         assert base64.b64decode(secret["data"]["format"]) == b"plain"
@@ -57,7 +57,7 @@ def test_each_container_gets_only_its_own_secrets(env: Environment) -> None:
 
 def test_redacting_hides_every_value(env: Environment) -> None:
     """`render` shows a manifest that can be pasted into a report."""
-    values = keys.deployment("slurm", 22)
+    values = keys.deployment("slurm", 22, env.secret_keys)
     text = render.dump(render.redacted(manifest(env, values)))
     assert not any(base64.b64encode(value.encode()).decode() in text for value in values.values())
 
@@ -65,7 +65,7 @@ def test_redacting_hides_every_value(env: Environment) -> None:
 @pytest.mark.parametrize("setting", ["slurm.nodes=2", "log_level=DEBUG", "publish.jupyterhub=127.0.0.1:8123"])
 def test_the_digest_changes_with_the_definition(root: Path, setting: str) -> None:
     """A pod is replaced if, and only if, what it is made of has changed."""
-    values = keys.deployment("slurm", 22)
+    values = keys.deployment("slurm", 22, load(root, "dev_dummyauth").secret_keys)
     plain = render.pod_digest(manifest(load(root, "dev_dummyauth"), values))
     assert plain == render.pod_digest(manifest(load(root, "dev_dummyauth"), values))
     assert plain != render.pod_digest(manifest(load(root, "dev_dummyauth", settings=[setting]), values))
@@ -73,10 +73,10 @@ def test_the_digest_changes_with_the_definition(root: Path, setting: str) -> Non
 
 def test_the_digest_changes_with_secrets_and_seeds(env: Environment) -> None:
     """New keys or a new configuration file need a new pod too."""
-    values = keys.deployment("slurm", 22)
+    values = keys.deployment("slurm", 22, env.secret_keys)
     digests = {
         render.pod_digest(render.manifest(env, IMAGES, values, {})),
-        render.pod_digest(render.manifest(env, IMAGES, keys.deployment("slurm", 22), {})),
+        render.pod_digest(render.manifest(env, IMAGES, keys.deployment("slurm", 22, env.secret_keys), {})),
         render.pod_digest(render.manifest(env, IMAGES, values, {"a": b"1"})),
     }
     assert len(digests) == 3
@@ -85,7 +85,30 @@ def test_the_digest_changes_with_secrets_and_seeds(env: Environment) -> None:
 def test_nothing_is_published_unless_asked(root: Path) -> None:
     """`publish.jupyterhub: null` leaves no port on the host."""
     (pod,) = only(manifest(load(root, "dev_dummyauth", settings=["publish.jupyterhub=null"])), "Pod")
-    assert pod["spec"]["containers"][0]["ports"] == [{"name": "http", "containerPort": 8000}]
+    assert not any("ports" in container for container in pod["spec"]["containers"])
+
+
+def test_with_real_log_in_the_gateway_is_published_and_the_hub_is_not(root: Path) -> None:
+    """Browsers come through the gateway; the provider has the same port inside and outside, for its URL's sake."""
+    (pod,) = only(manifest(load(root, "dev_realauth", settings=["publish.oidc-provider=127.0.0.1:9123"])), "Pod")
+    ports = {item["name"]: item.get("ports", [{}])[0] for item in pod["spec"]["containers"]}
+    assert {name: port.get("hostPort") for name, port in ports.items()} == {
+        "jupyterhub": None,
+        "slurm": None,
+        "oidc-provider": 9123,
+        "gateway": 8000,
+    }
+    assert ports["oidc-provider"]["containerPort"] == 9123
+
+
+def test_an_external_provider_needs_no_containers(root: Path) -> None:
+    """Then the hub's own port is published, where the gateway's would have been."""
+    settings = ["auth.provider=external", "auth.oidc_server=https://keycloak.example/realms/x"]
+    env = load(root, "dev_realauth", settings=settings)
+    assert env.containers == ("jupyterhub", "slurm")
+    assert env.url == env.hub_url == "http://127.0.0.1:8000/jupyter"
+    assert env.settings["DEPLOY_CONFIG_OIDC_SERVER"] == "https://keycloak.example/realms/x"
+    assert "jwks" not in env.secret_keys
 
 
 def test_a_broken_template_is_named(env: Environment) -> None:

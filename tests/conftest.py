@@ -1,0 +1,25 @@
+"""What unit tests and lint share."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A checkout of its own with the real definitions, manifests and seeds, which a test may change.
+
+    What is a person's own has the content of the example beside it.
+    """
+    for folder in ("envs", "manifests", "volumes"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("local.yaml"))
+    for example in (tmp_path / "envs").rglob("*.example"):
+        example.replace(example.with_suffix(""))
+    for image in ("jupyterhub", "slurm"):
+        (tmp_path / "containers" / image).mkdir(parents=True)
+    return tmp_path
