@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import nox
@@ -25,12 +28,17 @@ LOCKS = {
     "requirements/tests.txt": "3.10",
     "requirements/lint.txt": "3.10",
 }
+# The user whom `rootless` makes, and what it runs there: what hangs on who runs podman.
+USER = "hubenvs-ci"
+ROOTLESS_TESTS = ("-k", "check or verify or secret or exported or kept_volumes")
+# What of this process's environment says how the network is reached.
+NETWORK = {"SSL_CERT_FILE", "PIP_INDEX_URL", "UV_DEFAULT_INDEX", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
 PACKAGES = ("containers/jupyterhub/bricsauthenticator", "containers/slurm/slurmspawner_wrappers")
 
 nox.options.default_venv_backend = "uv"
 nox.options.download_python = "never"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "tests", "packages", "integration"]
+nox.options.sessions = ["lint", "tests", "packages", "integration", "rootless"]
 
 
 def install(session: nox.Session, *locks: str) -> None:
@@ -45,12 +53,16 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy")
-    tracked = session.run("git", "ls-files", "--cached", "--others", "--exclude-standard", silent=True, external=True)
-    files = [ROOT / name for name in str(tracked).splitlines() if (ROOT / name).is_file()]
-    scripts = [str(file.relative_to(ROOT)) for file in files if _is_shell(file)]
+    scripts = [str(file) for file in _tracked(session) if _is_shell(ROOT / file)]
     session.run("shellcheck", *scripts)
     session.run("yamllint", "--strict", "envs", ".yamllint.yaml")
     session.run("pytest", "tests/lint")
+
+
+def _tracked(session: nox.Session) -> list[Path]:
+    """Return the files of this checkout that Git has or would take, relative to it."""
+    listing = session.run("git", "ls-files", "--cached", "--others", "--exclude-standard", silent=True, external=True)
+    return [Path(name) for name in str(listing).splitlines() if (ROOT / name).is_file()]
 
 
 def _is_shell(file: Path) -> bool:
@@ -80,6 +92,79 @@ def integration(session: nox.Session, env: str) -> None:
     """A real pod of each environment: up, log in, spawn, compute, restart the hub, stop, down, nothing left."""
     install(session, "tools", "tests")
     session.run("pytest", "tests/integration", "--env", env, *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def rootless(session: nox.Session) -> None:
+    """As an ordinary user with an engine of their own: build, up, all that a user does, down. Run by root, for CI."""
+    if os.geteuid() != 0:
+        session.skip("`integration` is run by an ordinary user already")
+    if USER not in {entry.pw_name for entry in pwd.getpwall()}:
+        session.run("useradd", "--create-home", USER, external=True)
+    user = pwd.getpwnam(USER)
+    home = Path(user.pw_dir)
+    copy_checkout(session, home / "checkout")
+    storage = home / ".config/containers/storage.conf"
+    storage.parent.mkdir(parents=True, exist_ok=True)
+    storage.write_text('[storage]\ndriver = "overlay"\n')
+    runtime = home / ".runtime"
+    shutil.rmtree(runtime, ignore_errors=True)
+    runtime.mkdir(mode=0o700)
+    session.run(
+        "chown", "-R", f"{USER}:", *(str(home / name) for name in ("checkout", ".config", ".runtime")), external=True
+    )
+    session.run(
+        *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "catatonit", "--"),
+        *("setpriv", f"--reuid={USER}", f"--regid={user.pw_gid}", "--init-groups"),
+        *("sh", "-c", 'cd ~/checkout && exec scripts/bootstrap nox "$@"', "sh"),
+        *("--session", "integration(dev_dummyauth)", "--", *(session.posargs or ROOTLESS_TESTS)),
+        # pytest's own folder in /tmp may be that of a user who had this name before.
+        env=machine_environment(
+            HOME=str(home), USER=USER, XDG_RUNTIME_DIR=str(runtime), PYTEST_DEBUG_TEMPROOT=str(runtime)
+        ),
+        include_outer_env=False,
+        external=True,
+    )
+
+
+@nox.session(venv_backend="none")
+def podman5(session: nox.Session) -> None:
+    """The integration tests on Debian 13 with its podman 5.4, whatever this machine has. Root only; not in CI."""
+    machine = ROOT / ".nox/debian-13"
+    if not machine.exists():
+        half = machine.with_suffix(".half")
+        shutil.rmtree(half, ignore_errors=True)
+        # catatonit is what `tests/enter` starts with, ss and ip what the tests look with; bootstrap brings the rest.
+        packages = "--include=ca-certificates,catatonit,iproute2"
+        session.run("mmdebstrap", "--variant=minbase", "--quiet", packages, "trixie", str(half), external=True)
+        half.rename(machine)
+    copy_checkout(session, machine / "root/checkout")
+    session.run(
+        *("tests/enter", str(machine), "sh", "-c", 'cd ~/checkout && exec scripts/bootstrap nox "$@"', "sh"),
+        *("--session", "integration(dev_dummyauth)", "--", *session.posargs),
+        env=machine_environment(HOME="/root", PODMAN_IGNORE_CGROUPSV1_WARNING="1"),
+        include_outer_env=False,
+        external=True,
+    )
+
+
+def copy_checkout(session: nox.Session, target: Path) -> None:
+    """Make ``target`` a copy of this checkout as it is; its virtual environments and the images it made stay."""
+    for old in target.iterdir() if target.exists() else ():
+        if old.name not in (".venv", ".nox"):
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    for file in _tracked(session):
+        (target / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / file, target / file, follow_symlinks=False)
+    session.run("git", "init", "--quiet", str(target), external=True)  # which of its files are whose, .gitignore says
+
+
+def machine_environment(**variables: str) -> Mapping[str, str]:
+    """Return the environment variables of a log-in on another machine, with ``variables``."""
+    outer = {name: value for name, value in os.environ.items() if name.upper() in NETWORK}
+    return (
+        {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"} | outer | variables
+    )
 
 
 @nox.session

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import pwd
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ def examine(root: Path, engine: Engine) -> list[dict[str, Any]]:
         ("podman answers", lambda: _answers(engine)),
         ("cgroups", _cgroups),
         ("runtime", lambda: _runtime(engine)),
+        ("storage", lambda: _storage(engine)),
         ("resource limits", _limits),
         ("user namespaces", _user_namespaces),
         ("git", lambda: _program("git")),
@@ -91,6 +93,16 @@ def _runtime(engine: Engine) -> Finding:
     return not (v1 and name == "crun"), name, "crun refuses cgroup version 1: install runc"
 
 
+def _storage(engine: Engine) -> Finding:
+    driver = engine.run(("podman", "info", "--format", "{{.Store.GraphDriverName}}"), timeout=ANSWER).text
+    # Debian leaves it to storage.conf; what podman was first started with stays.
+    remedy = (
+        "builds take four times as long: have a storage.conf with overlay (as root: apt-get install"
+        " containers-storage), then `podman system reset`, which removes all containers, volumes and images you have"
+    )
+    return driver != "vfs", driver, remedy
+
+
 def _limits() -> Finding:
     text = "the defaults work" if containers_conf() is None else "adapted in .deploy/containers.conf"
     return True, text, ""
@@ -100,7 +112,7 @@ def _user_namespaces() -> Finding:
     if platform.system() != "Linux" or not rootless():
         return True, "not needed", ""
     user = Path("/etc/subuid").read_text() if Path("/etc/subuid").exists() else ""
-    name = os.environ.get("USER", "")
+    name = pwd.getpwuid(os.geteuid()).pw_name
     has = any(line.split(":")[0] in (name, str(os.geteuid())) for line in user.splitlines())
     if not has:
         return (

@@ -49,13 +49,16 @@ def build_argv(
     target: str | None = None,
     contexts: Mapping[str, str] | None = None,
     ca_bundle: str | None = None,
+    caches: Path | None = None,
 ) -> Argv:
     """Return the command that builds the image ``tag`` from ``context``/Containerfile on top of ``base``.
 
     ``target`` is the stage, ``contexts`` further folders and images by the name that the Containerfile gives them,
-    ``ca_bundle`` the host's trust store: mounted for the build's own downloads, and no part of the image.
+    ``ca_bundle`` the host's trust store: mounted for the build's own downloads, and no part of the image. ``caches``
+    is where cache mounts and working files go (None: where podman puts them).
     """
     argv = [
+        *(("env", f"TMPDIR={caches}") if caches else ()),
         "podman",
         "build",
         "--tag",
@@ -72,6 +75,8 @@ def build_argv(
         argv += ["--build-context", f"{name}={source}"]
     if ca_bundle:
         argv += ["--volume", f"{Path(ca_bundle).parent}:/etc/ssl/certs:ro"]
+        # SELinux would keep the build from reading it, and `:z` would give the host's own trust store another label.
+        argv += ["--security-opt", "label=disable"]
         for variable in ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"):
             argv += ["--build-arg", f"{variable}=/etc/ssl/certs/{Path(ca_bundle).name}"]
     return (*argv, str(context))
@@ -329,6 +334,21 @@ def rootless() -> bool:
     return os.geteuid() != 0
 
 
+def build_caches() -> Path | None:
+    """Return the folder (made if need be) for the cache mounts of this user's builds, or None where podman has its own.
+
+    podman 4.3 has one for all users, /var/tmp/buildah-cache: who builds first owns it, and nobody else can build.
+    Raises StateError if somebody else has the folder.
+    """
+    if platform.system() != "Linux" or not rootless() or "TMPDIR" in os.environ:
+        return None
+    folder = Path(f"/var/tmp/hubenvs-{os.geteuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
+        raise StateError(f"{folder} is not yours", "set TMPDIR to a folder of yours on a local disk")
+    return folder
+
+
 def containers_conf() -> str | None:
     """Return the containers.conf that this host needs, the user's own settings included, or None if it needs none."""
     return merged_conf(_user_conf(), needed_conf(*_probe()))
@@ -336,16 +356,15 @@ def containers_conf() -> str | None:
 
 def _probe() -> tuple[bool, bool, Mapping[str, int], bool]:
     """Return the facts of this host that `needed_conf` takes."""
-    if platform.system() != "Linux" or rootless():
+    if platform.system() != "Linux":
         return False, False, {}, False
     import resource
 
     status = Path("/proc/self/status").read_text()
     effective = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff"))
-    hard = {
-        "nofile": resource.getrlimit(resource.RLIMIT_NOFILE)[1],
-        "nproc": resource.getrlimit(resource.RLIMIT_NPROC)[1],
-    }
+    # Without root podman itself keeps to the hard limits.
+    kinds = {} if rootless() else {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
+    hard = {name: resource.getrlimit(kind)[1] for name, kind in kinds.items()}
     may_raise = bool(effective >> CAP_SYS_RESOURCE & 1)
     cgroup_v1 = not Path("/sys/fs/cgroup/cgroup.controllers").exists()
     return may_raise, cgroup_v1, hard, shutil.which("runc") is not None

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from . import archive, repositories
 from .console import Console
-from .engine import Argv, Engine, bootstrap_argv, build_argv, ca_bundle, import_argv
+from .engine import Argv, Engine, bootstrap_argv, build_argv, build_caches, ca_bundle, import_argv
 from .errors import CommandError, StateError
 from .model import PART_OF, REPOSITORIES, WORKING_COPIES, Debian, Environment, digest
 
@@ -66,6 +66,7 @@ class Build:
                 target=self.target,
                 contexts=contexts,
                 ca_bundle=ca_bundle(),
+                caches=build_caches(),
             ),
         )
 

@@ -23,17 +23,29 @@ def test_a_build_gets_the_trust_store_and_leaves_it_out_of_the_image() -> None:
     assert argv[:2] == ("podman", "build")
     assert "/x:/etc/ssl/certs:ro" in argv
     assert "SSL_CERT_FILE=/etc/ssl/certs/ca.crt" in argv
+    assert argv[argv.index("--security-opt") + 1] == "label=disable"
     assert argv[argv.index("--build-context") + 1] == "repo=/r"
     assert argv[-1] == "/c"
+
+
+def test_an_ordinary_users_build_has_caches_of_its_own() -> None:
+    """Podman 4.3 would look for them where another user has theirs."""
+    argv = engine.build_argv(tag="t", context=Path("/c"), base="b", caches=Path("/var/tmp/mine"))
+    assert argv[:4] == ("env", "TMPDIR=/var/tmp/mine", "podman", "build")
+    assert "--security-opt" not in argv
 
 
 @pytest.mark.parametrize(
     ("version", "rootless", "network"),
     [
-        ((4, 3, 1), False, "bridge"),
-        ((5, 4, 2), False, "bridge"),
-        ((4, 9), True, "slirp4netns"),
-        ((5, 4), True, "pasta"),
+        pytest.param((4, 3, 1), False, "bridge", id="Debian 12, root"),
+        pytest.param((4, 3, 1), True, "slirp4netns", id="Debian 12"),
+        pytest.param((4, 9, 3), False, "bridge", id="Ubuntu 24.04, root"),
+        pytest.param((4, 9, 3), True, "slirp4netns", id="Ubuntu 24.04"),
+        pytest.param((5, 4, 2), False, "bridge", id="Debian 13, root"),
+        pytest.param((5, 4, 2), True, "pasta", id="Debian 13"),
+        pytest.param((4, 9, 4), True, "slirp4netns", id="RHEL 9.4"),
+        pytest.param((5, 6, 0), True, "pasta", id="RHEL 9.7, Fedora, macOS"),
     ],
 )
 def test_a_pod_goes_on_a_network_that_podman_has(version: tuple[int, ...], rootless: bool, network: str) -> None:
@@ -72,6 +84,12 @@ def test_a_host_that_may_not_raise_limits_gets_those_it_has() -> None:
         "containers": {"default_ulimits": ["nofile=20000:20000", "nproc=32768:32768"]},
         "engine": {"runtime": "runc"},
     }
+
+
+def test_an_ordinary_user_needs_the_runtime_alone() -> None:
+    """Without root podman keeps to the hard limits by itself, but it too would start crun on cgroup version 1."""
+    needed = engine.needed_conf(may_raise=False, cgroup_v1=True, hard={}, has_runc=True)
+    assert needed == {"engine": {"runtime": "runc"}}
 
 
 def test_the_users_own_settings_win() -> None:
