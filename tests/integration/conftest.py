@@ -77,7 +77,8 @@ def snapshot(engine: Engine) -> dict[str, set[str]]:
         "volumes": listing("volume", "ls", "--quiet"),
         "secrets": listing("secret", "ls", "--quiet"),
         "networks": listing("network", "ls", "--quiet"),
-        "mounts": {mount for mount in mounts if "containers" in mount or "netns" in mount},
+        # Not /run/netns itself: podman mounts that when it first needs a network, and keeps it.
+        "mounts": {mount for mount in mounts if "containers" in mount or "netns/" in mount},
         "processes": processes,
     }
 
