@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from invoke import Collection, Context, Exit
 from invoke import task as invoke_task
+from invoke.config import DataProxy
 
 if TYPE_CHECKING:
     from hubenvs.console import Console
@@ -26,7 +27,24 @@ if TYPE_CHECKING:
 Settings = Sequence[str] | None
 
 ROOT = Path(__file__).resolve().parent
-DEFAULTS: dict[str, Any] = yaml.safe_load((ROOT / "envs/base.yaml").read_text())
+BASE: dict[str, Any] = yaml.safe_load((ROOT / "envs/base.yaml").read_text())
+
+
+class Variable:
+    """A key of Invoke's configuration that no file sets, with the ``text`` of its environment variable if there is one.
+
+    Invoke calls the class of what it has for a key with that text; a list's, or a number's with what is none, ends in
+    a traceback. What this keeps is read as `--set` reads it.
+    """
+
+    def __init__(self, text: str | None = None) -> None:
+        self.text = text
+
+
+def _variables(value: Any) -> Any:
+    """Return ``value``, a definition, with a Variable for each of its keys."""
+    return {key: _variables(inner) for key, inner in value.items()} if isinstance(value, dict) else Variable()
+
 
 HELP = {
     "env": "name of the environment (a folder of envs/)",
@@ -88,7 +106,7 @@ def open_suite(
     """Return the suite for ``env`` as the options and Invoke's configuration say."""
     from hubenvs.suite import Suite
 
-    configuration = _changed(ctx.config.get("hubenvs", {}), DEFAULTS)
+    configuration = _given(ctx.config.get("hubenvs", {}))
     echo = bool(ctx.config.run.echo)
     return Suite.open(
         ROOT,
@@ -113,17 +131,30 @@ def open_engine(ctx: Context, quiet: bool = False) -> tuple[Engine, Console]:
     return Engine(ROOT / ".deploy", console.echo), console
 
 
-def _changed(given: Any, defaults: dict[str, Any]) -> dict[str, Any]:
-    """Return what ``given`` (Invoke's configuration) sets differently from ``defaults``, which are declared there."""
+def _given(configuration: Any, name: str = "INVOKE_HUBENVS") -> dict[str, Any]:
+    """Return what files and variables set in ``configuration``, the part of Invoke's whose variable is ``name``."""
+    from hubenvs import load
+
     result: dict[str, Any] = {}
-    for key, value in dict(given).items():
-        default = defaults.get(key)
-        if isinstance(default, dict):
-            if inner := _changed(value, default):
+    for key, value in dict(configuration).items():
+        variable = f"{name}_{key}".upper()
+        if isinstance(value, dict | DataProxy):
+            if inner := _given(value, variable):
                 result[key] = inner
-        elif key not in defaults or value != default:
+        elif not isinstance(value, Variable):
             result[key] = value
+        elif value.text is not None:
+            result[key] = load.parse_value(value.text, variable)
     return result
+
+
+def _whole(option: str, text: str, numbers: range = range(10**9)) -> int:
+    """Return which of ``numbers`` the ``option`` was given; Invoke's own conversion ends in a traceback."""
+    from hubenvs.errors import DefinitionError
+
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) in numbers):
+        raise DefinitionError(f"{option} {text}: not a whole number", f"one from {numbers[0]} to {numbers[-1]}")
+    return int(text)
 
 
 @task()
@@ -272,10 +303,11 @@ def play(ctx: Context, env: str | None = None, instance: str | None = None, set_
 
 @task(help={"timeout": "seconds to wait at most"})
 def wait(
-    ctx: Context, env: str | None = None, instance: str | None = None, timeout: int = 0, set_: Settings = None
+    ctx: Context, env: str | None = None, instance: str | None = None, timeout: str = "0", set_: Settings = None
 ) -> None:
     """Wait until the hub, its SSH connection and Slurm answer."""
-    open_suite(ctx, env, instance, set_, as_deployed=True).wait(timeout or None)
+    seconds = _whole("--timeout", timeout)
+    open_suite(ctx, env, instance, set_, as_deployed=True).wait(seconds or None)
 
 
 @task()
@@ -431,13 +463,14 @@ def logs(
     instance: str | None = None,
     container: str | None = None,
     follow: bool = False,
-    lines: int = 100,
+    lines: str = "100",
 ) -> None:
     """Show what the containers log."""
     from hubenvs import inside
 
+    count = _whole("--lines", lines)
     suite = open_suite(ctx, env, instance, None, as_deployed=True)
-    inside.logs(suite.env, suite.engine, container, follow, lines)
+    inside.logs(suite.env, suite.engine, container, follow, count)
 
 
 @task(
@@ -510,12 +543,13 @@ def own_tests(
 
 
 @task(help={"port": "of this host's loopback, for the debugger to attach to"})
-def debug(ctx: Context, env: str | None = None, instance: str | None = None, port: int = 5678) -> None:
+def debug(ctx: Context, env: str | None = None, instance: str | None = None, port: str = "5678") -> None:
     """Run the hub under debugpy until Ctrl-C; servers and log-ins stay."""
     from hubenvs import develop
 
+    number = _whole("--port", port, range(1, 65536))
     suite = open_suite(ctx, env, instance, None, as_deployed=True)
-    develop.debug(suite.env, port, suite.engine, suite.console)
+    develop.debug(suite.env, number, suite.engine, suite.console)
 
 
 def _words(text: str | None) -> tuple[str, ...]:
@@ -565,4 +599,4 @@ namespace = Collection(
     debug,
     export_volume,
 )
-namespace.configure({"hubenvs": DEFAULTS})
+namespace.configure({"hubenvs": _variables(BASE)})

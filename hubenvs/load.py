@@ -153,10 +153,15 @@ def parse_set(option: str) -> Source:
     if not separator or not all(key.split(".")):
         raise DefinitionError(f"--set {option}: not of the form key.key=value", "for example --set slurm.nodes=4")
     label = f"--set {key}"
-    documents = _documents(value, label)
+    return _layer(key, parse_value(value, label), label)
+
+
+def parse_value(text: str, label: str) -> Any:
+    """Return the value that is written as YAML in ``text``; raise DefinitionError, with ``label``, if none is."""
+    documents = _documents(text, label)
     if len(documents) > 1:
         raise DefinitionError(f"{label}: the value is several YAML documents", "quote it")
-    return _layer(key, documents[0][0] if documents else None, label)
+    return documents[0][0] if documents else None
 
 
 def _layer(key: str, value: Any, label: str) -> Source:
