@@ -19,7 +19,7 @@ from .engine import (
     volume_argv,
     volume_data_argv,
 )
-from .errors import CommandError, StateError
+from .errors import CommandError, PortError, StateError
 from .model import (
     CONTAINERS,
     LABEL_CHECKOUT,
@@ -278,7 +278,7 @@ def clear(pod: str, engine: Engine) -> None:
 
 
 def require_free(env: Environment, engine: Engine) -> None:
-    """Raise StateError, saying who has it if that can be told, unless all that ``env`` publishes can be listened on."""
+    """Raise PortError, saying who has it if that can be told, unless all that ``env`` publishes can be listened on."""
     for container, endpoint in env.publish.endpoints.items():
         if (problem := port_problem(endpoint)) is None:
             continue
@@ -290,7 +290,7 @@ def require_free(env: Environment, engine: Engine) -> None:
                 if any(port.get("host_port") == endpoint.port for port in pod.get("Ports") or ()):
                     holder = f"container {pod['Names'][0]}"
         by = f" by {holder}" if holder else ""
-        raise StateError(
+        raise PortError(
             f"publish.{container}: port {endpoint.port} {problem}{by}", f"--set publish.{container}=127.0.0.1:PORT"
         )
 

@@ -38,6 +38,10 @@ class StateError(HubEnvsError):
     """The host, the engine or the deploy folder isn't in a state in which the task can run."""
 
 
+class PortError(StateError):
+    """A port that an environment publishes can't be listened on."""
+
+
 class CommandError(HubEnvsError):
     """A program we started failed.
 

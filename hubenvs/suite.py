@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from . import bundle, deploy, images, kubernetes, load, ready, render, repositories, state
 from .console import Console
 from .engine import Engine, play_argv, rootless, volume_argv, volume_data_argv
-from .errors import DefinitionError, HubEnvsError, StateError
+from .errors import DefinitionError, HubEnvsError, PortError, StateError
 from .model import REPOSITORIES, Environment, check_instance, checkout_id, pod_name
 
 
@@ -25,6 +25,7 @@ class Suite:
     env: Environment
     engine: Engine
     console: Console
+    declared: frozenset[str] = frozenset()  # whose ports `--set` gives
 
     @classmethod
     def open(
@@ -52,11 +53,12 @@ class Suite:
         env = load.load(
             root, name, instance=instance, settings=settings, configuration=configuration, config_map=config_map
         )
-        declared = {key.removeprefix("publish.") for key, _, _ in (setting.partition("=") for setting in settings)}
+        keys = (setting.partition("=")[0] for setting in settings)
+        declared = frozenset(key.removeprefix("publish.") for key in keys)
         console = Console(quiet, echo)
         engine = Engine(None if dry else root / ".deploy", console.echo)
         deployed = _definition(env.deploy_folder) if as_deployed and not settings else None
-        return cls(deployed or deploy.with_ports(env, declared), engine, console)
+        return cls(deployed or deploy.with_ports(env, declared), engine, console, declared)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -148,11 +150,26 @@ class Suite:
             builds = self.build()
             self.volumes()
             values = self.secrets()
-            self._play(builds, values, deployed)
-            self.remember()
-            self.wait()
-            ssh.check(self.env, self.engine, self.console, brief=True)
-        self.announce()
+            played = self._play_where_free(builds, values, deployed)
+            played.remember()
+            played.wait()
+            ssh.check(played.env, self.engine, self.console, brief=True)
+        played.announce()
+
+    def _play_where_free(
+        self, builds: tuple[images.Build, ...], values: Mapping[str, str], deployed: deploy.Deployed
+    ) -> Suite:
+        """Play, and return the suite with the ports that it took: another `up` may be faster to those found free."""
+        suite = self
+        while True:
+            try:
+                suite._play(builds, values, deployed)
+                return suite
+            except PortError:
+                env = deploy.with_ports(suite.env, self.declared)
+                if env.publish == suite.env.publish:
+                    raise
+                suite = replace(suite, env=env)
 
     def remember(self) -> None:
         """Keep what was chosen and what the definition is: later tasks look at what is up, whatever is written now."""
