@@ -217,12 +217,25 @@ def volumes(ctx: Context, env: str | None = None, instance: str | None = None, s
         suite.volumes()
 
 
-@task(help={"rotate": "make new ones, and restart the pod with them if it is up"})
+@task(
+    help={
+        "rotate": "make new ones, and restart the pod with them if it is up",
+        "init": "only make the SSH key pair for a Slurm elsewhere, and print the line for its administrator",
+    }
+)
 def secrets(
-    ctx: Context, env: str | None = None, instance: str | None = None, rotate: bool = False, set_: Settings = None
+    ctx: Context,
+    env: str | None = None,
+    instance: str | None = None,
+    rotate: bool = False,
+    init: bool = False,
+    set_: Settings = None,
 ) -> None:
     """Make the deployment's keys and passwords, in its deploy folder (for its owner alone)."""
     suite = open_suite(ctx, env, instance, set_, as_deployed=rotate)
+    if init:
+        suite.init_secrets()
+        return
     with suite.locked():
         suite.secrets(rotate)
         if rotate and suite.is_up():

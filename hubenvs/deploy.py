@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import archive, images, keys, ready, render, repositories, state
+from . import archive, images, keys, ready, render, repositories, site, state
 from .console import Console
 from .engine import (
     Engine,
@@ -164,18 +164,23 @@ def make_volumes(env: Environment, engine: Engine, console: Console) -> None:
 
 
 def make_secrets(env: Environment, console: Console, rotate: bool = False) -> dict[str, str]:
-    """Return the secrets of ``env`` from its deploy folder, made first if they aren't there or ``rotate`` is set."""
+    """Return the secrets of ``env`` from its deploy folder, made first if they aren't there or ``rotate`` is set.
+
+    What a site owns is never made: it is read anew from the site's files.
+    """
     folder = env.deploy_folder
+    own = site.read(env)
     values = state.read_secrets(folder)
     where = (env.slurm.ssh_hostname, env.slurm.ssh_port)
     if rotate and values:
         made, text = keys.rotate(values, *where), "rotated; the new crypt key stands before the old"
     else:
         # What is there stays: after `down --keep-volumes` that is the crypt key.
-        made = {**keys.deployment(*where, env.secret_keys), **values}
-        text = "kept" if made.keys() == values.keys() else "made"
-        if text == "kept":
+        made = {**keys.deployment(*where, env.secret_keys - own.keys()), **values}
+        text = "kept" if made.keys() | own.keys() == values.keys() else "made"
+        if text == "kept" and "known_hosts" in made:
             made["known_hosts"] = _pinned(made["known_hosts"], *where)
+    made |= own
     if env.dummy_password:
         made[PASSWORD_KEY] = env.dummy_password.get_secret_value()
     if made != values:
@@ -279,7 +284,7 @@ def clear(pod: str, engine: Engine) -> None:
 
 def require_free(env: Environment, engine: Engine) -> None:
     """Raise PortError, saying who has it if that can be told, unless all that ``env`` publishes can be listened on."""
-    for container, endpoint in env.publish.endpoints.items():
+    for container, endpoint in env.published.items():
         if (problem := port_problem(endpoint)) is None:
             continue
         holder = ""
@@ -312,14 +317,15 @@ def port_problem(endpoint: Endpoint) -> str | None:
 def with_ports(env: Environment, declared: Container[str]) -> Environment:
     """Return ``env`` with the ports that this deployment has.
 
-    An instance gets those it had before, or the next free ones, for each container whose port isn't ``declared``.
+    An instance gets those it had before, or the next free ones, for each container whose port isn't ``declared``. The
+    hub's API stays where compute nodes were told that it is.
     """
     if env.instance is None:
         return env
     record = state.read_record(env.deploy_folder)
     ports: dict[str, int] = {}
-    for container, endpoint in env.publish.endpoints.items():
-        if container in declared:
+    for container, endpoint in env.published.items():
+        if container in declared or container == "hub-api":
             continue
         candidates = range(endpoint.port, min(endpoint.port + 1000, 65536))
         free = (
@@ -373,7 +379,7 @@ def status(
                 "state": deployed.state if deployed.state != "up" or _answers(deployed, env, engine) else "starting",
                 "url": hub_url or gateway_url,
                 "gateway_url": gateway_url,
-                "user": env.user if env and folder else None,
+                "user": (env.user or None) if env and folder else None,
                 "password_file": str(password) if password and password.exists() else None,
                 "pod": instance if deployed.pod else None,
                 "containers": [{"name": item["Names"][0], "state": item["State"]} for item in deployed.containers],

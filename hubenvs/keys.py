@@ -31,9 +31,19 @@ def ssh_key_pair(comment: str) -> tuple[str, str]:
 
 def known_hosts(hostname: str, port: int, public_key: str) -> str:
     """Return the known_hosts line that pins ``public_key`` to the server at ``hostname`` and ``port``."""
-    host = hostname if port == 22 else f"[{hostname}]:{port}"
     kind, key, *_ = public_key.split()
-    return f"{host} {kind} {key}\n"
+    return f"{host_pattern(hostname, port)} {kind} {key}\n"
+
+
+def host_pattern(hostname: str, port: int) -> str:
+    """Return what a known_hosts file calls the server at ``hostname`` and ``port``."""
+    return hostname if port == 22 else f"[{hostname}]:{port}"
+
+
+def authorized(public_key: str) -> str:
+    """Return the authorized_keys line that lets the owner of ``public_key`` run commands, and nothing else."""
+    # `restrict`: no forwarding of any kind, no terminal, no ~/.ssh/rc.
+    return f"restrict {public_key.strip()}\n"
 
 
 def signing_keys() -> str:
@@ -48,8 +58,7 @@ def deployment(hostname: str, port: int, wanted: Container[str]) -> dict[str, st
     host, host_public = ssh_key_pair("slurm")
     made = {
         "ssh_key": client,
-        # `restrict`: no forwarding of any kind, no terminal, no ~/.ssh/rc; commands only.
-        "authorized_keys": f"restrict {client_public}\n",
+        "authorized_keys": authorized(client_public),
         "ssh_host_ed25519_key": host,
         "known_hosts": known_hosts(hostname, port, host_public),
         "munge_key": secrets.token_hex(MUNGE_KEY_BYTES),
@@ -71,4 +80,6 @@ def rotate(old: Mapping[str, str], hostname: str, port: int) -> dict[str, str]:
     JupyterHub encrypts with the first crypt key and decrypts with any, so what the database holds stays readable.
     """
     new = deployment(hostname, port, old.keys())
-    return {**new, "crypt_keys": ";".join((new["crypt_keys"], *old["crypt_keys"].split(";")))}
+    if "crypt_keys" in old:
+        new["crypt_keys"] = ";".join((new["crypt_keys"], *old["crypt_keys"].split(";")))
+    return new

@@ -20,7 +20,6 @@ RESOURCES = ("configmaps.yaml", "volumes.yaml", "deployment.yaml", "service.yaml
 SECRETS = "secrets.template.yaml"
 # The most that a ConfigMap holds, in bytes: https://kubernetes.io/docs/concepts/configuration/configmap/
 CONFIG_MAP_SIZE = 2**20
-HUB_API_PORT = 8081
 _KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}\Z")
 
 
@@ -43,7 +42,7 @@ def folder(env: Environment, images: Mapping[str, str], seeds: Mapping[str, Mapp
         "seeds": {name: _data(name, files) for name, files in seeds.items()},
         "paths": {name: sorted(files) for name, files in seeds.items()},
         "key": configmap_key,
-        "ports": {port.container: port.number for port in env.ports},
+        "ports": {port.name: port.number for port in env.ports},
         "served": _served(env),
         "provider_port": _provider_port(env),
     }
@@ -95,11 +94,9 @@ def _data(volume: str, files: Mapping[str, bytes]) -> dict[str, dict[str, str]]:
 
 def _served(env: Environment) -> dict[str, int]:
     """Return the ports that others than the pod itself come to, by name."""
-    ports = {port.container: port.number for port in env.ports}
+    ports = {port.name: port.number for port in env.ports}
     if "gateway" in ports:
         del ports["jupyterhub"]
-    if "slurm" not in env.containers:
-        ports["hub-api"] = HUB_API_PORT  # for the servers in the jobs
     return ports
 
 

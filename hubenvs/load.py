@@ -137,11 +137,11 @@ def read_text(path: Path, root: Path) -> str:
         with path.open("rb") as stream:
             content = stream.read(LARGEST + 1)
         if len(content) > LARGEST:
-            raise DefinitionError(f"{_label(path, root)}: more than {LARGEST} bytes", "is this the right file?")
+            raise DefinitionError(f"{shown(path, root)}: more than {LARGEST} bytes", "is this the right file?")
         return content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise DefinitionError(f"{_label(path, root)}: can't be read ({reason})", "check that it is there") from error
+        raise DefinitionError(f"{shown(path, root)}: can't be read ({reason})", "check that it is there") from error
 
 
 def parse_set(option: str) -> Source:
@@ -286,8 +286,8 @@ def write_dev_users(root: Path, name: str, users: str) -> None:
     """
     given = parse_dev_users(users.replace(",", "\n"), "--users")
     path = known(root, name) / "dev_users"
-    if path.exists() and parse_dev_users(read_text(path, root), _label(path, root)) != given:
-        raise DefinitionError(f"--users: {_label(path, root)} is there and has others", "edit or remove that file")
+    if path.exists() and parse_dev_users(read_text(path, root), shown(path, root)) != given:
+        raise DefinitionError(f"--users: {shown(path, root)} is there and has others", "edit or remove that file")
     if not path.exists():
         path.write_text("".join(f"{user.account}\n" for user in given))
 
@@ -327,13 +327,14 @@ def load(
         layers.append(_read(folder / "local.yaml", root))
     if configuration:
         layers.append(Source("Invoke's configuration (hubenvs)", configuration, {}))
-    given = parse_config_map(read_text(config_map, root), _label(config_map, root)) if config_map else ConfigMap()
+    given = parse_config_map(read_text(config_map, root), shown(config_map, root)) if config_map else ConfigMap()
     layers.extend(given.layers)
     layers.extend(parse_set(option) for option in settings)
     data, origin = merge(layers)
     check_keys(data, base.data, origin)
-    named = _named_users(data.pop("dev_users"), origin) or given.dev_users
-    dev_users = named or _read_dev_users(folder / "dev_users", root)
+    dev_users = _named_users(data.pop("dev_users"), origin) or given.dev_users
+    if not dev_users and _needs_dev_users(data):
+        dev_users = _read_dev_users(folder / "dev_users", root)
     try:
         env = Environment.model_validate(
             {
@@ -341,7 +342,7 @@ def load(
                 "name": name,
                 "instance": instance,
                 "root": root,
-                "dev_users": dev_users,
+                "dev_users": dev_users or (),
                 "dummy_password": given.password,
             }
         )
@@ -365,18 +366,31 @@ def _named_users(given: object, origin: Mapping[KeyPath, str]) -> tuple[DevUser,
     return parse_dev_users("\n".join(given), where)
 
 
+def _needs_dev_users(data: Mapping[str, Any]) -> bool:
+    """Return whether accounts or users are made of dev_users, not where Slurm and the provider are a site's."""
+    auth, containers = data["auth"], data["containers"]
+    if not isinstance(auth, dict) or not isinstance(containers, list):
+        return False  # to be refused for that
+    return (auth.get("kind"), auth.get("provider")) != ("oidc", "external") or "slurm" in containers
+
+
 def _read_dev_users(path: Path, root: Path) -> tuple[DevUser, ...]:
     """Return the dev users of the file at ``path``."""
     if not path.exists():
         example = path.with_name(f"{path.name}.example")
-        how = f"`cp {_label(example, root)} {_label(path, root)}`" if example.exists() else "make it"
+        how = f"`cp {shown(example, root)} {shown(path, root)}`" if example.exists() else "make it"
         up = f"invoke up --env {path.parent.name} --users alice.project1,bob.project1"
-        raise DefinitionError(f"{_label(path, root)}: not there", f"{how}, or `{up}`")
-    return parse_dev_users(read_text(path, root), _label(path, root))
+        raise DefinitionError(f"{shown(path, root)}: not there", f"{how}, or `{up}`")
+    return parse_dev_users(read_text(path, root), shown(path, root))
 
 
 def _definition_error(error: ValidationError, origin: Mapping[KeyPath, str], label: str) -> DefinitionError:
     """Return pydantic's first complaint as ``file:line: key: what is wrong``."""
+    absent = [item["loc"] for item in error.errors() if item["input"] is None and item["type"] != "model_type"]
+    if absent:
+        keys = ", ".join(".".join(map(str, key)) for key in absent)
+        local = label.replace("env.yaml", "local.yaml")
+        return DefinitionError(f"{origin.get(absent[0], label)}: {keys}: not set", f"say it in {local}")
     first = error.errors()[0]
     problem = PROBLEMS.get(first["type"], first["msg"]).removeprefix("Value error, ")
     key = ".".join(map(str, first["loc"]))
@@ -393,9 +407,10 @@ def _definition_error(error: ValidationError, origin: Mapping[KeyPath, str], lab
     return DefinitionError(f"{origin.get(path, label)}: {key}: {problem}{value}", "correct the value")
 
 
-def _label(path: Path, root: Path) -> str:
+def shown(path: Path, root: Path) -> str:
+    """Return what to call ``path`` in an error: relative to ``root`` if it is below."""
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
 def _read(path: Path, root: Path) -> Source:
-    return parse_yaml(read_text(path, root), _label(path, root))
+    return parse_yaml(read_text(path, root), shown(path, root))

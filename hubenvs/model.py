@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StrictBool, StrictInt, field_validator, model_validator
 
@@ -29,19 +30,22 @@ REPOSITORIES = {"bricsauthenticator": "jupyterhub", "slurmspawner_wrappers": "sl
 # provider's port is that of its URL, which must be the same for a browser outside the pod and for the hub inside.
 IDENTITY = ("oidc-provider", "gateway")
 CONTAINERS = ("jupyterhub", "slurm", *IDENTITY)
-PORTS = {"jupyterhub": 8000, "gateway": 8080}
+PORTS = {"jupyterhub": 8000, "gateway": 8080, "hub-api": 8081}
+# The files that a site puts beside env.yaml, and the key of the Secret that each becomes.
+SITE_FILES = {"ssh_key": "ssh_client_key", "known_hosts": "ssh_known_hosts"}
 WORKING_COPIES = "_dev_build_data"
 
 # Debian's useradd takes 32 characters at most (LOGIN_NAME_MAX in utmp is 32).
 ACCOUNT_LENGTH = 32
-# A Kubernetes name is at most 63 characters; the longest suffix of ours is "-jupyterhub-config" (18).
-POD_NAME_LENGTH = 63 - 18
+# The pod's name is the value of a label, a Service's name and a host's name: 63 characters at most.
+POD_NAME_LENGTH = 63
 
 _NAME_PART = re.compile(r"[a-z][a-z0-9_-]*\Z")
 _ENVIRONMENT_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _INSTANCE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z")
 # node7 or node[3-8], as Slurm writes them.
 _NODES = r"node([1-9]\d*|\[[1-9]\d*-[1-9]\d*\])"
+_HOST = r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$"
 
 
 class Frozen(BaseModel):
@@ -149,6 +153,18 @@ class Partition(Frozen):
         return None
 
 
+class HostAlias(Frozen):
+    """A line of the pod's /etc/hosts, as Kubernetes writes it."""
+
+    ip: str
+    hostnames: Annotated[tuple[Annotated[str, Field(pattern=_HOST)], ...], Field(min_length=1)]
+
+    @field_validator("ip")
+    @classmethod
+    def _ip(cls, value: str) -> str:
+        return str(ipaddress.ip_address(value))
+
+
 class Slurm(Frozen):
     # Slurm itself takes more; past this one container has no use (about 10 MB of memory a node).
     nodes: Annotated[StrictInt, Field(ge=1, le=512)]
@@ -157,12 +173,13 @@ class Slurm(Frozen):
     memory_mb: Annotated[StrictInt, Field(ge=256, le=2**40)]
     gpus_per_node: Annotated[StrictInt, Field(ge=0, le=64)]  # each is a line of gres.conf
     partitions: Annotated[tuple[Partition, ...], Field(min_length=1)]
-    ssh_hostname: Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")]
+    ssh_hostname: Annotated[str, Field(pattern=_HOST)]
     ssh_port: Annotated[StrictInt, Field(ge=1, le=65535)]
     wrappers_bin: Annotated[str, Field(pattern=r"^/[\w./-]*$")]
     env_prefix: Annotated[str, Field(pattern=r"^/[\w./-]*$")]
     jupyter_data_dir: Annotated[str, Field(pattern=r"^/[\w./-]*$")]
     hub_connect_url: Annotated[str, Field(pattern=r"^https?://\S+$")]
+    host_aliases: tuple[HostAlias, ...]
 
     @property
     def node_names(self) -> tuple[str, ...]:
@@ -173,16 +190,22 @@ class Slurm(Frozen):
 class Publish(Frozen):
     jupyterhub: Endpoint | None
     gateway: Endpoint | None
+    hub_api: Annotated[Endpoint | None, Field(alias="hub-api")]
     oidc_provider: Annotated[Endpoint | None, Field(alias="oidc-provider")]
 
     @property
     def endpoints(self) -> dict[str, Endpoint]:
-        """Return what is published, by container."""
-        every = {"jupyterhub": self.jupyterhub, "gateway": self.gateway, "oidc-provider": self.oidc_provider}
+        """Return what is published, by the name that it has in `publish`."""
+        every = {
+            "jupyterhub": self.jupyterhub,
+            "gateway": self.gateway,
+            "hub-api": self.hub_api,
+            "oidc-provider": self.oidc_provider,
+        }
         return {name: endpoint for name, endpoint in every.items() if endpoint is not None}
 
     def on(self, ports: Mapping[str, int]) -> Publish:
-        """Return the same addresses on other ``ports``, by container."""
+        """Return the same addresses on other ``ports``, by name."""
         moved = {
             name.replace("-", "_"): endpoint.model_copy(update={"port": ports.get(name, endpoint.port)})
             for name, endpoint in self.endpoints.items()
@@ -191,8 +214,9 @@ class Publish(Frozen):
 
 
 class Port(Frozen):
-    """A port that a container listens on, and where it is published, if it is."""
+    """A port that a container listens on: its name in `publish`, and where it is published, if it is."""
 
+    name: str
     container: str
     number: int
     endpoint: Endpoint | None
@@ -278,6 +302,7 @@ class Environment(Frozen):
     description: str
     containers: Annotated[tuple[Literal["jupyterhub", "slurm", "oidc-provider", "gateway"], ...], Field(min_length=1)]
     stage: Literal["dev", "prod"]
+    site_folder: str | None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
     base_url: Annotated[str, Field(pattern=r"^(/[\w.-]+)*/?$")]
     auth: Auth
@@ -316,7 +341,9 @@ class Environment(Frozen):
                 raise ValueError(f"slurm.partitions.{index}.name: {partition.name!r} is given twice")
             if unknown := partition.unknown_nodes(self.slurm.nodes):
                 raise ValueError(f"slurm.partitions.{index}.nodes: {unknown} is not among {self.slurm.nodes} node(s)")
-        if self.auth.kind == "oidc":
+        if self.slurm_elsewhere:
+            _consistent_site(self.slurm, self.publish)
+        if self.auth.kind == "oidc" and "jupyterhub" in self.containers:
             _consistent_provider(self.auth, self.publish, self.containers)
         if self.auth.user is not None and self.auth.user not in self.users:
             raise ValueError(f"auth.user: {self.auth.user!r} is not in dev_users ({', '.join(self.users)})")
@@ -391,7 +418,33 @@ class Environment(Frozen):
         """Return the keys of all Secrets."""
         return frozenset(key for secret in self.secrets for key in secret.keys)
 
+    @property
+    def site_files(self) -> dict[str, Path]:
+        """Return where the site's own files are, by the key of the Secret that each becomes."""
+        names = SITE_FILES if self.slurm_elsewhere else {}
+        return {key: self.site_data / name for key, name in names.items()}
+
+    @property
+    def site_data(self) -> Path:
+        """Return the folder of the site's own files."""
+        own = self.root / "envs" / self.name
+        return self.root / Path(self.site_folder).expanduser() if self.site_folder else own
+
     # -- what follows from the data ------------------------------------------------------------------------------
+
+    @property
+    def slurm_elsewhere(self) -> bool:
+        """Return whether the hub's Slurm is another host's."""
+        return "jupyterhub" in self.containers and "slurm" not in self.containers
+
+    @property
+    def host_aliases(self) -> list[dict[str, Any]]:
+        """Return the pod's own host names, as Kubernetes takes them: its Slurm's, and those of the definition."""
+        own = [self.slurm.ssh_hostname, *self.slurm.node_names] if "slurm" in self.containers else []
+        return [
+            *([{"ip": "127.0.0.1", "hostnames": own}] if own else []),
+            *(alias.model_dump(mode="json") for alias in self.slurm.host_aliases),
+        ]
 
     @property
     def overlay_folders(self) -> tuple[Path, ...]:
@@ -405,21 +458,26 @@ class Environment(Frozen):
 
     @property
     def user(self) -> str:
-        """Return the user that dummy authentication logs in."""
-        return self.auth.user or self.dev_users[0].user
+        """Return the user that dummy authentication logs in, empty where there are no dev users."""
+        return self.auth.user or next(iter(self.users), "")
 
     @property
     def ports(self) -> tuple[Port, ...]:
-        """Return the ports that the containers serve people at."""
-        numbers = dict(PORTS)
-        if self.publish.oidc_provider:
-            numbers["oidc-provider"] = self.publish.oidc_provider.port
+        """Return the ports that the containers serve others at."""
         endpoints = self.publish.endpoints
+        # In the pod the provider listens where it is published.
+        numbers = PORTS | ({"oidc-provider": endpoints["oidc-provider"].port} if "oidc-provider" in endpoints else {})
+        of = {name: name for name in CONTAINERS} | ({"hub-api": "jupyterhub"} if self.slurm_elsewhere else {})
         return tuple(
-            Port(container=container, number=numbers[container], endpoint=endpoints.get(container))
-            for container in self.containers
-            if container in numbers
+            Port(name=name, container=container, number=numbers[name], endpoint=endpoints.get(name))
+            for name, container in of.items()
+            if container in self.containers and name in numbers
         )
+
+    @property
+    def published(self) -> dict[str, Endpoint]:
+        """Return what of this pod is published on this host, by the name that it has in `publish`."""
+        return {port.name: port.endpoint for port in self.ports if port.endpoint}
 
     @property
     def url(self) -> str | None:
@@ -429,15 +487,15 @@ class Environment(Frozen):
     @property
     def hub_url(self) -> str | None:
         """Return where the hub's own port is published, or None if it isn't."""
-        return self._published(self.publish.jupyterhub)
+        return self._published("jupyterhub")
 
     @property
     def gateway_url(self) -> str | None:
         """Return where the gateway is published, or None if there is none."""
-        return self._published(self.publish.gateway)
+        return self._published("gateway")
 
-    def _published(self, endpoint: Endpoint | None) -> str | None:
-        return None if endpoint is None else f"http://{endpoint}{self.base_url.rstrip('/')}"
+    def _published(self, name: str) -> str | None:
+        return f"http://{self.published[name]}{self.base_url.rstrip('/')}" if name in self.published else None
 
     @property
     def issuer(self) -> str:
@@ -515,6 +573,14 @@ def _consistent_provider(auth: Auth, publish: Publish, containers: Sequence[str]
             raise ValueError(f"containers: {container} is missing, which the bundled provider needs")
         if endpoint is None:
             raise ValueError(f"publish.{container}: an address that a browser can open is needed")
+
+
+def _consistent_site(slurm: Slurm, publish: Publish) -> None:
+    """Raise ValueError unless the servers of a Slurm that isn't in the pod can find the hub."""
+    if publish.hub_api is None:
+        raise ValueError("publish.hub-api: an address of this host that the compute nodes reach is missing")
+    if urlsplit(slurm.hub_connect_url).hostname in ("127.0.0.1", "localhost", "::1"):
+        raise ValueError("slurm.hub_connect_url: on a compute node this is the node itself, not the hub")
 
 
 def without_identity(env: Environment) -> Environment:

@@ -82,7 +82,7 @@ def probes(env: Environment, engine: Engine) -> tuple[Probe, ...]:
         found.append(Probe("SSH", "slurm", lambda: engine.run(ssh, check=False).returncode == 0))
     if "jupyterhub" in env.containers:
         found.append(Probe("hub", "jupyterhub", lambda: hub_answers(env, engine)))
-    if env.publish.oidc_provider:
+    if "oidc-provider" in env.published:
         discovery = f"{env.issuer}/.well-known/openid-configuration"
         found.append(Probe("provider", "oidc-provider", lambda: http_status(discovery) == 200))
     # A browser that comes to the gateway is sent to the provider; to the hub's own port, the page is there.

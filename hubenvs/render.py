@@ -19,8 +19,9 @@ Document = dict[str, Any]
 # In the order in which they are played: what a document names comes before it.
 TEMPLATES = ("configmap.yaml.j2", "secrets.yaml.j2", "volumes.yaml.j2", "pod.yaml.j2")
 REDACTED = base64.b64encode(b"redacted").decode()
-# DNS-1123 subdomain, the form of a Kubernetes object's name.
+# DNS-1123 subdomain, the form of a Kubernetes object's name, and its length.
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?\Z")
+NAME_LENGTH = 253
 
 
 def _templates(folder: Path) -> jinja2.Environment:
@@ -72,7 +73,7 @@ def check(documents: Sequence[Document]) -> None:
     """Raise DefinitionError unless names are valid in Kubernetes and all that the pod names is there."""
     there = {(document["kind"], document["metadata"]["name"]) for document in documents}
     for kind, name in there:
-        if not _NAME.match(name) or len(name) > 63:
+        if not _NAME.match(name) or len(name) > NAME_LENGTH:
             raise DefinitionError(
                 f"{kind} {name!r}: not a Kubernetes name", "choose another environment or instance name"
             )

@@ -46,10 +46,10 @@ def check(env: Environment, engine: Engine, console: Console, brief: bool = Fals
     if failed or not brief:
         console.table(("", "check", "seen"), [("ok" if row.ok else "FAIL", row.what, row.seen) for row in rows])
     if failed:
-        raise StateError(
-            f"check: {failed[0].what}: {failed[0].seen}",
-            f"`invoke logs {env.options} --container slurm` shows the server's side",
-        )
+        logs = f"`invoke logs {env.options} --container slurm` shows the server's side"
+        if env.slurm_elsewhere:
+            logs = f"the logs of sshd and sudo on {env.slurm.ssh_hostname} show why"
+        raise StateError(f"check: {failed[0].what}: {failed[0].seen}", logs)
     if brief:
         console.say("check", f"SSH from the hub to Slurm: {len(rows)} of {len(rows)} hold")
 
@@ -64,7 +64,8 @@ def _rows(env: Environment, engine: Engine) -> list[Row]:
     values = state.read_secrets(env.deploy_folder)
     if "ssh_key" not in values:
         raise StateError(f"{env.name} has no SSH key in its deploy folder", f"invoke up {env.options}")
-    account = env.dev_users[0].account
+    # Nobody's where a site has its own users.
+    account = env.dev_users[0].account if env.dev_users else ""
     host, port = env.slurm.ssh_hostname, env.slurm.ssh_port
     # Fabric splits this and runs it without a shell; `env` hands on the engine's configuration. -N ends the relay with
     # its input: one left behind would keep its connection, and sshd would wait for that when it is to stop.
@@ -87,7 +88,7 @@ def _rows(env: Environment, engine: Engine) -> list[Row]:
         connection.client.set_missing_host_key_policy(paramiko.RejectPolicy())
         return connection
 
-    key = paramiko.Ed25519Key.from_private_key(io.StringIO(values["ssh_key"]))
+    key = paramiko.PKey.from_path(env.deploy_folder / state.SECRETS / "ssh_key")  # of whatever kind a site's is
     rows: list[Row] = []
 
     def refused(what: str, connection: Connection, expected: type[Exception]) -> None:
@@ -123,26 +124,30 @@ def _rows(env: Environment, engine: Engine) -> list[Row]:
 
             who = run("whoami")
             row(f"log-in as {SERVICE_ACCOUNT}, host key pinned", who.stdout.strip() == SERVICE_ACCOUNT, who)
-            submitted = wrapper("slurmspawner_sbatch", stdin=JOB)
-            job = submitted.stdout.strip()
-            row(f"slurmspawner_sbatch as {account}", submitted.ok and job.isdecimal(), submitted)
-            asked = wrapper("slurmspawner_squeue", SLURMSPAWNER_JOB_ID=job)
-            row(f"slurmspawner_squeue as {account}", asked.ok and len(asked.stdout.split()) >= 1, asked)
-            cancelled = wrapper("slurmspawner_scancel", SLURMSPAWNER_JOB_ID=job)
-            row(f"slurmspawner_scancel as {account}", cancelled.ok, cancelled)
+            if account:
+                submitted = wrapper("slurmspawner_sbatch", stdin=JOB)
+                job = submitted.stdout.strip()
+                row(f"slurmspawner_sbatch as {account}", submitted.ok and job.isdecimal(), submitted)
+                asked = wrapper("slurmspawner_squeue", SLURMSPAWNER_JOB_ID=job)
+                row(f"slurmspawner_squeue as {account}", asked.ok and len(asked.stdout.split()) >= 1, asked)
+                cancelled = wrapper("slurmspawner_scancel", SLURMSPAWNER_JOB_ID=job)
+                row(f"slurmspawner_scancel as {account}", cancelled.ok, cancelled)
+                other = run("sudo", "-n", "-u", account, "/usr/bin/id")
+                row(f"no other command as {account}", not other.ok and "uid=" not in other.stdout, other)
             for what, command in (
-                (f"no other command as {account}", ("sudo", "-n", "-u", account, "/usr/bin/id")),
                 ("no command as root", ("sudo", "-n", "/usr/bin/id")),
                 ("no wrapper as root", ("sudo", "-n", "-u", "root", f"{env.slurm.wrappers_bin}/slurmspawner_squeue")),
             ):
                 result = run(*command)
                 row(what, not result.ok and "uid=" not in result.stdout, result)
-        refused("no log-in as root", connect("root", pkey=key), paramiko.AuthenticationException)
-        # A wrong password is refused anywhere; here the server must not offer to look at one at all.
-        password = connect(SERVICE_ACCOUNT, password="wrong")
-        refused("no log-in with a password", password, paramiko.BadAuthenticationType)
-        stranger = connect(SERVICE_ACCOUNT, pkey=paramiko.Ed25519Key.from_private_key(io.StringIO(_other_key())))
-        refused("no log-in with another key", stranger, paramiko.AuthenticationException)
+        # A site's server would count these, and shut the hub out with those who do such things (PerSourcePenalties).
+        if not env.slurm_elsewhere:
+            refused("no log-in as root", connect("root", pkey=key), paramiko.AuthenticationException)
+            # A wrong password is refused anywhere; here the server must not offer to look at one at all.
+            password = connect(SERVICE_ACCOUNT, password="wrong")
+            refused("no log-in with a password", password, paramiko.BadAuthenticationType)
+            stranger = connect(SERVICE_ACCOUNT, pkey=paramiko.Ed25519Key.from_private_key(io.StringIO(_other_key())))
+            refused("no log-in with another key", stranger, paramiko.AuthenticationException)
     except (paramiko.SSHException, OSError, EOFError) as error:
         rows.append(Row(f"SSH to {host}:{port} from {hub}", False, f"{type(error).__name__}: {error}"))
     own = engine.run(exec_argv(hub, "ssh", f"{SERVICE_ACCOUNT}@{host}", "whoami"), check=False, timeout=TIMEOUT)

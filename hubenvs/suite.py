@@ -11,11 +11,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from . import bundle, deploy, images, kubernetes, load, ready, render, repositories, state
+from . import bundle, deploy, images, kubernetes, load, ready, render, repositories, site, ssh, state
 from .console import Console
 from .engine import Engine, play_argv, rootless, volume_argv, volume_data_argv
 from .errors import DefinitionError, HubEnvsError, PortError, StateError
-from .model import REPOSITORIES, Environment, check_instance, checkout_id, pod_name
+from .model import REPOSITORIES, Environment, check_instance, checkout_id, deploy_folder, pod_name
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ class Suite:
         """
         if not name:
             raise DefinitionError("--env: which environment?", f"one of {', '.join(load.environment_names(root))}")
-        env = load.load(
+        deployed = _definition(deploy_folder(root, name, instance)) if as_deployed and not settings else None
+        env = deployed or load.load(
             root, name, instance=instance, settings=settings, configuration=configuration, config_map=config_map
         )
         keys = (setting.partition("=")[0] for setting in settings)
         declared = frozenset(key.removeprefix("publish.") for key in keys)
         console = Console(quiet, echo)
         engine = Engine(None if dry else root / ".deploy", console.echo)
-        deployed = _definition(env.deploy_folder) if as_deployed and not settings else None
         return cls(deployed or deploy.with_ports(env, declared), engine, console, declared)
 
     @contextmanager
@@ -82,6 +82,15 @@ class Suite:
     def secrets(self, rotate: bool = False) -> dict[str, str]:
         """Make the secrets if they aren't there, or anew, and return them."""
         return deploy.make_secrets(self.env, self.console, rotate)
+
+    def init_secrets(self) -> None:
+        """Make the key pairs that the site owns if they aren't there, and print their public lines."""
+        if not self.env.site_files:
+            raise DefinitionError(f"--init: {self.env.name} needs nothing of a site", "`invoke up` makes its secrets")
+        lines = site.init(self.env)
+        self.console.say("secrets", f"key pair in {self.env.site_data}")
+        self.console.say("", f"for the authorized_keys of {ssh.SERVICE_ACCOUNT} on {self.env.slurm.ssh_hostname}:")
+        print(*lines, sep="", end="")
 
     def manifest(self, with_secrets: bool = False) -> tuple[render.Document, ...]:
         """Return the manifest as it would be played, its Secrets redacted unless ``with_secrets``."""
@@ -138,12 +147,11 @@ class Suite:
         if deployed.state not in ("up", "degraded"):
             deploy.require_free(self.env, self.engine)
         deploy.seeds(self.env)
+        site.read(self.env)
         return deployed
 
     def up(self) -> None:
         """Bring the environment up: clone, build, volumes, secrets, play, wait, check."""
-        from . import ssh
-
         with self.locked():
             deployed = self.preflight()
             self.clone()
@@ -153,7 +161,8 @@ class Suite:
             played = self._play_where_free(builds, values, deployed)
             played.remember()
             played.wait()
-            ssh.check(played.env, self.engine, self.console, brief=True)
+            if "jupyterhub" in played.env.containers:
+                ssh.check(played.env, self.engine, self.console, brief=True)
         played.announce()
 
     def _play_where_free(
@@ -175,7 +184,7 @@ class Suite:
         """Keep what was chosen and what the definition is: later tasks look at what is up, whatever is written now."""
         definition = self.env.model_dump_json(by_alias=True, exclude={"dummy_password"})
         state.write_definition(self.env.deploy_folder, definition)
-        ports = {container: str(endpoint.port) for container, endpoint in self.env.publish.endpoints.items()}
+        ports = {container: str(endpoint.port) for container, endpoint in self.env.published.items()}
         state.write_record(self.env.deploy_folder, {**state.read_record(self.env.deploy_folder), **ports})
 
     def reload(self) -> None:
@@ -214,6 +223,9 @@ class Suite:
         password = self.env.deploy_folder / state.SECRETS / deploy.PASSWORD_KEY
         options = self.env.options
         say = self.console.say
+        if "jupyterhub" not in self.env.containers:
+            say("up", f"{self.env.pod}: {', '.join(self.env.containers)}")
+            return
         say("up", self.env.url or "the hub is not published on this host")
         if self.env.auth.kind == "dummy":
             say("", f"log in as {self.env.user} with the password in {_near(password)}")

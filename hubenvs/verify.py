@@ -39,6 +39,8 @@ class Walk:
         except (HubEnvsError, OSError, ValueError, LookupError) as error:
             details = getattr(error, "details", ())
             text = getattr(error, "message", "") or f"{type(error).__name__}: {error}"
+            if container not in self.env.containers:  # a site's own: what the hub says of it
+                container = "jupyterhub"
             raise StateError(
                 f"verify: the hop '{name}' broke: {text}",
                 f"`invoke logs {self.env.options} --container {container}` shows more",
@@ -51,6 +53,22 @@ class Walk:
         command = ("squeue", "--noheader", "--format=%i %T %B")
         listing = self.engine.run(exec_argv(self.env.container("slurm"), *command)).text
         return {number: (status, node) for number, status, node in (line.split() for line in listing.splitlines())}
+
+    def is_gone(self, job: str, account: str) -> bool:
+        """Return whether Slurm, wherever it is, is done with ``job`` of ``account``."""
+        if "slurm" in self.env.containers:
+            return self.jobs().get(job, ("COMPLETING", ""))[0] == "COMPLETING"
+        ask = self.as_hub("sudo", "-n", "-u", account, f"{self.env.slurm.wrappers_bin}/slurmspawner_squeue", job=job)
+        done = self.engine.run(ask, check=False)
+        return done.text.partition(" ")[0] in ("", "COMPLETING") and (
+            done.returncode == 0 or "Invalid job id" in done.stderr
+        )
+
+    def as_hub(self, *command: str, job: str = "") -> tuple[str, ...]:
+        """Return the command that runs ``command``, about ``job``, where Slurm is, by the hub's own ssh."""
+        variables = ("env", f"SLURMSPAWNER_JOB_ID={job}") if job else ()
+        target = f"{ssh.SERVICE_ACCOUNT}@{self.env.slurm.ssh_hostname}"
+        return exec_argv(self.env.container("jupyterhub"), *variables, "ssh", target, *command)
 
 
 def verify(env: Environment, engine: Engine, console: Console) -> None:
@@ -93,13 +111,39 @@ def _walk(walk: Walk, user: HubUser, log_in: Callable[[HubUser], None]) -> None:
         project = options["brics_project"][0]
         seen.append(project)
     account = f"{user.name}.{project.partition('.')[0]}"
-    remote = ("ssh", f"{ssh.SERVICE_ACCOUNT}@{env.slurm.ssh_hostname}")
     with walk.hop("ssh", "slurm"):
-        engine.run(exec_argv(env.container("jupyterhub"), *remote, "true"))
+        engine.run(walk.as_hub("true"))
     with walk.hop("sudo", "slurm") as seen:
         wrapper = f"{env.slurm.wrappers_bin}/slurmspawner_squeue"
-        engine.run(exec_argv(env.container("jupyterhub"), *remote, "sudo", "-n", "-l", "-u", account, wrapper))
+        engine.run(walk.as_hub("sudo", "-n", "-l", "-u", account, wrapper))
         seen.append(account)
+    started = time.monotonic()
+    if "slurm" in env.containers:
+        _submitted(walk, user, project, account)
+    else:  # what a site's queue has in it is the site's
+        with walk.hop("sbatch", "jupyterhub"):
+            user.spawn({"brics_project": project})
+    with walk.hop("callback", "slurm"):
+        user.wait_ready(START_TIMEOUT)
+    with walk.hop("proxy", "jupyterhub") as seen:
+        seen.append(f"JupyterLab's server {user.notebook_api('GET', '').json()['version']}")
+        seen.append(f"({time.monotonic() - started:.1f} s since the form)")
+    with walk.hop("kernel", "slurm") as seen, user.kernel() as execute:
+        printed = execute("import getpass, os\nprint(6 * 7, getpass.getuser(), os.environ['SLURM_JOB_ID'])")
+        answer, who, job = printed.split()
+        if (answer, who) != ("42", account):
+            raise StateError(f"the kernel printed {printed!r}, not 42 {account}")
+        seen.append(printed.strip())
+    with walk.hop("stop", "jupyterhub"):
+        user.stop(STOP_TIMEOUT)
+    stopped = time.monotonic()
+    with walk.hop("gone", "slurm"):
+        while not walk.is_gone(job, account):
+            _not_longer_than(STOP_TIMEOUT, stopped, f"job {job} is still there")
+
+
+def _submitted(walk: Walk, user: HubUser, project: str, account: str) -> None:
+    """Send the spawn form for ``project``, and follow its job in our own Slurm until it runs."""
     before = set(walk.jobs())
     started = time.monotonic()
     with walk.hop("sbatch", "jupyterhub") as seen:
@@ -114,25 +158,9 @@ def _walk(walk: Walk, user: HubUser, log_in: Callable[[HubUser], None]) -> None:
         while status[0] != "RUNNING":
             status = walk.jobs().get(job, ("gone", ""))
             if status[0] == "gone":
-                raise StateError(f"job {job} ended at once", details=_job_log(env, engine, account, job))
+                raise StateError(f"job {job} ended at once", details=_job_log(walk.env, walk.engine, account, job))
             _not_longer_than(START_TIMEOUT, started, f"job {job} is {status[0]}", user)
         seen.append(status[1])
-    with walk.hop("callback", "slurm"):
-        user.wait_ready(START_TIMEOUT)
-    with walk.hop("proxy", "jupyterhub") as seen:
-        seen.append(f"JupyterLab's server {user.notebook_api('GET', '').json()['version']}")
-        seen.append(f"({time.monotonic() - started:.1f} s since the form)")
-    with walk.hop("kernel", "slurm") as seen, user.kernel() as execute:
-        printed = execute("import getpass, os\nprint(6 * 7, os.environ['SLURM_JOB_ID'], getpass.getuser())").split()
-        if printed != ["42", job, account]:
-            raise StateError(f"the kernel printed {printed}, not {['42', job, account]}")
-        seen.append(" ".join(printed))
-    with walk.hop("stop", "jupyterhub"):
-        user.stop(STOP_TIMEOUT)
-    stopped = time.monotonic()
-    with walk.hop("gone", "slurm"):
-        while walk.jobs().get(job, ("COMPLETING", ""))[0] != "COMPLETING":
-            _not_longer_than(STOP_TIMEOUT, stopped, f"job {job} is still there")
 
 
 def _not_longer_than(seconds: float, since: float, otherwise: str, user: HubUser | None = None) -> None:

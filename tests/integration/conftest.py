@@ -33,6 +33,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--env", required=False, default="dev_dummyauth", help="the environment to bring up")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Know the marker `environments`."""
+    config.addinivalue_line("markers", "environments(name, ...): the only ones that the test is about")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is about other environments; of several marks the nearest counts."""
+    env = config.getoption("--env")
+    left_out = []
+    for item in items:
+        marker = item.get_closest_marker("environments")
+        if marker and env not in marker.args:
+            left_out.append(item)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
 def invoke(
     *arguments: str, check: bool = True, timeout: float = 900, path: Path | None = None
 ) -> subprocess.CompletedProcess[str]:

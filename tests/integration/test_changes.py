@@ -17,6 +17,8 @@ from hubenvs.engine import Engine
 
 from .conftest import ROOT, SETTINGS, Deployment, entry, invoke
 
+pytestmark = pytest.mark.environments("dev_dummyauth")
+
 CONFIG_MAP = """\
 kind: ConfigMap
 apiVersion: v1

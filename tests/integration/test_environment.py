@@ -23,6 +23,8 @@ from hubenvs.ready import http_status
 
 from .conftest import ROOT, SETTINGS, Deployment, entry, invoke
 
+pytestmark = pytest.mark.environments("dev_dummyauth", "dev_realauth")
+
 START, STOP = 90, 30
 
 

@@ -15,6 +15,8 @@ from hubenvs import repositories
 
 from .conftest import ROOT, Deployment, invoke
 
+pytestmark = pytest.mark.environments("dev_dummyauth")
+
 # In one network namespace, since the pod's port is published in it.
 SCRIPT = """
 task() { "$python" -m invoke "$@"; }

@@ -7,7 +7,7 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 
-from hubenvs import load, render
+from hubenvs import load, render, site
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = load.environment_names(ROOT)
@@ -24,3 +24,11 @@ def test_the_manifest_is_valid_kubernetes(root: Path, name: str, version: str) -
     images = dict.fromkeys(env.containers, "localhost/image:1")
     for document in render.manifest(env, images, dict.fromkeys(env.secret_keys, "secret"), {}):
         kubernetes_validate.validate(document, version, strict=True)
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_the_examples_of_a_sites_files_can_be_used(root: Path, name: str) -> None:
+    """Who copies the examples and makes keys is refused nothing: the host that they name has its key beside it."""
+    env = load.load(root, name)
+    site.init(env)
+    assert site.read(env).keys() == env.site_files.keys()

@@ -73,6 +73,7 @@ def test_later_layers_win_key_by_key(root: Path) -> None:
         ("slurm: {nodes: 4, partitions: [{name: a, nodes: 'node[3-5]', default: true}]}", "node[3-5] is not among 4"),
         ("slurm: {nodes: 4, partitions: [{name: a, nodes: 'node[3-2]', default: true}]}", "node[3-2] is not among 4"),
         ("slurm: {partitions: [{name: a, max_time: tomorrow, default: true}]}", "slurm.partitions.0.max_time"),
+        ("slurm: {host_aliases: [{ip: here, hostnames: [a]}]}", "slurm.host_aliases.0.ip: 'here' does not appear"),
         ("slurm: {gpus_per_node: -1}", "local.yaml:1: slurm.gpus_per_node"),
         ("repositories: {bricsauthenticator: {url: --upload-pack=x}}", "repositories.bricsauthenticator.url"),
         ("{? [a] : b}", "local.yaml"),
@@ -87,6 +88,28 @@ def test_a_bad_definition_names_file_line_and_key(root: Path, text: str, error: 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (
+            "",
+            "extslurm/env.yaml:4: slurm.ssh_hostname, slurm.hub_connect_url: not set: say it in envs/",
+        ),
+        ("slurm: {ssh_hostname: a, hub_connect_url: http://b:8081}", "publish.hub-api: an address of this host that"),
+        (
+            "{slurm: {ssh_hostname: a, hub_connect_url: 'http://localhost:1'}, publish: {hub-api: 192.0.2.1:1}}",
+            "local.yaml:1: slurm.hub_connect_url: on a compute node this is the node itself, not the hub",
+        ),
+    ],
+)
+def test_what_only_a_site_knows_is_asked_for(root: Path, text: str, error: str) -> None:
+    """Nothing is guessed about a Slurm elsewhere; all that is missing is named at once."""
+    (root / "envs/dev_dummyauth_extslurm/local.yaml").write_text(text)
+    with pytest.raises(DefinitionError) as caught:
+        load(root, "dev_dummyauth_extslurm")
+    assert error in str(caught.value)
+
+
 def test_an_unknown_environment_is_refused_with_the_nearest(root: Path) -> None:
     """A typing mistake in --env gets a suggestion."""
     with pytest.raises(DefinitionError, match=r"did you mean 'dev_dummyauth'\?"):
@@ -95,7 +118,7 @@ def test_an_unknown_environment_is_refused_with_the_nearest(root: Path) -> None:
 
 def test_a_bad_instance_is_refused(root: Path) -> None:
     """An instance becomes part of Kubernetes names, so it must be valid in them."""
-    for instance in ("Not Valid", "../x", "", "-a", "a-", "a" * 30, "a" * 5000):
+    for instance in ("Not Valid", "../x", "", "-a", "a-", "a" * 33, "a" * 5000):
         with pytest.raises(DefinitionError, match="--instance: "):
             load(root, "dev_dummyauth", instance=instance)
 

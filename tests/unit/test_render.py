@@ -88,6 +88,23 @@ def test_nothing_is_published_unless_asked(root: Path) -> None:
     assert not any("ports" in container for container in pod["spec"]["containers"])
 
 
+def test_a_hub_alone_is_found_by_its_site_and_finds_it(root: Path) -> None:
+    """Compute nodes come to the hub's API on this host; names that only the site knows are in the pod's hosts file."""
+    aliases = "slurm.host_aliases=[{ip: 192.0.2.7, hostnames: [login.example.org, node1]}]"
+    env = load(root, "dev_dummyauth_extslurm", settings=[aliases])
+    (pod,) = only(manifest(env), "Pod")
+    (container,) = pod["spec"]["containers"]
+    published = {port["name"]: (port["containerPort"], port["hostIP"], port["hostPort"]) for port in container["ports"]}
+    assert published == {"jupyterhub": (8000, "127.0.0.1", 8000), "hub-api": (8081, "192.0.2.10", 8081)}
+    assert pod["spec"]["hostAliases"] == [{"ip": "192.0.2.7", "hostnames": ["login.example.org", "node1"]}]
+
+
+def test_slurm_alone_publishes_nothing(root: Path) -> None:
+    """What the definition says of containers that aren't in the pod counts for nothing."""
+    env = load(root, "dev_dummyauth", settings=["containers=[slurm]"])
+    assert (env.published, env.url) == ({}, None)
+
+
 def test_with_real_log_in_the_gateway_is_published_and_the_hub_is_not(root: Path) -> None:
     """Browsers come through the gateway; the provider has the same port inside and outside, for its URL's sake."""
     (pod,) = only(manifest(load(root, "dev_realauth", settings=["publish.oidc-provider=127.0.0.1:9123"])), "Pod")

@@ -25,10 +25,12 @@ c.JupyterHub.cleanup_servers = False
 c.JupyterHub.allow_named_servers = setting("NAMED_SERVERS") == "true"
 c.JupyterHub.cookie_max_age_days = float(setting("COOKIE_MAX_AGE_DAYS", "14"))
 
-# Where servers call back to. Off this host's loopback only if they are told to look elsewhere.
-c.JupyterHub.hub_connect_url = setting("HUB_CONNECT_URL", "http://127.0.0.1:8081")
-if urlsplit(c.JupyterHub.hub_connect_url).hostname not in ("127.0.0.1", "localhost"):
+# Where servers call back to. Off this host's loopback only if they are told to look elsewhere; the proxy beside it
+# finds the hub there in any case.
+c.Spawner.hub_connect_url = setting("HUB_CONNECT_URL", "http://127.0.0.1:8081")
+if urlsplit(c.Spawner.hub_connect_url).hostname not in ("127.0.0.1", "localhost"):
     c.JupyterHub.hub_ip = "0.0.0.0"
+    c.JupyterHub.hub_connect_ip = "127.0.0.1"
 
 # The page that shows a start's progress comes at once, not after 10 s of waiting for the server; and the hub answers
 # before it has asked Slurm about each server it remembers.

@@ -1,0 +1,101 @@
+"""What a site owns: made only when asked for, never overwritten, and refused before anything is started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+
+from hubenvs import deploy, site
+from hubenvs.console import Console
+from hubenvs.errors import DefinitionError
+from hubenvs.keys import known_hosts, ssh_key_pair
+from hubenvs.load import load
+from hubenvs.model import Environment
+
+FOLDER = Path("envs/dev_dummyauth_extslurm")
+
+
+@pytest.fixture
+def env(root: Path) -> Environment:
+    """An environment whose Slurm is elsewhere, as its example has it, with keys."""
+    env = load(root, "dev_dummyauth_extslurm")
+    site.init(env)
+    return env
+
+
+def locked_key() -> bytes:
+    encryption = BestAvailableEncryption(b"secret")
+    return Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, encryption)
+
+
+def test_a_pair_is_made_once_and_its_line_restricts_it(env: Environment) -> None:
+    """Asking again prints the same line, for a key that can run commands and nothing else."""
+    (line,) = site.init(env)
+    assert line.startswith("restrict ssh-ed25519 ")
+    assert site.init(env) == [line]
+    assert {path.stat().st_mode & 0o777 for path in env.site_data.glob("ssh_client_key*")} == {0o600}
+
+
+def test_the_sites_files_become_the_secrets(env: Environment) -> None:
+    """The hub gets the site's key and host keys; what only this deployment knows is made, and nothing else."""
+    made = deploy.make_secrets(env, Console(quiet=True))
+    assert made.keys() == env.secret_keys
+    for key, path in env.site_files.items():
+        assert made[key] == path.read_text()
+    (env.root / FOLDER / "ssh_known_hosts").write_text(known_hosts("login.example.org", 22, ssh_key_pair("x")[1]))
+    again = deploy.make_secrets(env, Console(quiet=True), rotate=True)
+    assert again["known_hosts"] != made["known_hosts"]
+    assert again["ssh_key"] == made["ssh_key"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda f: (f / "ssh_client_key").unlink(), r"ssh_client_key: not there: put it beside envs/.*\.pub"),
+        (lambda f: [file.unlink() for file in f.glob("ssh_client*")], r"not there: `invoke secrets .* --init` makes"),
+        (lambda f: (f / "ssh_client_key.pub").unlink(), r"ssh_client_key.pub: not there: `ssh-keygen -y"),
+        (lambda f: (f / "ssh_client_key").chmod(0o644), r"ssh_client_key: others .* \(mode 0644\): chmod 600"),
+        (lambda f: (f / "ssh_client_key").write_bytes(locked_key()), r"ssh_client_key: has a passphrase"),
+        (lambda f: (f / "ssh_client_key").write_text("-----BEGIN"), r"ssh_client_key: not a private key in OpenSSH's"),
+        (lambda f: (f / "ssh_client_key.pub").write_text(ssh_key_pair("x")[1]), r"\.pub: not the public half of envs/"),
+        (lambda f: (f / "ssh_known_hosts").unlink(), r"ssh_known_hosts: not there: `ssh-keyscan -p 22 login.example"),
+        (lambda f: (f / "ssh_known_hosts").chmod(0o666), r"ssh_known_hosts: everybody can write it"),
+        (lambda f: (f / "ssh_known_hosts").write_text(""), r"ssh_known_hosts: has no key of login\.example\.org"),
+        (
+            lambda f: (f / "ssh_known_hosts").write_text("login.example.org ssh-ed25519 A\n"),
+            r"known_hosts: not a host",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused(env: Environment, spoil: Callable[[Path], object], told: str) -> None:
+    """One line names the file and what to do."""
+    spoil(env.root / FOLDER)
+    with pytest.raises(DefinitionError, match=told) as caught:
+        site.read(env)
+    assert str(FOLDER) in caught.value.message
+    assert "\n" not in str(caught.value)
+
+
+def test_a_host_key_must_be_pinned_for_the_port(root: Path) -> None:
+    """OpenSSH looks a server on another port up as [name]:port."""
+    env = load(root, "dev_dummyauth_extslurm", settings=["slurm.ssh_port=2222"])
+    site.init(env)
+    with pytest.raises(DefinitionError, match=r"has no key of \[login\.example\.org\]:2222"):
+        site.read(env)
+
+
+def test_half_a_pair_is_not_completed(env: Environment) -> None:
+    """A public key whose private half is elsewhere stays, and nothing is made beside it."""
+    (env.root / FOLDER / "ssh_client_key").unlink()
+    with pytest.raises(DefinitionError, match="ssh_client_key: not there"):
+        site.init(env)
+
+
+def test_the_files_can_be_outside_the_checkout(root: Path, tmp_path: Path) -> None:
+    """`site_folder` says where a site keeps them."""
+    env = load(root, "dev_dummyauth_extslurm", settings=[f"site_folder={tmp_path}/keys"])
+    assert env.site_files["ssh_key"] == tmp_path / "keys/ssh_client_key"
