@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -207,7 +207,7 @@ class HubUser:
 
     def _progress(self, server: str) -> list[str]:
         """Return what the hub told about a spawn that went wrong."""
-        page = self.http.get(urljoin(f"{self.url}/", f"hub/spawn-pending/{self.name}/{server}"))
+        page = self.http.get(f"{self.url}/hub/spawn-pending/{self.name}/{server}".rstrip("/"))
         return _message(page.text)
 
     @staticmethod

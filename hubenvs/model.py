@@ -176,6 +176,8 @@ class Slurm(Frozen):
     ssh_hostname: Annotated[str, Field(pattern=_HOST)]
     ssh_port: Annotated[StrictInt, Field(ge=1, le=65535)]
     wrappers_bin: Annotated[str, Field(pattern=r"^/[\w./-]*$")]
+    # No leading "-": the value reaches sudo's command line.
+    query_many_as: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]*$")] | None
     env_prefix: Annotated[str, Field(pattern=r"^/[\w./-]*$")]
     jupyter_data_dir: Annotated[str, Field(pattern=r"^/[\w./-]*$")]
     hub_connect_url: Annotated[str, Field(pattern=r"^https?://\S+$")]
@@ -514,6 +516,7 @@ class Environment(Frozen):
             "SSH_HOSTNAME": self.slurm.ssh_hostname,
             "SSH_PORT": str(self.slurm.ssh_port),
             "SLURMSPAWNER_WRAPPERS_BIN": self.slurm.wrappers_bin,
+            "QUERY_MANY_AS": self.slurm.query_many_as or "",
             "CONDA_PREFIX_DIR": self.slurm.env_prefix,
             "JUPYTER_DATA_DIR": self.slurm.jupyter_data_dir,
             "HUB_CONNECT_URL": self.slurm.hub_connect_url,

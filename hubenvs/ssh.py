@@ -115,8 +115,8 @@ def _rows(env: Environment, engine: Engine) -> list[Row]:
                 )
                 return result
 
-            def wrapper(name: str, stdin: str = "", **variables: str) -> Result:
-                return run("sudo", "-n", "-u", account, f"{env.slurm.wrappers_bin}/{name}", stdin=stdin, **variables)
+            def wrapper(name: str, stdin: str = "", user: str = account, **variables: str) -> Result:
+                return run("sudo", "-n", "-u", user, f"{env.slurm.wrappers_bin}/{name}", stdin=stdin, **variables)
 
             def row(what: str, ok: bool, result: Result) -> None:
                 text = (result.stdout.strip() or result.stderr.strip()).splitlines()
@@ -130,6 +130,13 @@ def _rows(env: Environment, engine: Engine) -> list[Row]:
                 row(f"slurmspawner_sbatch as {account}", submitted.ok and job.isdecimal(), submitted)
                 asked = wrapper("slurmspawner_squeue", SLURMSPAWNER_JOB_ID=job)
                 row(f"slurmspawner_squeue as {account}", asked.ok and len(asked.stdout.split()) >= 1, asked)
+                if teller := env.slurm.query_many_as:
+                    # Wrappers of another source, or a site, may lack it: the hub does without.
+                    if run("sudo", "-n", "-l", "-u", teller, f"{env.slurm.wrappers_bin}/slurmspawner_squeue_many").ok:
+                        told = wrapper("slurmspawner_squeue_many", stdin=job, user=teller)
+                        row(f"slurmspawner_squeue_many as {teller}", told.stdout.startswith(f"{job}|{account}|"), told)
+                    other = wrapper("slurmspawner_squeue", user=teller, SLURMSPAWNER_JOB_ID=job)
+                    row(f"no other wrapper as {teller}", not other.ok and not other.stdout, other)
                 cancelled = wrapper("slurmspawner_scancel", SLURMSPAWNER_JOB_ID=job)
                 row(f"slurmspawner_scancel as {account}", cancelled.ok, cancelled)
                 other = run("sudo", "-n", "-u", account, "/usr/bin/id")

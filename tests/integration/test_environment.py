@@ -61,7 +61,8 @@ def test_check_proves_every_row(deployment: Deployment) -> None:
     """SSH from the hub does what it must, and everything else is refused."""
     done = invoke("check", *deployment.options)
     rows = [line for line in done.stdout.splitlines() if line.startswith("ok")]
-    assert len(rows) == 11
+    assert len(rows) == 13
+    assert any("slurmspawner_squeue_many" in row and "|alice.project1|" in row for row in rows)
     assert "FAIL" not in done.stdout
 
 
@@ -162,7 +163,7 @@ def test_a_bad_form_is_refused_and_submits_nothing(deployment: Deployment) -> No
 
 
 def test_a_drained_node_keeps_a_job_with_gpus_waiting(deployment: Deployment) -> None:
-    """A job asks Slurm for the form's number of GPUs; while its node is drained the hub says that it waits."""
+    """A job asks Slurm for the form's number of GPUs; while its node is drained the hub says that it waits, and why."""
     drain = ("scontrol", "update", "NodeName=node1", "Reason=test")
     with deployment.user() as user:
         _, options = user.spawn_form()
@@ -175,7 +176,8 @@ def test_a_drained_node_keeps_a_job_with_gpus_waiting(deployment: Deployment) ->
             assert deployment.jobs()[job] == "PENDING"
             progress = f"{user.url}/hub/api/users/{user.name}/server/progress"
             with user.http.stream("GET", progress) as events:
-                assert any(f"Slurm job {job} is waiting in the queue" in event for event in events.iter_lines())
+                waiting = f"Slurm job {job} is waiting in the queue ("
+                assert any(waiting in event for event in events.iter_lines())
         finally:
             deployment.run_in("slurm", *drain, "State=RESUME")
         user.wait_ready(START)
@@ -183,6 +185,43 @@ def test_a_drained_node_keeps_a_job_with_gpus_waiting(deployment: Deployment) ->
         with user.kernel() as run:
             assert run("import os; print(os.environ['CUDA_VISIBLE_DEVICES'])").strip() == "0,1"
         user.stop(STOP)
+
+
+def test_slurm_is_asked_once_for_many_servers(deployment: Deployment) -> None:
+    """Three servers cost one query of all their jobs at each poll, and none of one job; the hub sees one that ends."""
+    names, polls, interval = ("one", "two", "three"), 5, 2  # as in SETTINGS
+    with deployment.user() as user:
+        _, options = user.spawn_form()
+        for name in names:
+            user.spawn({"brics_project": options["brics_project"][0]}, name)
+        for name in names:
+            user.wait_ready(START, name)
+        deployment.run_in("slurm", "sdiag", "--reset")
+        time.sleep(polls * interval)
+        lines = deployment.run_in("slurm", "sdiag").splitlines()
+        counts = {line.split()[0]: int(line.partition("count:")[2].split()[0]) for line in lines if "count:" in line}
+        assert polls - 1 <= counts["REQUEST_JOB_INFO"] <= polls + 1
+        assert "REQUEST_JOB_INFO_SINGLE" not in counts
+        deployment.run_in("slurm", "scancel", min(deployment.jobs(), key=int))
+        wait_until(lambda: sum(user.server(name) is None for name in names) == 1, STOP, "the hub did not notice")
+        for name in names:
+            if user.server(name):
+                user.stop(STOP, name)
+
+
+def test_a_job_that_dies_is_shown_to_its_user(deployment: Deployment) -> None:
+    """The page of a start that failed says in Slurm's words what became of the job."""
+    activate = "/opt/jupyter/bin/activate"
+    with deployment.user() as user:
+        _, options = user.spawn_form()
+        deployment.run_in("slurm", "mv", activate, f"{activate}.away")
+        try:
+            user.spawn({"brics_project": options["brics_project"][0]})
+            with pytest.raises(StateError) as failed:
+                user.wait_ready(START)
+        finally:
+            deployment.run_in("slurm", "mv", f"{activate}.away", activate)
+    assert "ended before its server was up: FAILED (NonZeroExitCode)" in str(failed.value.details)
 
 
 def test_containers_see_their_secrets_and_nobody_else_does(deployment: Deployment) -> None:

@@ -53,10 +53,13 @@ c.BricsAuthenticator.jwt_audience = setting("JWT_AUDIENCE")
 # Servers are Slurm jobs. The connection's details (key, known hosts, port, environment) are in ssh_config.
 c.JupyterHub.spawner_class = "brics"
 wrappers = setting("SLURMSPAWNER_WRAPPERS_BIN", "/opt/slurmspawner_wrappers/bin")
-c.BricsSlurmSpawner.exec_prefix = f"ssh jupyterspawner@{setting('SSH_HOSTNAME', 'slurm')} sudo -u {{username}}"
+remote = f"ssh jupyterspawner@{setting('SSH_HOSTNAME', 'slurm')}"
+c.BricsSlurmSpawner.exec_prefix = f"{remote} sudo -u {{username}}"
 c.BricsSlurmSpawner.batch_submit_cmd = f"{wrappers}/slurmspawner_sbatch"
 c.BricsSlurmSpawner.batch_query_cmd = f"{wrappers}/slurmspawner_squeue"
 c.BricsSlurmSpawner.batch_cancel_cmd = f"{wrappers}/slurmspawner_scancel"
+if account := setting("QUERY_MANY_AS"):
+    c.BricsSlurmSpawner.batch_query_many_cmd = f"{remote} sudo -n -u {account} {wrappers}/slurmspawner_squeue_many"
 c.BricsSlurmSpawner.cmd = ["jupyterhub-singleuser"]
 c.BricsSlurmSpawner.gres_enabled = int(setting("GPUS_PER_NODE", "0")) > 0
 

@@ -1,6 +1,6 @@
-"""Slurm's three commands as far as the spawner sees them: jobs are processes here, a folder is the controller's state.
+"""Slurm's commands as far as the spawner sees them: jobs are processes here, a folder is the controller's state.
 
-fake_slurm.py FOLDER (sbatch|squeue|scancel); a file `away` in the folder makes all fail as ssh does.
+fake_slurm.py FOLDER (sbatch|squeue|squeue_many|scancel); a file `away` in the folder makes all fail as ssh does.
 """
 
 import os
@@ -16,6 +16,14 @@ with (folder / "calls").open("a") as calls:
     calls.write(f"{os.environ['FAKE_USER']} {command} {job} {secrets}\n")
 if (folder / "away").exists():
     sys.exit("ssh: connect to host slurm port 22: Connection refused")
+
+
+def state(job: str) -> str:
+    """Squeue's word for the state of `job`."""
+    running = Path("/proc", (folder / f"{job}.pid").read_text(), "environ").exists()
+    return "RUNNING" if running else "FAILED"
+
+
 if command == "sbatch":
     job = str(len(list(folder.glob("*.sh"))) + 1)
     script = folder / f"{job}.sh"
@@ -23,12 +31,18 @@ if command == "sbatch":
     with (folder / f"{job}.log").open("w") as log:
         process = subprocess.Popen(["/bin/bash", script], stdout=log, stderr=log, env={}, start_new_session=True)
     (folder / f"{job}.pid").write_text(str(process.pid))
+    (folder / f"{job}.user").write_text(os.environ["FAKE_USER"])
     print(f"{job};cluster")
+elif command == "squeue_many":
+    for job in sys.stdin.read().split():
+        if (folder / f"{job}.pid").exists():
+            user = (folder / f"{job}.user").read_text()
+            reason = "None" if state(job) == "RUNNING" else "NonZeroExitCode"
+            print(f"{job}|{user}|{state(job)}|127.0.0.1|{reason}")
 elif not (folder / f"{job}.pid").exists():
     sys.exit("slurm_load_jobs error: Invalid job id specified")
 elif command == "squeue":
-    running = Path("/proc", (folder / f"{job}.pid").read_text(), "environ").exists()
-    print("RUNNING 127.0.0.1" if running else "FAILED 127.0.0.1")
+    print(f"{state(job)} 127.0.0.1")
 elif command == "scancel":
     os.killpg(int((folder / f"{job}.pid").read_text()), signal.SIGKILL)
     (folder / f"{job}.pid").unlink()

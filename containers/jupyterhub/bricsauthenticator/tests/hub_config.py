@@ -66,6 +66,7 @@ c.BricsAuthenticator.logout_redirect_url = "/jupyter/_oidc/sign_out?rd=/"
 c.BricsSlurmSpawner.exec_prefix = "env FAKE_USER={username}"
 c.BricsSlurmSpawner.batch_submit_cmd = f"{slurm} sbatch"
 c.BricsSlurmSpawner.batch_query_cmd = f"{slurm} squeue"
+c.BricsSlurmSpawner.batch_query_many_cmd = f"env FAKE_USER=nobody {slurm} squeue_many"
 c.BricsSlurmSpawner.batch_cancel_cmd = f"{slurm} scancel"
 c.BricsSlurmSpawner.startup_poll_interval = 0.1
 c.BricsSlurmSpawner.poll_interval = 1

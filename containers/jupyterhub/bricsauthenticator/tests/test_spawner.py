@@ -131,10 +131,12 @@ def test_hub_killed_and_slurm_away(alice: Hub) -> None:
 
 
 def test_job_fails(alice: Hub) -> None:
-    """A job that ends before its server is up ends the start, without waiting for the time-out."""
+    """A job that ends before its server is up ends the start at once, and its user is told how it ended."""
+    session = alice.session(alice.provider.token())
     alice.api("POST", "/users/alice/server", {**OPTIONS, "partition": "broken"})
     until(lambda: not (alice.server() or {}).get("pending"))
-    assert "ended before its server was up" in alice.log.read_text()
+    page = alice.request("GET", "/spawn-pending/alice", session)[2]
+    assert "ended before its server was up: FAILED (NonZeroExitCode)" in page
     for pid in alice.slurm.glob("*.pid"):
         pid.unlink()
 

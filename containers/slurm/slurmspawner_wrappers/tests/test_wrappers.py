@@ -1,4 +1,4 @@
-"""The three commands as installed, run as processes of their own."""
+"""The commands as installed, run as processes of their own."""
 
 import json
 import os
@@ -21,12 +21,12 @@ getattr(slurmspawner_wrappers, sys.argv[0])()
 """
 
 
-def run(*command: object, job_id: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run `command` with the job id in its environment."""
+def run(*command: object, job_id: str | None = None, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run `command` with the job id in its environment and `stdin` on its standard input."""
     environment = {name: value for name, value in os.environ.items() if name != "SLURMSPAWNER_JOB_ID"}
     if job_id is not None:
         environment["SLURMSPAWNER_JOB_ID"] = job_id
-    return subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, input="")
+    return subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, input=stdin)
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,25 @@ def test_becomes(name: str, becomes: list[str]) -> None:
     assert json.loads(run(sys.executable, "-c", BECOMES, name, job_id="12").stdout) == becomes
 
 
+def test_becomes_for_many() -> None:
+    """The numbers on standard input become one argument, as many as Linux lets through."""
+    result = run(sys.executable, "-c", BECOMES, "squeue_many", stdin="12\n13\n14")
+    squeue = "/usr/bin/squeue"
+    assert json.loads(result.stdout) == [squeue, squeue, "-h", "-t", "all", "-j", "12,13,14", "-o", "%i|%u|%T|%B|%r"]
+    result = run(sys.executable, "-c", BECOMES, "squeue_many", stdin=f"{'1' * 20}\n" * 5000)
+    assert len(json.loads(result.stdout)[6]) < 128 * 1024
+
+
+@pytest.mark.parametrize(
+    "stdin", ["", "\n", "x", "12\n-u", "1,2", "1_0", "$(id)", "٣", "1" * 21, "1\n" * 5001, "1" * 200000]
+)
+def test_bad_numbers(stdin: str) -> None:
+    """Nothing, too many, or anything but job numbers is one line on standard error and exit status 1."""
+    result = run(SCRIPTS / "slurmspawner_squeue_many", stdin=stdin)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "slurmspawner_squeue_many: standard input is not 1 to 5000 job ids\n"
+
+
 @pytest.mark.parametrize("name", ["squeue", "scancel"])
 @pytest.mark.parametrize("job_id", [None, "", "x", "-u", "1 2", "1\n", "1,2", "$(id)", "٣", "1" * 21, "+1", "1_2"])
 def test_bad_job_id(name: str, job_id: str | None) -> None:
@@ -51,10 +70,10 @@ def test_bad_job_id(name: str, job_id: str | None) -> None:
     assert result.stderr == f"slurmspawner_{name}: SLURMSPAWNER_JOB_ID is not a job id\n"
 
 
-@pytest.mark.parametrize("name", ["sbatch", "squeue", "scancel"])
+@pytest.mark.parametrize("name", ["sbatch", "squeue", "squeue_many", "scancel"])
 def test_no_arguments(name: str) -> None:
     """An argument is refused."""
-    result = run(SCRIPTS / f"slurmspawner_{name}", "--uid=root", job_id="1")
+    result = run(SCRIPTS / f"slurmspawner_{name}", "--uid=root", job_id="1", stdin="1")
     assert (result.returncode, result.stdout) == (2, "")
     assert len(result.stderr.splitlines()) == 1
 

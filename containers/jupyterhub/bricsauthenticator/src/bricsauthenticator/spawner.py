@@ -17,6 +17,7 @@ from traitlets import Any as AnyTrait
 from traitlets import Bool, Dict, Float, Unicode, default
 
 from bricsauthenticator.projects import USERNAME, Projects, project_of
+from bricsauthenticator.queries import CommandError, shared_query
 from bricsauthenticator.spawner_options_form import (
     OptionsError,
     make_options_form,
@@ -58,8 +59,12 @@ class PortHandler(APIHandler):
 default_handlers.insert(0, (r"/api/batchspawner", PortHandler))
 
 
-class CommandError(RuntimeError):
-    """A command on the way to Slurm failed or took too long; its standard error is the message."""
+class JobEndedError(RuntimeError):
+    """The job ended before its server was up; JupyterHub shows the message to the user."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.jupyterhub_message = message
 
 
 class BricsSlurmSpawner(batchspawner.SlurmSpawner):
@@ -73,6 +78,12 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
     gres_enabled = Bool(help="Request `gpu:<ngpus>`; otherwise ngpus is logged and ignored").tag(config=True)
     command_timeout = Float(
         60.0, help="Seconds after which a command to submit, query or cancel a job is killed and has failed"
+    ).tag(config=True)
+
+    batch_query_many_cmd = Unicode(
+        help="""Command line that reads job numbers, a line each, and prints `number|user|state|host|reason` of those
+        that Slurm has. All servers share its answer. Empty, or where it doesn't work: `batch_query_cmd` for each job.
+        It belongs to no user, so `exec_prefix` isn't put before it."""
     ).tag(config=True)
 
     # Slurm's job states, from squeue(1). What matches none of the three is unknown.
@@ -95,6 +106,7 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
         allow_none=True, default_value=None, help="The user's projects, from auth_state; None until they are known"
     )
     job_options = Dict(help="Checked options of the job, for the templates")
+    job_reason = ""  # why the job waits or how it failed, in Slurm's word; empty if that isn't known
 
     @default("auth_state_hook")
     def _auth_state_hook_default(self) -> Any:
@@ -206,10 +218,13 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
             raise CommandError(message or f"exit status {process.returncode}")
         return out.decode(errors="replace").strip()
 
+    def command_environment(self) -> dict[str, str]:
+        """Return what of the hub's environment a command gets: its secrets have names that ssh may send on."""
+        return {name: os.environ[name] for name in self.env_keep if name in os.environ}
+
     async def _run_for_job(self, template: str) -> str:
-        # Not the hub's whole environment: its secrets are called JUPYTERHUB_… too, and ssh may send such names on.
-        env = {name: os.environ[name] for name in self.env_keep if name in os.environ}
-        return await self.run_command(self._command(template), env={**env, "SLURMSPAWNER_JOB_ID": self.job_id})
+        env = {**self.command_environment(), "SLURMSPAWNER_JOB_ID": self.job_id}
+        return await self.run_command(self._command(template), env=env)
 
     async def submit_batch_script(self) -> str:
         """Submit the job and save its id in the hub's database; CommandError if Slurm refuses it."""
@@ -234,29 +249,53 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
         self.log.info("%s: job %s submitted", self._log_name, self.job_id)
         return self.job_id
 
+    async def query_alone(self) -> str:
+        """Return what the query for this job alone prints; CommandError if it fails."""
+        return await self._run_for_job(self.batch_query_cmd)
+
+    async def _query(self) -> str:
+        """Return the job's state and host, empty if Slurm doesn't have it, from an answer about many jobs if it can.
+
+        An answer is this job's only if it names its account; and only the job's own query can say that it is gone.
+        """
+        query = shared_query(self.batch_query_many_cmd) if self.batch_query_many_cmd else None
+        found = await query.ask(self) if query else None
+        if found and found.user == self.req_username:
+            self.job_reason = found.reason if found.reason not in ("None", "(null)") else ""
+            return f"{found.state} {found.host}"
+        output = await self.query_alone()
+        if found and output:
+            raise CommandError(f"its number is that of a job of {found.user}")
+        return output
+
     async def query_job_status(self) -> JobStatus:
         """Ask Slurm for the job: NOTFOUND only if Slurm knows it no more or says that it has ended."""
         if not self.job_id:
             return JobStatus.NOTFOUND
         try:
-            output = await self._run_for_job(self.batch_query_cmd)
+            output = await self._query()
         except Exception as error:  # whatever failed, it says nothing about the job
-            if isinstance(error, CommandError) and "Invalid job id specified" in str(error):
+            if isinstance(error, CommandError) and error.says_no_such_job:
                 return JobStatus.NOTFOUND
             self.log.warning("%s: state of job %s unknown: %s", self._log_name, self.job_id, error)
             return JobStatus.UNKNOWN
         if not output:
             return JobStatus.NOTFOUND
-        status = output.splitlines()[-1].strip()
+        self.job_status = status = output.splitlines()[-1].strip()
         if re.search(self.state_ended_re, status):
             return JobStatus.NOTFOUND
-        self.job_status = status
         if self.state_isrunning():
             return JobStatus.RUNNING
         if self.state_ispending():
             return JobStatus.PENDING
         self.log.warning("%s: state of job %s not understood: %r", self._log_name, self.job_id, status)
         return JobStatus.UNKNOWN
+
+    def _how_it_ended(self) -> str:
+        """Return `: FAILED (NonZeroExitCode)` or the like, empty if Slurm has forgotten."""
+        ended = re.search(self.state_ended_re, self.job_status)
+        reason = f" ({self.job_reason})" if self.job_reason else ""
+        return f": {ended[0]}{reason}" if ended else ""
 
     async def cancel_batch_job(self) -> None:
         """Tell Slurm to cancel the job; CommandError if that fails."""
@@ -271,7 +310,8 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
             elif self.state_isrunning():
                 message = f"Slurm job {self.job_id} is running, waiting for its server"
             else:
-                message = f"Slurm job {self.job_id} is waiting in the queue"
+                reason = f" ({self.job_reason})" if self.job_reason else ""
+                message = f"Slurm job {self.job_id} is waiting in the queue{reason}"
             if message != shown:
                 shown = message
                 yield {"message": message}
@@ -280,7 +320,7 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
     async def start(self) -> tuple[str, int]:
         """Submit the job and return host and port of its server once it has told the port.
 
-        Raises OptionsError (400) before anything is run, CommandError if Slurm refuses the job, RuntimeError if it
+        Raises OptionsError (400) before anything is run, CommandError if Slurm refuses the job, JobEndedError if it
         ends too early.
         """
         self.use_options(self.user_options)
@@ -302,7 +342,10 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
                 told.clear()
                 status = await self.query_job_status()
                 if status == JobStatus.NOTFOUND:
-                    raise RuntimeError(f"The Slurm job {self.job_id} ended before its server was up. See its log file.")
+                    how = self._how_it_ended()
+                    raise JobEndedError(
+                        f"The Slurm job {self.job_id} ended before its server was up{how}. See its log file."
+                    )
                 if status == JobStatus.RUNNING:
                     host = self.state_gethost()
                 if not (host and self.port):

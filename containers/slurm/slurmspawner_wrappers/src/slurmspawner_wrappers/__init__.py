@@ -8,6 +8,8 @@ from typing import NoReturn
 __version__ = "0.1.0"
 
 JOB_ID_VARIABLE = "SLURMSPAWNER_JOB_ID"
+# Together they are one argument of squeue, which Linux limits to 128 KiB; a number takes 21 bytes of it at most.
+MOST_JOBS = 5000
 
 
 def sbatch() -> NoReturn:
@@ -20,6 +22,15 @@ def squeue() -> NoReturn:
     _exec("/usr/bin/squeue", "-h", "-j", _job_id(), "-o", "%T %B")
 
 
+def squeue_many() -> NoReturn:
+    """Print `number|user|state|batch host|reason` of the jobs whose numbers, one a line, are on standard input."""
+    read = sys.stdin.buffer.read(22 * MOST_JOBS + 1).split()
+    jobs = [word.decode("ascii", "replace") for word in read]
+    if not 0 < len(jobs) <= MOST_JOBS or not all(map(_is_job_id, jobs)):
+        _fail(1, f"standard input is not 1 to {MOST_JOBS} job ids")
+    _exec("/usr/bin/squeue", "-h", "-t", "all", "-j", ",".join(jobs), "-o", "%i|%u|%T|%B|%r")
+
+
 def scancel() -> NoReturn:
     """Cancel the job in SLURMSPAWNER_JOB_ID."""
     _exec("/usr/bin/scancel", _job_id())
@@ -27,10 +38,14 @@ def scancel() -> NoReturn:
 
 def _job_id() -> str:
     job_id = os.environ.get(JOB_ID_VARIABLE, "")
-    # 20 digits are more than any job id has (32 bits; 64 with array tasks packed in).
-    if not re.fullmatch(r"[0-9]{1,20}", job_id):
+    if not _is_job_id(job_id):
         _fail(1, f"{JOB_ID_VARIABLE} is not a job id")
     return job_id
+
+
+def _is_job_id(text: str) -> bool:
+    # 20 digits are more than any job id has (32 bits; 64 with array tasks packed in).
+    return re.fullmatch(r"[0-9]{1,20}", text) is not None
 
 
 def _exec(*command: str) -> NoReturn:
