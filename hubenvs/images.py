@@ -27,6 +27,7 @@ CHAIN = {
     "slurm": "slurm-base",
     "oidc-provider": "debian-base",
     "gateway": "debian-base",
+    "accounting": "debian-base",
 }
 # What containers run: nothing else stands on it.
 PRODUCTS = CHAIN.keys() - CHAIN.values() - {"tools"}

@@ -17,7 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from .errors import DefinitionError
-from .model import DevUser, Environment, without_identity
+from .model import DevUser, Environment, with_accounting, without_identity
 
 KeyPath = tuple[str | int, ...]
 
@@ -353,7 +353,7 @@ def load(
             raise DefinitionError(
                 f"{origin['overlays',]}: overlays: there is no folder {overlay}", "make it, or correct it"
             )
-    return without_identity(env)
+    return with_accounting(without_identity(env))
 
 
 def _named_users(given: object, origin: Mapping[KeyPath, str]) -> tuple[DevUser, ...]:

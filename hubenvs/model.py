@@ -29,7 +29,8 @@ REPOSITORIES = {"bricsauthenticator": "jupyterhub", "slurmspawner_wrappers": "sl
 # The containers that stand in for an identity provider elsewhere, and where each container listens in the pod. The
 # provider's port is that of its URL, which must be the same for a browser outside the pod and for the hub inside.
 IDENTITY = ("oidc-provider", "gateway")
-CONTAINERS = ("jupyterhub", "slurm", *IDENTITY)
+ACCOUNTING = "accounting"  # there when slurm.accounting is set
+CONTAINERS = ("jupyterhub", "slurm", *IDENTITY, ACCOUNTING)
 PORTS = {"jupyterhub": 8000, "gateway": 8080, "hub-api": 8081}
 # The files that a site puts beside env.yaml, and the key of the Secret that each becomes.
 SITE_FILES = {"ssh_key": "ssh_client_key", "known_hosts": "ssh_known_hosts"}
@@ -173,6 +174,7 @@ class Slurm(Frozen):
     memory_mb: Annotated[StrictInt, Field(ge=256, le=2**40)]
     gpus_per_node: Annotated[StrictInt, Field(ge=0, le=64)]  # each is a line of gres.conf
     partitions: Annotated[tuple[Partition, ...], Field(min_length=1)]
+    accounting: StrictBool
     ssh_hostname: Annotated[str, Field(pattern=_HOST)]
     ssh_port: Annotated[StrictInt, Field(ge=1, le=65535)]
     wrappers_bin: Annotated[str, Field(pattern=r"^/[\w./-]*$")]
@@ -245,6 +247,7 @@ class Images(Frozen):
     slurm: ImageSource
     oidc_provider: Annotated[ImageSource, Field(alias="oidc-provider")]
     gateway: ImageSource
+    accounting: ImageSource
 
     def base(self, name: str) -> str | None:
         """Return the image that the definition puts under image ``name``, or None for the one built here."""
@@ -343,6 +346,8 @@ class Environment(Frozen):
                 raise ValueError(f"slurm.partitions.{index}.name: {partition.name!r} is given twice")
             if unknown := partition.unknown_nodes(self.slurm.nodes):
                 raise ValueError(f"slurm.partitions.{index}.nodes: {unknown} is not among {self.slurm.nodes} node(s)")
+        if self.slurm.accounting and "slurm" not in self.containers:
+            raise ValueError("slurm.accounting: there is no Slurm in this pod to account for")
         if self.slurm_elsewhere:
             _consistent_site(self.slurm, self.publish)
         if self.auth.kind == "oidc" and "jupyterhub" in self.containers:
@@ -392,6 +397,7 @@ class Environment(Frozen):
             ("slurm-config", "slurm", "/etc/slurm", 64030, True),
             ("slurm-data", "slurm", "/var/lib/slurm", 64030, False),
             ("home", "slurm", "/home", 0, False),
+            ("accounting-data", ACCOUNTING, "/var/lib/accounting", 64030, False),
         )
         return tuple(
             Volume(name=f"{self.pod}-{suffix}", suffix=suffix, container=on, path=path, owner=owner, seeded=seeded)
@@ -407,6 +413,7 @@ class Environment(Frozen):
             "slurm": ("munge_key", "ssh_host_ed25519_key", "authorized_keys"),
             "oidc-provider": ("jwks", "client_secret", "cookie_keys"),
             "gateway": ("client_secret", "crypto_passphrase"),
+            ACCOUNTING: ("munge_key",),
         }
         if self.auth.kind == "dummy":
             keys["jupyterhub"] += ("dummyauth_password",)
@@ -602,6 +609,13 @@ def without_identity(env: Environment) -> Environment:
     )
     containers = tuple(name for name in env.containers if name not in IDENTITY)
     return env.model_copy(update={"publish": publish, "containers": containers})
+
+
+def with_accounting(env: Environment) -> Environment:
+    """Return ``env`` with the container that accounting runs in, if that is asked for."""
+    if not env.slurm.accounting:
+        return env
+    return env.model_copy(update={"containers": (*env.containers, ACCOUNTING)})
 
 
 def is_folder(url: str) -> bool:

@@ -139,3 +139,33 @@ def test_seed_templates_are_rendered(env: Environment) -> None:
     """slurm.conf has the nodes that the environment asks for."""
     files = render.seed_files(env, {"a.j2": b"{{ slurm.nodes }} {{ env.name }}", "b": b"{{ as it is }}"})
     assert files == {"a": b"1 dev_dummyauth", "b": b"{{ as it is }}"}
+
+
+def test_accounting_has_a_container_with_munges_key_and_the_dev_users(root: Path) -> None:
+    """Its Secret is munge's key alone, slurm.conf points at it, and each project has an account with its users."""
+    tree = {
+        name: (root / "volumes/common/slurm-config" / name).read_bytes() for name in ("slurm.conf.j2", "accounts.j2")
+    }
+    without = render.seed_files(load(root, "dev_dummyauth"), tree)
+    assert b"Accounting" not in without["slurm.conf"]
+    assert without["accounts"] == b""
+    env = load(root, "dev_dummyauth", settings=["slurm.accounting=true", "dev_users=[a.one, b.two, b.one]"])
+    secret = next(item for item in env.secrets if item.container == "accounting")
+    assert secret.keys == ("munge_key",)
+    assert any(
+        volume["persistentVolumeClaim"]["claimName"].endswith("-accounting-data")
+        for volume in only(manifest(env), "Pod")[0]["spec"]["volumes"]
+        if "persistentVolumeClaim" in volume
+    )
+    files = render.seed_files(env, tree)
+    assert b"accounting_storage/slurmdbd" in files["slurm.conf"]
+    accounts = files["accounts"].decode()
+    assert accounts.partition("Parent - 'root'\n")[2].splitlines() == [
+        "Account - 'one'",
+        "Account - 'two'",
+        "Parent - 'one'",
+        "User - 'a.one':DefaultAccount='one'",
+        "User - 'b.one':DefaultAccount='one'",
+        "Parent - 'two'",
+        "User - 'b.two':DefaultAccount='two'",
+    ]
