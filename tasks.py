@@ -332,13 +332,26 @@ def check(ctx: Context, env: str | None = None, instance: str | None = None, set
     ssh.check(suite.env, suite.engine, suite.console)
 
 
-@task()
-def verify(ctx: Context, env: str | None = None, instance: str | None = None, set_: Settings = None) -> None:
+@task(
+    help={
+        "url": "where people find the hub (with its base URL), if it isn't published on this host",
+        "token-file": "log in with the ID token of an external provider in this file",
+    }
+)
+def verify(
+    ctx: Context,
+    env: str | None = None,
+    instance: str | None = None,
+    url: str | None = None,
+    token_file: str | None = None,
+    set_: Settings = None,
+) -> None:
     """Do what a user does (log in, spawn, compute, stop), and name the hop that breaks with its log lines."""
     from hubenvs import verify as walk
 
     suite = open_suite(ctx, env, instance, set_, as_deployed=True)
-    walk.verify(suite.env, suite.engine, suite.console)
+    token = Path(token_file).read_text().strip() if token_file else None
+    walk.verify(suite.env, suite.engine, suite.console, url, token)
 
 
 @task(
@@ -347,6 +360,7 @@ def verify(ctx: Context, env: str | None = None, instance: str | None = None, se
         "as": "dummy authentication logs this user in",
         "configmap": "take settings from this file's ConfigMap, one of an existing deployment",
         "users": "make the environment's dev_users of these: alice.project1,bob.project1",
+        "yes": "don't ask before bringing prod up",
     }
 )
 def up(
@@ -357,6 +371,7 @@ def up(
     as_: str | None = None,
     configmap: str | None = None,
     users: str | None = None,
+    yes: bool = False,
     set_: Settings = None,
 ) -> None:
     """Bring an environment up: clone, build, volumes, secrets, play, wait, check."""
@@ -371,7 +386,18 @@ def up(
     if dry_run:
         suite.dry_run()
     else:
+        _confirm("up", env, yes)
         suite.up()
+
+
+def _confirm(what: str, env: str | None, yes: bool) -> None:
+    """Ask before doing ``what`` to prod, unless ``yes`` was given; end the task without a yes."""
+    if env != "prod" or yes:
+        return
+    if not sys.stdin.isatty():
+        raise Exit(f"error: {what} --env prod: there is nobody to ask: give --yes", code=1)
+    if input(f"{what} prod? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise Exit("nothing was done", code=1)
 
 
 @task(help={"watch": "go on, and do it at every save"})
@@ -434,8 +460,7 @@ def down(
     """Take an environment down: pod, Secrets, volumes and deploy folder; without --env the one that is up."""
     from hubenvs import suite
 
-    if env == "prod" and not yes and input("Take prod down? [y/N] ").strip().lower() not in ("y", "yes"):
-        raise Exit("nothing was taken down", code=1)
+    _confirm("down", env, yes)
     engine, console = open_engine(ctx)
     suite.down(ROOT, engine, console, env=env, instance=instance, every=all_, keep_volumes=keep_volumes)
 

@@ -16,7 +16,7 @@ from . import archive, repositories
 from .console import Console
 from .engine import Argv, Engine, bootstrap_argv, build_argv, build_caches, ca_bundle, import_argv
 from .errors import CommandError, StateError
-from .model import PART_OF, REPOSITORIES, WORKING_COPIES, Debian, Environment, digest
+from .model import PART_OF, REPOSITORIES, TUNNEL, WORKING_COPIES, Debian, Environment, digest
 
 # Each of our images and what it stands on, in the order in which they can be built.
 CHAIN = {
@@ -30,7 +30,7 @@ CHAIN = {
     "accounting": "debian-base",
 }
 # What containers run: nothing else stands on it.
-PRODUCTS = CHAIN.keys() - CHAIN.values() - {"tools"}
+PRODUCTS = (CHAIN.keys() - CHAIN.values() - {"tools"}) | {TUNNEL}
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Build:
 
     ``context`` is the folder of its Containerfile (None for debian-base, which has none), ``target`` the stage,
     ``tools`` the image that its build mounts, ``copies`` the files of the development repositories that it carries;
-    ``recipe`` is a digest of all that it is made of but those.
+    ``recipe`` is a digest of all that it is made of but those. An image that is ``pulled`` has nothing but its tag.
     """
 
     name: str
@@ -50,9 +50,12 @@ class Build:
     tools: str | None = None
     copies: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
     recipe: str = ""
+    pulled: bool = False
 
     def commands(self, env: Environment, scratch: Path) -> tuple[Argv, ...]:
         """Return the commands that make it, with ``scratch`` as the folder for what they need on the way."""
+        if self.pulled:
+            return (("podman", "pull", "--quiet", self.tag),)
         if self.context is None:
             tar = str(scratch / "debian-base.tar")
             return bootstrap_argv(env.debian.release, tar, sources(env.debian)), import_argv(tar, self.tag)
@@ -125,6 +128,8 @@ def plan(env: Environment, copies: Mapping[str, Mapping[str, Path]], has_mmdebst
         references[name] = tag = _tag(name, digest(recipe, repository_content), stage)
         target = f"stage-{stage}" if stage else None
         builds.append(Build(name, tag, reference, context, target, tools, carried, recipe))
+    if TUNNEL in env.containers:
+        builds.append(Build(TUNNEL, env.zenith.image, base="", recipe=env.zenith.image, pulled=True))
     return tuple(builds)
 
 
@@ -196,6 +201,7 @@ def _make(item: Build, env: Environment, engine: Engine, console: Console) -> No
     logs = env.deploy_folder / "log"
     logs.mkdir(mode=0o700, parents=True, exist_ok=True)
     log_path = logs / f"build-{item.name}.log"
+    how = "pulled" if item.pulled else "built"
     with tempfile.TemporaryDirectory(prefix="hubenvs-") as folder, log_path.open("wb") as log:
         scratch = Path(folder)
         for name, paths in item.copies.items():
@@ -204,8 +210,12 @@ def _make(item: Build, env: Environment, engine: Engine, console: Console) -> No
             done = engine.run(command, check=False, log=log, timeout=None)
             if done.returncode != 0:
                 failed = CommandError(command, done.returncode, log_path.read_text(errors="replace"))
-                raise StateError(f"image {item.name} can't be built", f"the whole log is {log_path}", failed.details)
-    console.say("build", f"{item.name}: made {item.tag}")
+                raise StateError(
+                    f"image {item.name} can't be {how}",
+                    f"the whole log is {log_path}",
+                    failed.details,
+                )
+    console.say("build", f"{item.name}: {how} {item.tag}")
 
 
 def _debian_base(env: Environment) -> str:

@@ -29,11 +29,13 @@ REPOSITORIES = {"bricsauthenticator": "jupyterhub", "slurmspawner_wrappers": "sl
 # The containers that stand in for an identity provider elsewhere, and where each container listens in the pod. The
 # provider's port is that of its URL, which must be the same for a browser outside the pod and for the hub inside.
 IDENTITY = ("oidc-provider", "gateway")
+TUNNEL = "zenith-client"
 ACCOUNTING = "accounting"  # there when slurm.accounting is set
-CONTAINERS = ("jupyterhub", "slurm", *IDENTITY, ACCOUNTING)
+CONTAINERS = ("jupyterhub", "slurm", *IDENTITY, ACCOUNTING, TUNNEL)
 PORTS = {"jupyterhub": 8000, "gateway": 8080, "hub-api": 8081}
 # The files that a site puts beside env.yaml, and the key of the Secret that each becomes.
 SITE_FILES = {"ssh_key": "ssh_client_key", "known_hosts": "ssh_known_hosts"}
+TUNNEL_FILES = {"zenith_key": "zenith_client_key", "zenith_config": "zenith_client.yaml"}
 WORKING_COPIES = "_dev_build_data"
 
 # Debian's useradd takes 32 characters at most (LOGIN_NAME_MAX in utmp is 32).
@@ -191,6 +193,13 @@ class Slurm(Frozen):
         return tuple(f"node{number}" for number in range(1, self.nodes + 1))
 
 
+class Zenith(Frozen):
+    # No leading "-": the value reaches podman's command line.
+    image: Annotated[str, Field(pattern=r"^[^-\s]\S*$")]
+    server_address: Annotated[str, Field(pattern=_HOST)] | None
+    server_port: Annotated[StrictInt, Field(ge=1, le=65535)]
+
+
 class Publish(Frozen):
     jupyterhub: Endpoint | None
     gateway: Endpoint | None
@@ -305,7 +314,9 @@ class Environment(Frozen):
     dummy_password: SecretStr | None = None  # the one that was given; None: one is made
 
     description: str
-    containers: Annotated[tuple[Literal["jupyterhub", "slurm", "oidc-provider", "gateway"], ...], Field(min_length=1)]
+    containers: Annotated[
+        tuple[Literal["jupyterhub", "slurm", "oidc-provider", "gateway", "zenith-client"], ...], Field(min_length=1)
+    ]
     stage: Literal["dev", "prod"]
     site_folder: str | None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
@@ -313,6 +324,7 @@ class Environment(Frozen):
     auth: Auth
     hub: Hub
     slurm: Slurm
+    zenith: Zenith
     publish: Publish
     overlays: tuple[str, ...]
     debian: Debian
@@ -350,6 +362,8 @@ class Environment(Frozen):
             raise ValueError("slurm.accounting: there is no Slurm in this pod to account for")
         if self.slurm_elsewhere:
             _consistent_site(self.slurm, self.publish)
+        if TUNNEL in self.containers and self.zenith.server_address is None:
+            raise ValueError("zenith.server_address: not set; it is the tunnel's other end")
         if self.auth.kind == "oidc" and "jupyterhub" in self.containers:
             _consistent_provider(self.auth, self.publish, self.containers)
         if self.auth.user is not None and self.auth.user not in self.users:
@@ -414,6 +428,7 @@ class Environment(Frozen):
             "oidc-provider": ("jwks", "client_secret", "cookie_keys"),
             "gateway": ("client_secret", "crypto_passphrase"),
             ACCOUNTING: ("munge_key",),
+            TUNNEL: tuple(TUNNEL_FILES),
         }
         if self.auth.kind == "dummy":
             keys["jupyterhub"] += ("dummyauth_password",)
@@ -430,7 +445,10 @@ class Environment(Frozen):
     @property
     def site_files(self) -> dict[str, Path]:
         """Return where the site's own files are, by the key of the Secret that each becomes."""
-        names = SITE_FILES if self.slurm_elsewhere else {}
+        names = {
+            **(SITE_FILES if self.slurm_elsewhere else {}),
+            **(TUNNEL_FILES if TUNNEL in self.containers else {}),
+        }
         return {key: self.site_data / name for key, name in names.items()}
 
     @property
@@ -542,6 +560,8 @@ class Environment(Frozen):
             "JOB_LOG": self.hub.job_log,
             "SLURM_NODES": str(self.slurm.nodes),
             "GPUS_PER_NODE": str(self.slurm.gpus_per_node),
+            "ZENITH_SERVER_ADDRESS": self.zenith.server_address or "",
+            "ZENITH_SERVER_PORT": str(self.zenith.server_port),
         }
         return {f"DEPLOY_CONFIG_{key}": value for key, value in values.items()}
 
@@ -553,6 +573,8 @@ class Environment(Frozen):
     def working_copy(self, repository: str) -> Path:
         """Return the folder whose content is installed for the development repository ``repository``."""
         url = self.repositories.source(repository).url
+        if url == "bundled" and self.stage == "prod":
+            return self.bundled(repository)  # not what somebody has edited
         if is_folder(url):
             return (self.root / Path(url).expanduser()).resolve()
         return self.root / "containers" / REPOSITORIES[repository] / WORKING_COPIES / repository

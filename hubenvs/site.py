@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from . import keys, state
 from .errors import DefinitionError
-from .load import read_text, shown
+from .load import parse_yaml, read_text, shown
 from .model import Environment
 
 
@@ -19,27 +19,30 @@ def read(env: Environment) -> dict[str, str]:
 
     Raises DefinitionError, naming the file and what to do, for one that isn't there or can't be used.
     """
-    checks = {"ssh_key": _key_pair, "known_hosts": _known_hosts}
+    checks = {
+        "ssh_key": _key_pair,
+        "known_hosts": _known_hosts,
+        "zenith_key": _key_pair,
+        "zenith_config": _configuration,
+    }
     return {key: checks[key](env, path) for key, path in env.site_files.items()}
 
 
-def init(env: Environment) -> list[str]:
-    """Make the key pairs of ``env`` that aren't there and return their public lines, for an authorized_keys file.
+def init(env: Environment) -> str:
+    """Make the hub's key pair if it isn't there, and return its line for the site's authorized_keys.
 
-    Nothing is overwritten. Raises DefinitionError if a pair that is there can't be used.
+    Nothing is overwritten. Raises DefinitionError if a pair that is there can't be used, or if ``env`` needs none.
     """
-    lines = []
-    for key, path in env.site_files.items():
-        if not key.endswith("_key"):
-            continue
-        public = path.with_name(f"{path.name}.pub")
-        if not os.path.lexists(path) and not os.path.lexists(public):
-            made = keys.ssh_key_pair("jupyterhub")
-            for file, content in ((path, made[0]), (public, f"{made[1]}\n")):
-                state.write(file, content)
-        _key_pair(env, path)
-        lines.append(keys.authorized(public.read_text()))
-    return lines
+    path = env.site_files.get("ssh_key")
+    if path is None:
+        raise DefinitionError(f"--init: the Slurm of {env.name} is its own", "`invoke up` makes its secrets")
+    public = path.with_name(f"{path.name}.pub")
+    if not os.path.lexists(path) and not os.path.lexists(public):
+        made = keys.ssh_key_pair("jupyterhub")
+        for file, content in ((path, made[0]), (public, f"{made[1]}\n")):
+            state.write(file, content)
+    _key_pair(env, path)
+    return keys.authorized(public.read_text())
 
 
 def _key_pair(env: Environment, path: Path) -> str:
@@ -47,6 +50,8 @@ def _key_pair(env: Environment, path: Path) -> str:
     name, public = shown(path, env.root), path.with_name(f"{path.name}.pub")
     if not path.exists():
         make = f"`invoke secrets {env.options} --init` makes a key pair"
+        if path == env.site_files.get("zenith_key"):
+            make = "`zenith-client init` makes it, and has it known at the other end"
         hint = f"put it beside {name}.pub, or take that away" if public.exists() else make
         raise DefinitionError(f"{name}: not there", hint)
     if path.stat().st_mode & 0o077:
@@ -66,6 +71,13 @@ def _key_pair(env: Environment, path: Path) -> str:
         raise DefinitionError(f"{name}.pub: not there", remedy)
     if read_text(public, env.root).split()[:2] != own.split():
         raise DefinitionError(f"{name}.pub: not the public half of {name}", remedy)
+    return text
+
+
+def _configuration(env: Environment, path: Path) -> str:
+    """Return the tunnel client's configuration at ``path``."""
+    text = read_text(path, env.root)
+    parse_yaml(text, shown(path, env.root))
     return text
 
 

@@ -84,13 +84,11 @@ class Suite:
         return deploy.make_secrets(self.env, self.console, rotate)
 
     def init_secrets(self) -> None:
-        """Make the key pairs that the site owns if they aren't there, and print their public lines."""
-        if not self.env.site_files:
-            raise DefinitionError(f"--init: {self.env.name} needs nothing of a site", "`invoke up` makes its secrets")
-        lines = site.init(self.env)
+        """Make the key pair that the site owns if it isn't there, and print its public line."""
+        line = site.init(self.env)
         self.console.say("secrets", f"key pair in {self.env.site_data}")
         self.console.say("", f"for the authorized_keys of {ssh.SERVICE_ACCOUNT} on {self.env.slurm.ssh_hostname}:")
-        print(*lines, sep="", end="")
+        print(line, end="")
 
     def manifest(self, with_secrets: bool = False) -> tuple[render.Document, ...]:
         """Return the manifest as it would be played, its Secrets redacted unless ``with_secrets``."""

@@ -71,38 +71,49 @@ class Walk:
         return exec_argv(self.env.container("jupyterhub"), *variables, "ssh", target, *command)
 
 
-def verify(env: Environment, engine: Engine, console: Console) -> None:
-    """Walk through ``env`` as its user and print each hop with its time; raise StateError at the one that breaks."""
-    if env.url is None:
-        raise StateError(f"{env.name} publishes no hub", "verify goes in at publish.jupyterhub")
+def verify(
+    env: Environment, engine: Engine, console: Console, url: str | None = None, token: str | None = None
+) -> None:
+    """Walk through ``env`` as its user and print each hop with its time; raise StateError at the one that breaks.
+
+    ``url`` is where people find the hub if it isn't published, ``token`` an external provider's ID token.
+    """
+    where = url or env.url
+    if where is None:
+        raise StateError(f"{env.name} publishes no hub", "say with --url where people find it")
     walk = Walk(env, engine)
-    with HubUser(env.url) as user, console.busy("verify", env.url):
+    with HubUser(where) as user, console.busy("verify", where):
         try:
-            _walk(walk, user, log_in(env))
+            _walk(walk, user, log_in(env, token))
         finally:
             console.table(("hop", "time", "seen"), walk.hops)
     console.say("verify", f"{len(walk.hops)} hops, all well")
 
 
-def log_in(env: Environment) -> Callable[[HubUser], None]:
-    """Return what logs the environment's first user in: by the password, at the provider's page, or by a token.
+def log_in(env: Environment, token: str | None = None) -> Callable[[HubUser], None]:
+    """Return what logs the environment's first user in: by ``token``, the password, or at the provider's page.
 
     Raises StateError if there is nothing to log in with.
     """
     secrets = state.read_secrets(env.deploy_folder)
     if not secrets:
         raise StateError(f"{env.name} is not up from this checkout", f"invoke up {env.options}")
+    if token:
+        return lambda user: user.log_in_with(token)
     if env.auth.kind == "dummy":
         return lambda user: user.log_in(secrets[deploy.PASSWORD_KEY])
     if env.gateway_url:
         return lambda user: user.log_in_at_provider(env.user)
-    raise StateError(f"{env.name}: nobody here can log in at {env.issuer}", "log in there, with a browser")
+    raise StateError(
+        f"{env.name}: nobody here can log in at {env.issuer}", "give one of its ID tokens with --token-file"
+    )
 
 
 def _walk(walk: Walk, user: HubUser, log_in: Callable[[HubUser], None]) -> None:
     env, engine = walk.env, walk.engine
     with walk.hop("page", "gateway" if env.gateway_url else "jupyterhub"):
-        user.page("/hub/login")
+        # Who brings no token to the hub's own port is turned away at the log-in.
+        user.page("/hub/health" if env.auth.at_provider else "/hub/login")
     with walk.hop("login", "jupyterhub") as seen:
         log_in(user)
         seen.append(user.name)

@@ -1,26 +1,44 @@
-"""A hub whose Slurm is a site's: a pod of its own under another host name, which knows nothing of the hub's pod."""
+"""A hub among what a site has: its Slurm and its identity provider in a pod of their own, and a tunnel's far end."""
 
 from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from hubenvs.engine import Engine, exec_argv, rootless
+from hubenvs import state
+from hubenvs.engine import Engine, build_argv, ca_bundle, exec_argv, rootless
+from hubenvs.errors import CommandError
+from hubenvs.keys import ssh_key_pair
+from hubenvs.ready import http_status
 
-from .conftest import entry, invoke
+from .conftest import ROOT, entry, invoke
 
+# What of each environment is the site's.
+SITES = {
+    "dev_dummyauth_extslurm": ("slurm",),
+    "dev_realauth_zenithclient": ("oidc-provider",),
+    "prod": ("slurm", "oidc-provider"),
+}
+outside_slurm = pytest.mark.environments("dev_dummyauth_extslurm", "prod")
+tunnelled = pytest.mark.environments("dev_realauth_zenithclient", "prod")
 pytestmark = [
-    pytest.mark.environments("dev_dummyauth_extslurm"),
+    pytest.mark.environments(*SITES),
     pytest.mark.skipif(rootless(), reason="without root, pods have no network in which they could find each other"),
 ]
 # How the site is reached; its sshd listens on that port.
 HOST, PORT = "login.site.example", 2222
 USERS = "dev_users=[alice.project1, alice.project2, bob.project1]"
+# Both ends of a tunnel.
+TUNNEL = "localhost/jupyterhub-slurm-tests/tunnel:1"
+CLIENT = "ghcr.io/azimuth-cloud/zenith-client:0.16.1"
+# Seconds for a tunnel to be there, again too: the client waits 5 before it tries again.
+CONNECTED = 30
 
 
 def options(*settings: str) -> tuple[str, ...]:
@@ -28,17 +46,23 @@ def options(*settings: str) -> tuple[str, ...]:
     return tuple(part for setting in settings for part in ("--set", setting))
 
 
+def address(engine: Engine, container: str) -> str:
+    """Return the address that others find ``container`` at."""
+    return engine.run(exec_argv(container, "hostname", "-I")).text.split()[0]
+
+
 @dataclass(frozen=True)
 class Site:
-    """What a site's administrator does: lets a key in, and says which host keys are the site's."""
+    """What a site's administrator does: lets a key in, says which host keys are the site's, gives tokens."""
 
-    slurm: str
+    named: tuple[str, ...]
+    issuer: str
     engine: Engine
 
     @property
-    def address(self) -> str:
-        """Return the site's address, which is that of its only node too."""
-        return self.engine.run(exec_argv(self.slurm, "hostname", "-I")).text.split()[0]
+    def slurm(self) -> str:
+        """Return the container with the site's Slurm."""
+        return f"jupyterhub-slurm-dev-realauth-{self.named[-1]}-slurm"
 
     @property
     def known_hosts(self) -> str:
@@ -53,12 +77,38 @@ class Site:
 
 
 @dataclass(frozen=True)
+class FarEnd:
+    """The server at the far end of the tunnel."""
+
+    container: str
+    engine: Engine
+
+    def url(self, before: str | None = None) -> str:
+        """Return where the tunnel comes out, once that is somewhere else than ``before``."""
+        deadline = time.monotonic() + CONNECTED
+        while True:
+            told = self.engine.run(exec_argv(self.container, "cat", "/tmp/configuration.json"), check=False).text
+            url = (
+                f"http://{address(self.engine, self.container)}:{json.loads(told)['allocated_port']}" if told else None
+            )
+            if url and url != before:
+                return url
+            assert time.monotonic() < deadline, self.engine.logs(self.container)
+            time.sleep(0.2)
+
+
+@dataclass(frozen=True)
 class Hub:
-    """The hub's deployment: how to name it to a task, and the settings that it is brought up with."""
+    """The hub's deployment: how to name it to a task, the settings that it is brought up with, the site's files."""
 
     named: tuple[str, ...]
     settings: tuple[str, ...]
     folder: Path
+
+    @property
+    def up(self) -> tuple[str, ...]:
+        """Return the task that brings it up."""
+        return ("up", *self.named, *self.settings, "--yes")
 
 
 @pytest.fixture(scope="module")
@@ -69,72 +119,193 @@ def gateway(engine: Engine) -> str:
 
 
 @pytest.fixture(scope="module")
-def site(instance: str, engine: Engine) -> Iterator[Site]:
-    """A site with Slurm, up."""
-    named = ("--env", "dev_dummyauth", "--instance", f"{instance}-site")
-    its = options("containers=[slurm]", USERS, f"slurm.ssh_hostname={HOST}", f"slurm.ssh_port={PORT}")
+def site(env_name: str, instance: str, gateway: str, engine: Engine) -> Iterator[Site]:
+    """What the site has, up."""
+    with socket.create_server((gateway, 0)) as free:
+        provider = f"{gateway}:{free.getsockname()[1]}"
+    named = ("--env", "dev_realauth", "--instance", f"{instance}-site")
+    containers = f"containers=[{', '.join(SITES[env_name])}]"
+    published = ("publish.gateway=null", f"publish.oidc-provider={provider}")
     try:
-        invoke("up", *named, *its)
-        yield Site(f"jupyterhub-slurm-dev-dummyauth-{instance}-site-slurm", engine)
+        invoke(
+            "up",
+            *named,
+            *options(containers, USERS, *published, f"slurm.ssh_hostname={HOST}", f"slurm.ssh_port={PORT}"),
+        )
+        yield Site(named, f"http://{provider}", engine)
     finally:
         invoke("down", *named)
 
 
 @pytest.fixture(scope="module")
-def hub(
-    env_name: str, instance: str, site: Site, gateway: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Hub]:
-    """The environment with its hub's key let in at the site; not up yet."""
-    with socket.create_server((gateway, 0)) as free:
-        endpoint = f"{gateway}:{free.getsockname()[1]}"
-    folder = tmp_path_factory.mktemp("site")
-    named = ("--env", env_name, "--instance", instance)
-    settings = options(
-        f"site_folder={folder}",
-        USERS,
-        f"slurm.ssh_hostname={HOST}",
-        f"slurm.ssh_port={PORT}",
-        f"slurm.host_aliases=[{{ip: {site.address}, hostnames: [{HOST}, node1]}}]",
-        f"slurm.hub_connect_url=http://{endpoint}",
-        f"publish.hub-api={endpoint}",
-        "hub.poll_interval=2",
-    )
+def far_end(instance: str, site: Site, engine: Engine) -> Iterator[FarEnd]:
+    """A server that takes the tunnel."""
+    ours = engine.run(
+        ("podman", "images", "--format={{.Repository}}:{{.Tag}}", "localhost/jupyterhub-slurm/slurm")
+    ).text
+    context = ROOT / "tests/integration/tunnel"
+    engine.run(build_argv(tag=TUNNEL, context=context, base=ours.split()[0], ca_bundle=ca_bundle()))
+    name = f"tunnel-{instance}"
+    engine.run(("podman", "run", "--detach", "--name", name, TUNNEL))
     try:
-        yield Hub(named, settings, folder)
+        yield FarEnd(name, engine)
     finally:
-        invoke("down", *named)
+        engine.run(("podman", "rm", "--force", "--time=0", name))
 
 
+@pytest.fixture(scope="module")
+def client(engine: Engine, request: pytest.FixtureRequest) -> str:
+    """The tunnel client's image: the real one, if it can be had."""
+    image = CLIENT
+    try:
+        engine.run(("podman", "pull", "--quiet", CLIENT), timeout=60)
+    except CommandError:
+        image = TUNNEL
+    capture = request.config.pluginmanager.get_plugin("capturemanager")
+    assert capture is not None
+    with capture.global_and_fixture_disabled():
+        print(f"\nthe tunnel's client is {image}")
+    return image
+
+
+@pytest.fixture(scope="module")
+def hub(
+    env_name: str,
+    instance: str,
+    site: Site,
+    gateway: str,
+    engine: Engine,
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Hub]:
+    """The environment, defined but not up yet."""
+    folder = tmp_path_factory.mktemp("site")
+    settings = [f"site_folder={folder}", "hub.poll_interval=2"]
+    if "slurm" in SITES[env_name]:
+        with socket.create_server((gateway, 0)) as free:
+            endpoint = f"{gateway}:{free.getsockname()[1]}"
+        settings += [
+            f"slurm.ssh_hostname={HOST}",
+            f"slurm.ssh_port={PORT}",
+            f"slurm.host_aliases=[{{ip: {address(engine, site.slurm)}, hostnames: [{HOST}, node1]}}]",
+            f"slurm.hub_connect_url=http://{endpoint}",
+            f"publish.hub-api={endpoint}",
+            "slurm.wrappers_bin=/opt/slurmspawner_wrappers/bin",
+            "slurm.env_prefix=/opt/jupyter",
+            "slurm.jupyter_data_dir=/opt/jupyter/share/jupyter",
+        ]
+    if "oidc-provider" in SITES[env_name]:
+        far_end, image = request.getfixturevalue("far_end"), request.getfixturevalue("client")
+        settings += [
+            f"auth.oidc_server={site.issuer}",
+            "auth.platform=dev.platform",
+            "auth.audience=jupyterhub",
+            f"zenith.server_address={address(engine, far_end.container)}",
+            f"zenith.image={image}",
+        ]
+    if env_name != "prod":
+        settings.append(USERS)
+    named = ("--env", env_name, "--instance", instance)
+    try:
+        yield Hub(named, options(*settings), folder)
+    finally:
+        invoke("down", *named, "--yes")
+
+
+@pytest.fixture(scope="module")
+def tunnel(hub: Hub, far_end: FarEnd, engine: Engine) -> None:
+    """The key that the far end knows, and the client's configuration, among the site's files."""
+    private, public = ssh_key_pair("tunnel")
+    for name, content in (("zenith_client_key", private), ("zenith_client_key.pub", public)):
+        state.write(hub.folder / name, content)
+    (hub.folder / "zenith_client.yaml").write_text('{"backend_protocol": "http", "skip_auth": true}\n')
+    known = ("tee", "/etc/ssh/tunnel_authorized_keys")
+    engine.run(exec_argv(far_end.container, *known, interactive=True), stdin=public.encode())
+
+
+def refusal(hub: Hub) -> str:
+    """Return why the hub is not brought up, which must be said in one line, with nothing made."""
+    refused = invoke(*hub.up, check=False)
+    assert refused.returncode == 1
+    assert len(refused.stderr.splitlines()) == 1
+    assert entry(hub.named[-1]) is None
+    return refused.stderr
+
+
+@outside_slurm
 def test_what_a_site_must_have_is_asked_for_one_after_the_other(hub: Hub, site: Site) -> None:
     """Keys, then host keys: each `up` names what is missing and how to get it, and makes nothing."""
-    up = ("up", *hub.named, *hub.settings)
-    refused = invoke(*up, check=False)
-    assert f"invoke secrets {' '.join(hub.named)} --init" in refused.stderr
+    assert f"invoke secrets {' '.join(hub.named)} --init" in refusal(hub)
     line = invoke("secrets", *hub.named, *hub.settings, "--init").stdout.splitlines()[-1]
     assert line.startswith("restrict ssh-ed25519 ")
     site.let_in(f"{line}\n")
-    refused = invoke(*up, check=False)
-    assert f"`ssh-keyscan -p {PORT} {HOST}`" in refused.stderr
+    assert f"`ssh-keyscan -p {PORT} {HOST}`" in refusal(hub)
     (hub.folder / "ssh_known_hosts").write_text(site.known_hosts)
-    assert entry(hub.named[-1]) is None
-    assert "SSH from the hub to Slurm: 8 of 8 hold" in invoke(*up).stdout
 
 
+@tunnelled
+def test_the_tunnels_key_is_asked_for(hub: Hub) -> None:
+    """It is known at the other end, so it is none that could be made here."""
+    assert "zenith_client_key: not there: `zenith-client init`" in refusal(hub)
+
+
+@pytest.mark.environments("prod")
+def test_prod_is_not_brought_up_unasked(hub: Hub) -> None:
+    """Where there is nobody to ask, only --yes does it."""
+    refused = invoke("up", *hub.named, *hub.settings, check=False)
+    assert "up --env prod: there is nobody to ask: give --yes" in refused.stderr
+
+
+@pytest.mark.environments("dev_dummyauth_extslurm")
 def test_a_user_works_at_the_site(hub: Hub) -> None:
     """Log-in, a job on the site's node, a kernel in it that the hub's proxy reaches, and the job gone after a stop."""
+    assert "SSH from the hub to Slurm: 8 of 8 hold" in invoke(*hub.up).stdout
     walked = invoke("verify", *hub.named).stdout
     assert "42 alice.project1" in walked
     assert "all well" in walked
 
 
+@tunnelled
+@pytest.mark.usefixtures("tunnel")
+def test_a_user_works_through_the_tunnel(hub: Hub, site: Site, far_end: FarEnd, tmp_path: Path) -> None:
+    """The same by way of the tunnel alone, with a token of a provider elsewhere: no port of the hub is published."""
+    invoke(*hub.up)
+    status = entry(hub.named[-1])
+    assert status is not None
+    assert status["url"] is None
+    token = tmp_path / "token"
+    token.write_text(invoke("token", *site.named, "--user", "alice").stdout)
+    walked = invoke("verify", *hub.named, "--url", f"{far_end.url()}/jupyter", "--token-file", str(token)).stdout
+    assert "42 alice.project1" in walked
+    assert "all well" in walked
+
+
+@pytest.mark.environments("prod")
+def test_prod_has_nothing_of_a_developers(hub: Hub, engine: Engine) -> None:
+    """Its image is that of stage-prod, and it knows no dev users."""
+    pod = f"jupyterhub-slurm-prod-{hub.named[-1]}"
+    image = engine.run(("podman", "inspect", "--format={{.ImageName}}", f"{pod}-jupyterhub")).text
+    assert image.partition(":")[2].startswith("prod-")
+    assert engine.run(exec_argv(f"{pod}-jupyterhub", "printenv", "DEPLOY_CONFIG_DEV_USERS"), check=False).text == ""
+
+
+@outside_slurm
 def test_check_notices_that_the_site_has_shut_the_key_out(hub: Hub, site: Site) -> None:
     """What the site decides is told as that, with where to look."""
-    before = (hub.folder / "ssh_client_key.pub").read_text()
+    public = (hub.folder / "ssh_client_key.pub").read_text()
     site.let_in("")
     try:
         refused = invoke("check", *hub.named, check=False)
     finally:
-        site.let_in(f"restrict {before}")
+        site.let_in(f"restrict {public}")
     assert refused.returncode == 1
     assert "AuthenticationException" in refused.stderr
     assert f"the logs of sshd and sudo on {HOST} show why" in refused.stderr
+
+
+@pytest.mark.environments("dev_realauth_zenithclient")
+def test_a_tunnel_that_was_cut_is_there_again(far_end: FarEnd, engine: Engine) -> None:
+    """The client tries again by itself, and the hub is found where the far end says."""
+    before = far_end.url()
+    engine.run(exec_argv(far_end.container, "pkill", "-u", "zenith"))
+    assert http_status(f"{far_end.url(before)}/jupyter/hub/health") == 200

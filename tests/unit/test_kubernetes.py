@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from hubenvs import deploy, keys, kubernetes, render
+from hubenvs import deploy, kubernetes, render
 from hubenvs.errors import DefinitionError
+from hubenvs.load import load
 from hubenvs.model import Environment
 
 Document = dict[str, Any]
@@ -29,6 +31,7 @@ def shape(spec: Document, config_maps: dict[str, Document]) -> dict[str, Any]:
     return {
         item["name"]: {
             "image": item["image"],
+            "command": item.get("command"),
             "environment": [config_maps[source["configMapRef"]["name"]] for source in item["envFrom"]],
             "mounts": {mount["mountPath"]: behind[mount["name"]] for mount in item["volumeMounts"]},
             "ports": [port["containerPort"] for port in item.get("ports", ())],
@@ -37,9 +40,11 @@ def shape(spec: Document, config_maps: dict[str, Document]) -> dict[str, Any]:
     }
 
 
-def test_podman_and_kubernetes_have_the_same_containers(env: Environment) -> None:
-    """Containers, variables, mounts and ports of the pod that was developed in are those of the cluster's."""
-    played = render.manifest(env, images(env), keys.deployment("slurm", 22, env.secret_keys), {})
+@pytest.mark.parametrize("name", ["dev_dummyauth", "prod"])
+def test_podman_and_kubernetes_have_the_same_containers(root: Path, name: str) -> None:
+    """Containers, commands, variables, mounts and ports of the pod that was developed in are those of the cluster's."""
+    env = load(root, name, settings=["publish.jupyterhub=8000"])
+    played = render.manifest(env, images(env), dict.fromkeys(env.secret_keys, "secret"), {})
     (pod,) = (item["spec"] for item in played if item["kind"] == "Pod")
     maps = {item["metadata"]["name"]: item["data"] for item in played if item["kind"] == "ConfigMap"}
     files = folder(env)

@@ -112,6 +112,19 @@ def test_what_only_a_site_knows_is_asked_for(root: Path, text: str, error: str) 
     assert error in str(caught.value)
 
 
+def test_prod_guesses_nothing(root: Path) -> None:
+    """Every address, path and name that is the site's is asked for; nobody is made up to log in."""
+    assert load(root, "prod").dev_users == ()
+    local = root / "envs/prod/local.yaml"
+    example = local.read_text()
+    local.unlink()
+    with pytest.raises(DefinitionError, match=r"auth\.platform, auth\.audience, slurm\.ssh_hostname, .*: not set"):
+        load(root, "prod")
+    local.write_text(example.replace("server_address", "# server_address"))
+    with pytest.raises(DefinitionError, match=r"zenith\.server_address: not set"):
+        load(root, "prod")
+
+
 def test_an_unknown_environment_is_refused_with_the_nearest(root: Path) -> None:
     """A typing mistake in --env gets a suggestion."""
     with pytest.raises(DefinitionError, match=r"did you mean 'dev_dummyauth'\?"):

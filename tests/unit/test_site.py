@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
-from hubenvs import deploy, site
+from hubenvs import deploy, site, state
 from hubenvs.console import Console
 from hubenvs.errors import DefinitionError
 from hubenvs.keys import known_hosts, ssh_key_pair
@@ -34,9 +34,9 @@ def locked_key() -> bytes:
 
 def test_a_pair_is_made_once_and_its_line_restricts_it(env: Environment) -> None:
     """Asking again prints the same line, for a key that can run commands and nothing else."""
-    (line,) = site.init(env)
+    line = site.init(env)
     assert line.startswith("restrict ssh-ed25519 ")
-    assert site.init(env) == [line]
+    assert site.init(env) == line
     assert {path.stat().st_mode & 0o777 for path in env.site_data.glob("ssh_client_key*")} == {0o600}
 
 
@@ -78,6 +78,27 @@ def test_what_cannot_work_is_refused(env: Environment, spoil: Callable[[Path], o
         site.read(env)
     assert str(FOLDER) in caught.value.message
     assert "\n" not in str(caught.value)
+
+
+def test_the_tunnels_files_are_asked_for(root: Path) -> None:
+    """Its key is made where it is made known, and its configuration is a mapping."""
+    env = load(root, "prod")
+    site.init(env)
+    with pytest.raises(DefinitionError, match=r"envs/prod/zenith_client_key: not there: `zenith-client init` makes it"):
+        site.read(env)
+    key, configuration = env.site_files["zenith_key"], env.site_files["zenith_config"]
+    for path, content in zip((key, key.with_name(f"{key.name}.pub")), ssh_key_pair("tunnel"), strict=True):
+        state.write(path, content)
+    assert site.read(env).keys() == {"ssh_key", "known_hosts", "zenith_key", "zenith_config"}
+    configuration.write_text("- a")
+    with pytest.raises(DefinitionError, match=r"envs/prod/zenith_client\.yaml: not one mapping"):
+        site.read(env)
+
+
+def test_where_slurm_is_in_the_pod_no_key_is_made(root: Path) -> None:
+    """The hub's key for it is made with the other secrets."""
+    with pytest.raises(DefinitionError, match="--init: the Slurm of dev_dummyauth is its own"):
+        site.init(load(root, "dev_dummyauth"))
 
 
 def test_a_host_key_must_be_pinned_for_the_port(root: Path) -> None:

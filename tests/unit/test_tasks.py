@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
-from invoke import Config
+from invoke import Config, Exit
 
 import tasks
 from hubenvs.errors import DefinitionError
@@ -37,3 +39,13 @@ def test_an_option_that_is_no_such_number_is_named(text: str) -> None:
     """Neither is a number of something else, or one that Python refuses to read."""
     with pytest.raises(DefinitionError, match=r"^--port .*not a whole number: one from 1 to 65535$"):
         tasks._whole("--port", text, range(1, 65536))
+
+
+def test_prod_is_not_touched_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --yes somebody has to say so at a terminal; other environments are never asked about."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    for what in ("up", "down"):
+        with pytest.raises(Exit, match=f"{what} --env prod: there is nobody to ask: give --yes"):
+            tasks._confirm(what, "prod", yes=False)
+        tasks._confirm(what, "prod", yes=True)
+        tasks._confirm(what, "dev_dummyauth", yes=False)
