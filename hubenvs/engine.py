@@ -77,8 +77,7 @@ def build_argv(
         argv += ["--volume", f"{Path(ca_bundle).parent}:/etc/ssl/certs:ro"]
         # SELinux would keep the build from reading it, and `:z` would give the host's own trust store another label.
         argv += ["--security-opt", "label=disable"]
-        for variable in ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"):
-            argv += ["--build-arg", f"{variable}=/etc/ssl/certs/{Path(ca_bundle).name}"]
+        argv += ["--build-arg", f"SSL_CERT_FILE=/etc/ssl/certs/{Path(ca_bundle).name}"]
     return (*argv, str(context))
 
 

@@ -29,8 +29,9 @@ CHAIN = {
     "gateway": "debian-base",
     "accounting": "debian-base",
 }
-# What containers run: nothing else stands on it.
+# What containers run: nothing else stands on it. Those made here have the files of containers/common too.
 PRODUCTS = (CHAIN.keys() - CHAIN.values() - {"tools"}) | {TUNNEL}
+COMMON = "common"
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class Build:
         contexts = {name: str(scratch / name) for name in self.copies}
         if self.tools:
             contexts["tools"] = f"container-image://{self.tools}"
+        if self.name in PRODUCTS:
+            contexts[COMMON] = str(env.root / "containers" / COMMON)
         return (
             build_argv(
                 tag=self.tag,
@@ -101,6 +104,7 @@ def plan(env: Environment, copies: Mapping[str, Mapping[str, Path]], has_mmdebst
     """
     references: dict[str, str] = {}
     builds: list[Build] = []
+    common = archive.read_tree(env.root / "containers" / COMMON)
     base = env.images.base("debian-base")
     if base is None and has_mmdebstrap:
         tag = _debian_base(env)
@@ -124,7 +128,7 @@ def plan(env: Environment, copies: Mapping[str, Mapping[str, Path]], has_mmdebst
             for path, file in files.items()
         }
         tools = references.get("tools")
-        recipe = digest(reference, tools or "", stage or "", content)
+        recipe = digest(reference, tools or "", stage or "", content, common if name in PRODUCTS else {})
         references[name] = tag = _tag(name, digest(recipe, repository_content), stage)
         target = f"stage-{stage}" if stage else None
         builds.append(Build(name, tag, reference, context, target, tools, carried, recipe))

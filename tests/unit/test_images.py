@@ -45,6 +45,18 @@ def test_an_edit_changes_only_the_image_that_carries_it(env: Environment, copies
     assert [name for name in before if before[name].tag != after[name].tag] == ["jupyterhub"]
 
 
+def test_what_containers_have_in_common_changes_them_alone(
+    env: Environment, copies: dict[str, dict[str, Path]]
+) -> None:
+    """A file of containers/common gives every container a new image, and what those stand on is kept."""
+    before = by_name(env, copies)
+    common = env.root / "containers/common/usr/local/lib/entrypoint.sh"
+    common.parent.mkdir(parents=True)
+    common.write_text("# changed\n")
+    after = by_name(env, copies)
+    assert [name for name in before if before[name].tag != after[name].tag] == list(env.containers)
+
+
 def test_a_site_can_put_its_own_image_underneath(root: Path, copies: dict[str, dict[str, Path]]) -> None:
     """With `images.jupyterhub.base` our own hub base isn't built."""
     env = load(root, "dev_dummyauth", settings=["images.jupyterhub.base=quay.io/jupyterhub/jupyterhub:5.4"])
