@@ -170,10 +170,13 @@ def envs(ctx: Context, json: bool = False) -> None:
     console.table(
         ("environment", "stage", "auth", "description"),
         [
-            (row["env"], row["stage"] or "-", row["auth"] or "-", row["description"] or f"{row['why_not']}")
+            (row["env"], f"{row['stage'] or '-'}", f"{row['auth'] or '-'}", f"{row['description'] or '-'}")
             for row in rows
         ],
     )
+    for row in rows:
+        if not row["can_run"]:
+            console.say("", f"{row['env']} can't be brought up yet: {row['why_not']}")
 
 
 @task()
@@ -460,9 +463,17 @@ def down(
     """Take an environment down: pod, Secrets, volumes and deploy folder; without --env the one that is up."""
     from hubenvs import suite
 
-    _confirm("down", env, yes)
     engine, console = open_engine(ctx)
-    suite.down(ROOT, engine, console, env=env, instance=instance, every=all_, keep_volumes=keep_volumes)
+    suite.down(
+        ROOT,
+        engine,
+        console,
+        env=env,
+        instance=instance,
+        every=all_,
+        keep_volumes=keep_volumes,
+        confirm=lambda name: _confirm("down", name, yes),
+    )
 
 
 @task()

@@ -305,6 +305,21 @@ def known(root: Path, name: str) -> Path:
     return root / "envs" / name
 
 
+def outline(root: Path, name: str) -> dict[str, Any]:
+    """Return what env.yaml says of environment ``name`` before a person has said the rest; None where it isn't said."""
+    try:
+        layers = [_read(path, root) for path in (root / "envs/base.yaml", known(root, name) / "env.yaml")]
+    except DefinitionError:
+        return dict.fromkeys(("description", "stage", "auth"))
+    data, _ = merge(layers)
+    auth = data["auth"]
+    return {
+        "description": data["description"],
+        "stage": data["stage"],
+        "auth": auth.get("kind") if isinstance(auth, dict) else None,
+    }
+
+
 def load(
     root: Path,
     name: str,

@@ -89,7 +89,12 @@ def _rows(env: Environment, engine: Engine) -> list[Row]:
         return connection
 
     key = paramiko.PKey.from_path(env.deploy_folder / state.SECRETS / "ssh_key")  # of whatever kind a site's is
-    rows: list[Row] = []
+    # First, since ssh itself says best why a server can't be reached, and then there is nothing more to ask.
+    own = engine.run(exec_argv(hub, "ssh", f"{SERVICE_ACCOUNT}@{host}", "whoami"), check=False, timeout=TIMEOUT)
+    seen = own.text if own.returncode == 0 else own.stderr.strip().replace("\n", " ")
+    rows = [Row("the hub's own ssh, with its mounted key", own.text == SERVICE_ACCOUNT, seen)]
+    if not rows[0].ok:
+        return rows
 
     def refused(what: str, connection: Connection, expected: type[Exception]) -> None:
         try:
@@ -157,9 +162,6 @@ def _rows(env: Environment, engine: Engine) -> list[Row]:
             refused("no log-in with another key", stranger, paramiko.AuthenticationException)
     except (paramiko.SSHException, OSError, EOFError) as error:
         rows.append(Row(f"SSH to {host}:{port} from {hub}", False, f"{type(error).__name__}: {error}"))
-    own = engine.run(exec_argv(hub, "ssh", f"{SERVICE_ACCOUNT}@{host}", "whoami"), check=False, timeout=TIMEOUT)
-    seen = own.text if own.returncode == 0 else own.stderr.strip().replace("\n", " ")
-    rows.append(Row("the hub's own ssh, with its mounted key", own.text == SERVICE_ACCOUNT, seen))
     return rows
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -297,15 +297,10 @@ def describe(root: Path) -> list[dict[str, Any]]:
     for name in load.environment_names(root):
         try:
             env = load.load(root, name)
-            row = {
-                "description": env.description,
-                "stage": env.stage,
-                "auth": env.auth.kind,
-                "can_run": True,
-                "why_not": None,
-            }
+            said = {"description": env.description, "stage": env.stage, "auth": env.auth.kind}
+            row = {**said, "can_run": True, "why_not": None}
         except HubEnvsError as error:
-            row = {"description": None, "stage": None, "auth": None, "can_run": False, "why_not": str(error)}
+            row = {**load.outline(root, name), "can_run": False, "why_not": str(error)}
         rows.append({"env": name, **row})
     return rows
 
@@ -333,9 +328,11 @@ def down(
     instance: str | None,
     every: bool,
     keep_volumes: bool,
+    confirm: Callable[[str], None],
 ) -> None:
     """Take down environment ``env`` (its ``instance``), the only one that is up, or ``every`` one of this checkout.
 
+    ``confirm`` gets each one's name before anything is taken down, and raises what it likes to keep it from that.
     Raises DefinitionError for a name that can't be, StateError when it isn't clear which one is meant.
     """
     try:
@@ -360,15 +357,17 @@ def down(
             raise StateError(
                 f"{len(chosen)} are up: {', '.join(item.instance for item in chosen)}", "give --env, or --all"
             )
-    done = False
+    to_do = []
     for item in chosen:
         folder = deploy.own_folder(root, item)
-        kept_folder = folder is not None and folder.exists()
-        removable = item.pod or item.containers or item.secrets or (item.volumes and not keep_volumes)
-        if removable or kept_folder:
-            # A folder made just to be locked would be left behind if we are stopped.
-            with state.lock(folder) if folder and kept_folder else nullcontext():
-                deploy.down(root, item, engine, console, keep_volumes)
-            done = True
-    if not done:
+        if folder and not folder.exists():
+            folder = None
+        if folder or item.pod or item.containers or item.secrets or (item.volumes and not keep_volumes):
+            confirm(item.environment)
+            to_do.append((item, folder))
+    for item, folder in to_do:
+        # A folder made just to be locked would be left behind if we are stopped.
+        with state.lock(folder) if folder else nullcontext():
+            deploy.down(root, item, engine, console, keep_volumes)
+    if not to_do:
         console.say("down", "there is nothing to take down")

@@ -289,6 +289,15 @@ def test_prod_has_nothing_of_a_developers(hub: Hub, engine: Engine) -> None:
     assert engine.run(exec_argv(f"{pod}-jupyterhub", "printenv", "DEPLOY_CONFIG_DEV_USERS"), check=False).text == ""
 
 
+@pytest.mark.environments("prod")
+def test_prod_is_not_taken_down_unasked(hub: Hub) -> None:
+    """Not by its name, and not as the one that is up either."""
+    for named in (hub.named, hub.named[2:]):
+        refused = invoke("down", *named, check=False)
+        assert "down --env prod: there is nobody to ask: give --yes" in refused.stderr
+    assert (entry(hub.named[-1]) or {})["state"] == "up"
+
+
 @outside_slurm
 def test_check_notices_that_the_site_has_shut_the_key_out(hub: Hub, site: Site) -> None:
     """What the site decides is told as that, with where to look."""

@@ -94,3 +94,13 @@ def test_seeds_that_no_config_map_takes_are_refused(env: Environment, files: dic
     """A name or a size that the cluster would refuse is named here."""
     with pytest.raises(DefinitionError, match="slurm-config: "):
         folder(env, {f"{env.pod}-slurm-config": files})
+
+
+def test_a_sites_hub_reaches_what_the_site_has_and_nothing_else(root: Path) -> None:
+    """In: people and servers' calls. Out: names, SSH to Slurm, the servers in its jobs, the tunnel, the provider."""
+    ports = ["slurm.ssh_port=2201", "zenith.server_port=2202", "auth.oidc_server=https://idp.example.org:8443"]
+    _, allow = folder(load(root, "prod", settings=ports))["networkpolicy.yaml"]
+    spec = allow["spec"]
+    assert [port["port"] for rule in spec["ingress"] for port in rule["ports"]] == [8000, 8081]
+    out = [(port["port"], port.get("endPort")) for rule in spec["egress"] for port in rule["ports"]]
+    assert out == [(53, None), (53, None), (2201, None), (1024, 65535), (2202, None), (8443, None)]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hubenvs.errors import DefinitionError
 from hubenvs.load import environment_names, load, merge, parse_dev_users, parse_set, parse_yaml
 from hubenvs.model import DevUser
+from hubenvs.suite import describe
 
 OVERLAY = "envs/dev_dummyauth/local.yaml"
 
@@ -120,6 +121,9 @@ def test_prod_guesses_nothing(root: Path) -> None:
     local.unlink()
     with pytest.raises(DefinitionError, match=r"auth\.platform, auth\.audience, slurm\.ssh_hostname, .*: not set"):
         load(root, "prod")
+    (row,) = (row for row in describe(root) if row["env"] == "prod")
+    assert (row["stage"], row["auth"], row["can_run"]) == ("prod", "oidc", False)
+    assert "not set: say it in envs/prod/local.yaml" in row["why_not"]
     local.write_text(example.replace("server_address", "# server_address"))
     with pytest.raises(DefinitionError, match=r"zenith\.server_address: not set"):
         load(root, "prod")
