@@ -18,6 +18,8 @@ export ZENITH_CLIENT__SERVER_PORT="$DEPLOY_CONFIG_ZENITH_SERVER_PORT"
 export ZENITH_CLIENT__FORWARD_TO_HOST=127.0.0.1
 export ZENITH_CLIENT__FORWARD_TO_PORT=8000
 
+# Where the image has it, if it isn't on its PATH.
+PATH="$PATH:/venv/bin"
 # In the background, so that the shell, which is the container's first process, hears of SIGTERM while it waits.
 trap 'exit 0' TERM INT
 while :; do

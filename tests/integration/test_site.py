@@ -147,7 +147,7 @@ def far_end(instance: str, site: Site, engine: Engine) -> Iterator[FarEnd]:
     context = ROOT / "tests/integration/tunnel"
     engine.run(build_argv(tag=TUNNEL, context=context, base=ours.split()[0], ca_bundle=ca_bundle()))
     name = f"tunnel-{instance}"
-    engine.run(("podman", "run", "--detach", "--name", name, TUNNEL))
+    engine.run(("podman", "run", "--detach", "--user=root", "--name", name, TUNNEL))
     try:
         yield FarEnd(name, engine)
     finally:
