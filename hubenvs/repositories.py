@@ -37,6 +37,8 @@ def _clone_one(env: Environment, name: str, engine: Engine) -> str:
             raise StateError(f"repositories.{name}.url: there is no folder {target}", "correct it, or use `bundled`")
         return f"{target}, used in place"
     bundled = source.url == "bundled"
+    if target == env.bundled(name):
+        return "the bundled source, without a working copy"
     aside = None
     if target.is_dir():
         origin = _origin(target, engine)

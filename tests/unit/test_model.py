@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from hubenvs import repositories
+from hubenvs.engine import Engine
 from hubenvs.load import load
 from hubenvs.model import Endpoint, Environment, digest
 
@@ -61,3 +63,11 @@ def test_a_digest_tells_where_one_part_ends() -> None:
     """Moving a byte from one part to the next changes the digest."""
     assert digest("ab", "c") != digest("a", "bc")
     assert digest({"a": b"1", "b": b"2"}) == digest({"b": b"2", "a": b"1"})
+
+
+def test_prod_takes_the_packages_as_this_checkout_has_them(root: Path) -> None:
+    """What somebody has edited in a working copy is no part of it, and the bundled source is never moved aside."""
+    env = load(root, "prod")
+    assert env.working_copy("bricsauthenticator") == env.bundled("bricsauthenticator")
+    (note,) = repositories.clone(env, Engine(None))  # would start git, which no unit test may
+    assert "bundled source" in note
