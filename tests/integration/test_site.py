@@ -113,17 +113,18 @@ class Hub:
 
 
 @pytest.fixture(scope="module")
-def gateway(engine: Engine) -> str:
-    """This host's address as pods see it."""
-    network = json.loads(engine.run(("podman", "network", "inspect", "podman")).text)[0]
-    return str(network["subnets"][0]["gateway"])
+def here() -> str:
+    """This host's address as others see it, which pods can come to as well."""
+    with socket.socket(type=socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # says which way it would go; nothing is sent
+        return str(probe.getsockname()[0])
 
 
 @pytest.fixture(scope="module")
-def site(env_name: str, instance: str, gateway: str, engine: Engine) -> Iterator[Site]:
+def site(env_name: str, instance: str, here: str, engine: Engine) -> Iterator[Site]:
     """What the site has, up."""
-    with socket.create_server((gateway, 0)) as free:
-        provider = f"{gateway}:{free.getsockname()[1]}"
+    with socket.create_server((here, 0)) as free:
+        provider = f"{here}:{free.getsockname()[1]}"
     named = ("--env", "dev_realauth", "--instance", f"{instance}-site")
     containers = f"containers=[{', '.join(SITES[env_name])}]"
     published = ("publish.gateway=null", f"publish.oidc-provider={provider}")
@@ -174,7 +175,7 @@ def hub(
     env_name: str,
     instance: str,
     site: Site,
-    gateway: str,
+    here: str,
     engine: Engine,
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
@@ -183,8 +184,8 @@ def hub(
     folder = tmp_path_factory.mktemp("site")
     settings = [f"site_folder={folder}", "hub.poll_interval=2"]
     if "slurm" in SITES[env_name]:
-        with socket.create_server((gateway, 0)) as free:
-            endpoint = f"{gateway}:{free.getsockname()[1]}"
+        with socket.create_server((here, 0)) as free:
+            endpoint = f"{here}:{free.getsockname()[1]}"
         settings += [
             f"slurm.ssh_hostname={HOST}",
             f"slurm.ssh_port={PORT}",
