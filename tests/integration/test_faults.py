@@ -1,0 +1,111 @@
+"""Daemons and containers that die under a running server: what comes back, and what the hub knows then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from hubenvs.client import HubUser
+from hubenvs.errors import StateError
+from hubenvs.ready import http_status
+
+from .conftest import Deployment
+from .test_environment import STOP, spawned, wait_until
+
+pytestmark = pytest.mark.environments("dev_dummyauth")
+
+# Seconds until all is well after a daemon has died; 2 to 6 on a machine that does nothing else.
+HEALED = 15
+
+
+@pytest.fixture(scope="module")
+def user(deployment: Deployment) -> Iterator[HubUser]:
+    """A user who has logged in, and whose server the tests share."""
+    with deployment.user() as user:
+        yield user
+
+
+def service(deployment: Deployment, container: str, name: str) -> str:
+    """Return the process number of a service, -1 while it is down, nothing once its container has ended."""
+    return deployment.run_in(container, "s6-svstat", "-o", "pid", f"/run/service/{name}", check=False)
+
+
+def kill(deployment: Deployment, container: str, name: str) -> None:
+    """Kill a service and wait until another process has taken its place, or its container has ended."""
+    before = service(deployment, container, name)
+    deployment.run_in(container, "s6-svc", "-k", f"/run/service/{name}", check=False)
+    wait_until(lambda: service(deployment, container, name) not in (before, "-1"), HEALED, f"{name} is not back")
+
+
+def serves(user: HubUser) -> bool:
+    """Return whether the user's server answers behind the proxy, and the hub knows it."""
+    try:
+        user.notebook_api("GET", "/kernels")
+        server = user.server()
+    except (StateError, httpx.TransportError):
+        return False
+    return server is not None and bool(server["ready"])
+
+
+def slurm_is_well(deployment: Deployment) -> bool:
+    """Return whether the hub gets at the wrappers' host and the node has its job."""
+    hub = f"{deployment.status['pod']}-jupyterhub"
+    ssh = deployment.engine.run(("podman", "exec", hub, "ssh", "jupyterspawner@slurm", "true"), check=False)
+    node = deployment.run_in("slurm", "sinfo", "--noheader", "--Node", "--format=%t", check=False)
+    return ssh.returncode == 0 and node == "mix"
+
+
+def hub_answers(deployment: Deployment) -> bool:
+    """Return whether the log-in page is there."""
+    return http_status(f"{deployment.status['url']}/hub/login") == 200
+
+
+@pytest.mark.parametrize(
+    ("container", "name"),
+    [
+        ("jupyterhub", "configurable-http-proxy"),
+        ("slurm", "munged"),
+        ("slurm", "slurmctld"),
+        ("slurm", "slurmd-node1"),
+        ("slurm", "sshd"),
+    ],
+)
+def test_a_daemon_that_dies_is_back(deployment: Deployment, user: HubUser, container: str, name: str) -> None:
+    """It is started anew, the job runs on, and its server is reachable again; the proxy has all its routes."""
+    job = next(iter(deployment.jobs()), None) or spawned(deployment, user)
+    kill(deployment, container, name)
+    wait_until(lambda: serves(user) and slurm_is_well(deployment), HEALED, f"not all is well {HEALED} s later")
+    assert deployment.jobs() == {job: "RUNNING"}
+
+
+def test_a_slurm_that_ended_starts_again(deployment: Deployment, user: HubUser) -> None:
+    """A daemon that keeps crashing ends its container; started anew the job has failed, as the hub knows too."""
+    container = f"{deployment.status['pod']}-slurm"
+    (job,) = deployment.jobs()
+    while service(deployment, "slurm", "slurmd-node1"):
+        kill(deployment, "slurm", "slurmd-node1")
+    state = ("podman", "inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", container)
+    wait_until(lambda: deployment.engine.run(state).text == "exited 1", HEALED, "the container has not ended")
+    server = user.server()
+    assert server is not None
+    assert server["ready"]
+    deployment.engine.run(("podman", "start", container))
+    wait_until(lambda: user.server() is None, STOP, "the hub has not noticed")
+    assert "JobState=NODE_FAIL" in deployment.run_in("slurm", "scontrol", "show", "job", job)
+    assert int(spawned(deployment, user)) > int(job)
+
+
+def test_a_hub_that_is_stopped_and_started(deployment: Deployment, user: HubUser) -> None:
+    """Its container knows the servers of before, and those that ended meanwhile as ended."""
+    container = f"{deployment.status['pod']}-jupyterhub"
+    for action in ("stop", "start"):
+        deployment.engine.run(("podman", action, container))
+    wait_until(lambda: hub_answers(deployment) and serves(user), HEALED, "the server is not reachable")
+    deployment.engine.run(("podman", "stop", container))
+    deployment.run_in("slurm", "scancel", *deployment.jobs())
+    wait_until(lambda: not deployment.jobs(), STOP, "the job has not ended")
+    deployment.engine.run(("podman", "start", container))
+    wait_until(lambda: hub_answers(deployment), HEALED, "the hub is not back")
+    wait_until(lambda: user.server() is None, STOP, "the hub has not noticed")
