@@ -54,7 +54,7 @@ class Build:
     pulled: bool = False
 
     def commands(self, env: Environment, scratch: Path) -> tuple[Argv, ...]:
-        """Return the commands that make it, with ``scratch`` as the folder for what they need on the way."""
+        """Return the commands that make it of what `gather` puts into the folder ``scratch``."""
         if self.pulled:
             return (("podman", "pull", "--quiet", self.tag),)
         if self.context is None:
@@ -64,11 +64,11 @@ class Build:
         if self.tools:
             contexts["tools"] = f"container-image://{self.tools}"
         if self.name in PRODUCTS:
-            contexts[COMMON] = str(env.root / "containers" / COMMON)
+            contexts[COMMON] = str(scratch / COMMON)
         return (
             build_argv(
                 tag=self.tag,
-                context=self.context,
+                context=scratch / "context",
                 base=self.base,
                 target=self.target,
                 contexts=contexts,
@@ -76,6 +76,23 @@ class Build:
                 caches=build_caches(),
             ),
         )
+
+    def gather(self, env: Environment, scratch: Path) -> None:
+        """Put the folders that it is made of into ``scratch``, with the modes that Git knows: 0644, or 0755.
+
+        A person's umask is no part of an image: munge and sshd refuse what a group can write, and users' jobs have to
+        be able to read.
+        """
+        if self.context is None:
+            return
+        left_out = shutil.ignore_patterns(WORKING_COPIES, *REPOSITORIES, "__pycache__")
+        shutil.copytree(self.context, scratch / "context", ignore=left_out)
+        if self.name in PRODUCTS:
+            shutil.copytree(env.root / "containers" / COMMON, scratch / COMMON)
+        for name, paths in self.copies.items():
+            repositories.copy(paths, scratch / name)
+        for path in scratch.rglob("*"):
+            path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
 
 
 def sources(debian: Debian) -> tuple[str, ...]:
@@ -208,8 +225,7 @@ def _make(item: Build, env: Environment, engine: Engine, console: Console) -> No
     how = "pulled" if item.pulled else "built"
     with tempfile.TemporaryDirectory(prefix="hubenvs-") as folder, log_path.open("wb") as log:
         scratch = Path(folder)
-        for name, paths in item.copies.items():
-            repositories.copy(paths, scratch / name)
+        item.gather(env, scratch)
         for command in item.commands(env, scratch):
             done = engine.run(command, check=False, log=log, timeout=None)
             if done.returncode != 0:

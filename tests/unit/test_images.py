@@ -76,3 +76,23 @@ def test_a_snapshot_takes_the_place_of_the_mirrors(root: Path) -> None:
     """With a date, every line of sources.list names that day's archive."""
     env = load(root, "dev_dummyauth", settings=["debian.snapshot=20260901T000000Z"])
     assert all("/20260901T000000Z trixie" in line for line in images.sources(env.debian))
+
+
+def test_a_persons_umask_is_no_part_of_an_image(env: Environment, tmp_path: Path) -> None:
+    """Whether a checkout was made with umask 002, 022 or 077, an image has the modes that Git has."""
+    context, scratch = tmp_path / "gateway", tmp_path / "scratch"
+    (context / "files/etc").mkdir(parents=True)
+    scratch.mkdir()
+    for name, content, mode in (("files/etc/conf", "a", 0o600), ("files/run", "b", 0o770), ("files/etc", None, 0o775)):
+        if content:
+            (context / name).write_text(content)
+        (context / name).chmod(mode)
+    images.Build("base", "tag", "scratch", context).gather(env, scratch)
+    modes = {str(path.relative_to(scratch)): path.stat().st_mode & 0o777 for path in scratch.rglob("*")}
+    assert modes == {
+        "context": 0o755,
+        "context/files": 0o755,
+        "context/files/etc": 0o755,
+        "context/files/etc/conf": 0o644,
+        "context/files/run": 0o755,
+    }
