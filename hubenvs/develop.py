@@ -10,7 +10,7 @@ from .console import Console
 from .engine import Engine, exec_argv
 from .errors import DefinitionError, StateError
 from .model import REPOSITORIES, Endpoint, Environment
-from .reload import WARM, reason
+from .reload import WARM, reason, require_development
 
 # debugpy's own default.
 PORT = 5678
@@ -42,8 +42,9 @@ def test_repository(
 def debug(env: Environment, port: int, engine: Engine, console: Console) -> None:
     """Run the hub of ``env`` under debugpy, reached by ``port`` of this host's loopback, until Ctrl-C.
 
-    Raises StateError if the port is taken or the hub can't be started so.
+    Raises StateError if the port is taken, or the hub can't be started so or isn't one for development.
     """
+    require_development(env)
     hub = inside.container(env, engine, "jupyterhub")
     endpoint = Endpoint(address="127.0.0.1", port=port)
     if problem := deploy.port_problem(endpoint):

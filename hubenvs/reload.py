@@ -95,6 +95,12 @@ def _below(files: Mapping[str, bytes], base: str) -> dict[str, bytes]:
     return {name.removeprefix(base): content for name, content in files.items() if name.startswith(base)}
 
 
+def require_development(env: Environment) -> None:
+    """Raise StateError unless the containers of ``env`` run from working copies."""
+    if env.stage != "dev":
+        raise StateError(f"{env.name} has its packages installed (stage: prod)", f"invoke up {env.options}")
+
+
 def reload(env: Environment, engine: Engine, console: Console) -> bool | None:
     """Bring what was edited into the pod of ``env``; return whether the pod is now as a new one would be.
 
@@ -102,8 +108,7 @@ def reload(env: Environment, engine: Engine, console: Console) -> bool | None:
     what ran before then runs on.
     """
     started = time.monotonic()
-    if env.stage != "dev":
-        raise StateError(f"{env.name} has its packages installed (stage: prod)", f"invoke up {env.options}")
+    require_development(env)
     with ThreadPoolExecutor(len(env.containers)) as pool:
         changes = list(pool.map(lambda container: _bring(env, container, engine), env.containers))
     for change in changes:
