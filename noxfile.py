@@ -28,6 +28,8 @@ LOCKS = {
     "requirements/tests.txt": "3.10",
     "requirements/lint.txt": "3.10",
 }
+# Where JupyterHub is pinned, and what is left out wherever there is JupyterHub.
+HUB_BASE = "containers/jupyterhub-base"
 # The user whom `rootless` makes, and what it runs there: what hangs on who runs podman.
 USER = "hubenvs-ci"
 ROOTLESS_TESTS = ("-k", "check or verify or secret or exported or kept_volumes")
@@ -82,7 +84,10 @@ def tests(session: nox.Session) -> None:
 def packages(session: nox.Session, package: str) -> None:
     """The bundled packages' own tests, with what the images install."""
     install(session, "tests")
-    session.install("-c", "containers/jupyterhub-base/requirements.txt", "-e", f"{package}[dev]")
+    pins = ("-c", f"{HUB_BASE}/requirements.txt", "--overrides", f"{HUB_BASE}/overrides.txt")
+    session.install(*pins, "-e", f"{package}[dev]")
+    # Hubs are started, and take three times as long without compiled files; those stay out of the sources.
+    session.env.update(PYTHONDONTWRITEBYTECODE="", PYTHONPYCACHEPREFIX=str(ROOT / ".nox/bytecode"))
     session.run("pytest", f"{package}/tests", "--rootdir", package, *session.posargs)
 
 
@@ -174,9 +179,9 @@ def lock(session: nox.Session) -> None:
     for target, python in LOCKS.items():
         _compile(session, Path(target).with_suffix(".in"), "--universal", "--python-version", python)
     for source in sorted(ROOT.glob("containers/*/*.in")):
-        overrides = source.with_name("overrides.txt")
-        options = ("--override", str(overrides.relative_to(ROOT))) if overrides.exists() else ()
-        _compile(session, source.relative_to(ROOT), "--python-version", "3.13", *options)
+        _compile(
+            session, source.relative_to(ROOT), "--python-version", "3.13", "--overrides", f"{HUB_BASE}/overrides.txt"
+        )
     for package in sorted(ROOT.glob("containers/*/package.json")):
         with session.chdir(package.parent):
             session.run("npm", "install", "--package-lock-only", "--ignore-scripts", external=True)
