@@ -22,11 +22,17 @@ def has_python(version: str) -> bool:
 
 
 PYTHONS = [version for version in ("3.10", "3.11", "3.12", "3.13", "3.14") if has_python(version)]
-# Each lock, what it is made from, and the Python it is for; in the images that is Debian 13's.
+# Each lock's source and the Python it is for (in the images that is Debian 13's); those that others hold to come first.
 LOCKS = {
-    "requirements/tools.txt": "3.10",
-    "requirements/tests.txt": "3.10",
-    "requirements/lint.txt": "3.10",
+    "requirements/tools.in": "3.10",
+    "requirements/tests.in": "3.10",
+    "requirements/lint.in": "3.10",
+    "containers/tools/tools.in": "3.13",
+    "containers/jupyterhub-base/requirements.in": "3.13",
+    "containers/jupyterhub/requirements.in": "3.13",
+    "containers/jupyterhub/dev.in": "3.13",
+    "containers/slurm/user-env.in": "3.13",
+    "containers/slurm/dev.in": "3.13",
 }
 # Where JupyterHub is pinned, and what is left out wherever there is JupyterHub.
 HUB_BASE = "containers/jupyterhub-base"
@@ -176,19 +182,13 @@ def machine_environment(**variables: str) -> Mapping[str, str]:
 def lock(session: nox.Session) -> None:
     """Refresh every lock file from what it is made of."""
     install(session, "tools")
-    for target, python in LOCKS.items():
-        _compile(session, Path(target).with_suffix(".in"), "--universal", "--python-version", python)
-    for source in sorted(ROOT.glob("containers/*/*.in")):
-        _compile(
-            session, source.relative_to(ROOT), "--python-version", "3.13", "--overrides", f"{HUB_BASE}/overrides.txt"
+    for source, python in LOCKS.items():
+        lock = str(Path(source).with_suffix(".txt"))
+        options = ("--universal", "--python-version", python, "--overrides", f"{HUB_BASE}/overrides.txt")
+        session.run(
+            *("uv", "pip", "compile", "--quiet", "--upgrade", "--generate-hashes", "--no-header"),
+            *(*options, source, "--output-file", lock),
         )
     for package in sorted(ROOT.glob("containers/*/package.json")):
         with session.chdir(package.parent):
-            session.run("npm", "install", "--package-lock-only", "--ignore-scripts", external=True)
-
-
-def _compile(session: nox.Session, source: Path, *options: str) -> None:
-    session.run(
-        "uv", "pip", "compile", "--quiet", "--upgrade", "--generate-hashes", "--no-header",
-        *options, str(source), "--output-file", str(source.with_suffix(".txt")),
-    )  # fmt: skip
+            session.run("npm", "update", "--package-lock-only", "--ignore-scripts", external=True)
