@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ import pytest
 
 from hubenvs.client import HubUser
 from hubenvs.engine import Engine, rootless
+from hubenvs.ready import http_status
 
 ROOT = Path(__file__).parents[2]
 # Programs that a pod keeps running; one left behind after `down` would be a leak.
@@ -24,8 +27,38 @@ ENGINE_PROGRAMS = ("conmon", "catatonit", "s6-svscan", "slirp4netns", "pasta", "
 
 # Seconds after `down` until the last of its processes has ended.
 SETTLED = 5
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on, below those that the kernel gives to connections (32768 and up)."""
+    while True:
+        port = random.randrange(20000, 32768)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
+
+
+def settings(**values: str) -> tuple[str, ...]:
+    """Return the options that set each key to its value; ``__`` in a key stands for the dot."""
+    return tuple(part for key, value in values.items() for part in ("--set", f"{key.replace('__', '.')}={value}"))
+
+
 # The hub looks at running servers often, so that a test sees what comes of it; and nodes have GPUs to ask for.
-SETTINGS = ("--set", "hub.poll_interval=2", "--set", "slurm.gpus_per_node=4")
+SETTINGS = settings(hub__poll_interval="2", slurm__gpus_per_node="4")
+# Ports that stay the same when a test takes the pod down and brings it up; and what is personal.
+PUBLISHED = settings(publish__jupyterhub=f"127.0.0.1:{free_port()}")
+PERSONAL = {
+    "dev_realauth": settings(
+        dev_users="[alice.project1, alice.project2, bob.project1]",
+        publish__gateway=f"127.0.0.1:{free_port()}",
+        **{"publish__oidc-provider": f"127.0.0.1:{free_port()}"},
+    ),
+}
+
+
+def options(env: str) -> tuple[str, ...]:
+    """Return the options that an environment is brought up with for its tests."""
+    return (*SETTINGS, *PUBLISHED, *PERSONAL.get(env, ()))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -115,9 +148,24 @@ class Deployment:
         return ("--env", self.env, "--instance", self.instance)
 
     @property
+    def settings(self) -> tuple[str, ...]:
+        """Return the options that it was brought up with, besides those that name it."""
+        return options(self.env)
+
+    @property
+    def secrets(self) -> dict[str, Path]:
+        """Return the files with the secrets made for it, by key."""
+        return {path.name: path for path in (ROOT / ".deploy" / f"{self.env}-{self.instance}" / "secrets").iterdir()}
+
+    @property
     def password(self) -> str:
         """Return the dummy authenticator's password."""
         return Path(self.status["password_file"]).read_text()
+
+    @property
+    def health(self) -> int | None:
+        """Return the HTTP status of the hub's own word that it is well."""
+        return http_status(f"{self.status['url']}/hub/health")
 
     def run_in(self, container: str, *command: str, check: bool = True) -> str:
         """Run ``command`` in ``container`` and return what it prints."""
@@ -128,10 +176,14 @@ class Deployment:
         listing = self.run_in("slurm", "squeue", "--noheader", "--format=%i %T")
         return dict(line.split() for line in listing.splitlines())
 
-    def user(self) -> HubUser:
-        """Return a user who has logged in."""
-        user = HubUser(self.status["url"])
-        user.log_in(self.password)
+    def user(self, name: str = "alice") -> HubUser:
+        """Return a user who has logged in: ``name``, where there is a choice."""
+        gateway = self.status["gateway_url"]
+        user = HubUser(gateway or self.status["url"])
+        if gateway:
+            user.log_in_at_provider(name)
+        else:
+            user.log_in(self.password)
         return user
 
 
@@ -163,10 +215,10 @@ def env_name(request: pytest.FixtureRequest) -> str:
 def deployment(env_name: str, instance: str, engine: Engine) -> Iterator[Deployment]:
     """The environment, up; taken down after the last test, when nothing may be left of it."""
     # A first image build leaves nothing but images, so the picture is taken after it.
-    invoke("build", "--env", env_name)
+    invoke("build", "--env", env_name, *options(env_name))
     before = snapshot(engine)
     try:
-        invoke("up", "--env", env_name, "--instance", instance, *SETTINGS)
+        invoke("up", "--env", env_name, "--instance", instance, *options(env_name))
         status = entry(instance)
         assert status is not None
         yield Deployment(env_name, instance, status, engine)

@@ -15,7 +15,7 @@ import pytest
 from hubenvs.client import HubUser
 from hubenvs.engine import Engine
 
-from .conftest import ROOT, SETTINGS, Deployment, entry, invoke
+from .conftest import ROOT, Deployment, entry, invoke
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
@@ -94,7 +94,7 @@ def test_an_existing_site_moves_in(deployment: Deployment, tmp_path: Path, sourc
         "slurm.cpus_per_node=3",
     )
     # The GPUs stay declared: a kept slurm.conf with a gres.conf of other counts is a node that Slurm refuses.
-    options = [*SETTINGS, *(part for key in keys for part in ("--set", key))]
+    options = [*deployment.settings, *(part for key in keys for part in ("--set", key))]
     try:
         done = invoke("up", *deployment.options, "--configmap", str(given), *options)
         assert "slurm-config: kept slurm.conf, which was edited in the volume" in done.stdout
@@ -112,7 +112,7 @@ def test_an_existing_site_moves_in(deployment: Deployment, tmp_path: Path, sourc
         assert "all well" in invoke("verify", *deployment.options).stdout
     finally:
         deployment.run_in("slurm", "rm", "/etc/slurm/slurm.conf", "/etc/slurm/slurm.conf.new", check=False)
-        invoke("up", *deployment.options, *SETTINGS, "--as", "bob")
+        invoke("up", *deployment.options, *deployment.settings, "--as", "bob")
     with deployment.user() as user:
         assert user.name == "bob"
 
@@ -120,7 +120,17 @@ def test_an_existing_site_moves_in(deployment: Deployment, tmp_path: Path, sourc
 @pytest.mark.parametrize(("stage", "number"), [("secrets", signal.SIGINT), ("play", signal.SIGTERM)])
 def test_up_goes_on_where_a_signal_ended_it(deployment: Deployment, stage: str, number: signal.Signals) -> None:
     """A task that is interrupted says so and ends its programs; the next `up` comes to its end."""
-    argv = (sys.executable, "-u", "-m", "invoke", "up", *deployment.options, *SETTINGS, "--set", "wait_timeout=119")
+    argv = (
+        sys.executable,
+        "-u",
+        "-m",
+        "invoke",
+        "up",
+        *deployment.options,
+        *deployment.settings,
+        "--set",
+        "wait_timeout=119",
+    )
     with subprocess.Popen(
         argv, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
     ) as process:
@@ -132,17 +142,17 @@ def test_up_goes_on_where_a_signal_ended_it(deployment: Deployment, stage: str, 
         assert process.wait(20) == 128 + number, output
     assert "interrupted; `invoke up` goes on from here" in output
     assert "Traceback" not in output
-    invoke("up", *deployment.options, *SETTINGS)
+    invoke("up", *deployment.options, *deployment.settings)
     assert (entry(deployment.instance) or {})["state"] == "up"
 
 
 def test_a_second_up_at_once_says_who_is_at_work(deployment: Deployment) -> None:
     """Two tasks don't change one deployment at the same time."""
-    argv = (sys.executable, "-u", "-m", "invoke", "up", *deployment.options, *SETTINGS)
+    argv = (sys.executable, "-u", "-m", "invoke", "up", *deployment.options, *deployment.settings)
     with subprocess.Popen(argv, cwd=ROOT, text=True, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as first:
         assert first.stdout is not None
         first.stdout.readline()
-        second = invoke("up", *deployment.options, *SETTINGS, check=False)
+        second = invoke("up", *deployment.options, *deployment.settings, check=False)
         first.communicate()
     assert first.returncode == 0
     assert second.returncode == 1
@@ -168,7 +178,7 @@ def test_status_names_the_state(deployment: Deployment) -> None:
         podman(("podman", "pod", "stop", "--time=2", pod))
         assert state() == "stopped"
     finally:
-        invoke("up", *deployment.options, *SETTINGS)
+        invoke("up", *deployment.options, *deployment.settings)
     assert state() == "up"
 
 
