@@ -150,11 +150,19 @@ def test_site_without_it(site: Site, caplog: pytest.LogCaptureFixture) -> None:
 
     with caplog.at_level(logging.WARNING):
         asyncio.run(poll())
-    assert site.calls(MANY) == 1
+    assert site.calls(MANY) == 2  # the second time to be sure
     assert [record.getMessage() for record in caplog.records if "command not found" in record.getMessage()] == [
         f"Slurm is asked about each job by itself, for {spawners[0].batch_query_many_cmd}: "
         "sudo: slurmspawner_squeue_many: command not found"
     ]
+
+
+def test_slurm_back(site: Site) -> None:
+    """Where Slurm comes back between a query for many and the one for a job alone, the query for many isn't at fault."""
+    back = site.folder / "back"
+    site.many, site.alone = f"test -e {back} && {{ {EVERY}; }}", f"touch {back}; echo RUNNING node1"
+    assert asyncio.run(site.spawner("7").query_job_status()) == JobStatus.RUNNING
+    assert (site.calls(MANY), site.calls(ALONE)) == (2, 1)
 
 
 def test_slurm_away(site: Site) -> None:

@@ -93,7 +93,9 @@ class SharedQuery:
     def _paused(self) -> bool:
         return asyncio.get_running_loop().time() < self.paused_until
 
-    async def _run(self, spawner: BricsSlurmSpawner, jobs: frozenset[str]) -> dict[str, JobState] | None:
+    async def _run(
+        self, spawner: BricsSlurmSpawner, jobs: frozenset[str], again: bool = False
+    ) -> dict[str, JobState] | None:
         try:
             output = await spawner.run_command(self.command, "\n".join(jobs), spawner.command_environment())
         except Exception as error:
@@ -101,6 +103,8 @@ class SharedQuery:
                 return {}
             spawner.log.debug("%s: %s", self.command, error)
             if await self._answers_alone(spawner):
+                if not again:  # Slurm may have come back between the two
+                    return await self._run(spawner, jobs, again=True)
                 self.paused_until = asyncio.get_running_loop().time() + PAUSE
                 if not self.told:
                     self.told = True
