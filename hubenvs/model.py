@@ -315,7 +315,8 @@ class Environment(Frozen):
 
     description: str
     containers: Annotated[
-        tuple[Literal["jupyterhub", "slurm", "oidc-provider", "gateway", "zenith-client"], ...], Field(min_length=1)
+        tuple[Literal["jupyterhub", "slurm", "oidc-provider", "gateway", "accounting", "zenith-client"], ...],
+        Field(min_length=1),
     ]
     stage: Literal["dev", "prod"]
     site_folder: str | None
@@ -358,6 +359,8 @@ class Environment(Frozen):
                 raise ValueError(f"slurm.partitions.{index}.name: {partition.name!r} is given twice")
             if unknown := partition.unknown_nodes(self.slurm.nodes):
                 raise ValueError(f"slurm.partitions.{index}.nodes: {unknown} is not among {self.slurm.nodes} node(s)")
+        if ACCOUNTING in self.containers and not self.slurm.accounting:
+            raise ValueError("containers: accounting comes with `slurm.accounting: true`, and only with that")
         if self.slurm.accounting and "slurm" not in self.containers:
             raise ValueError("slurm.accounting: there is no Slurm in this pod to account for")
         if self.slurm_elsewhere:
@@ -635,7 +638,7 @@ def without_identity(env: Environment) -> Environment:
 
 def with_accounting(env: Environment) -> Environment:
     """Return ``env`` with the container that accounting runs in, if that is asked for."""
-    if not env.slurm.accounting:
+    if not env.slurm.accounting or ACCOUNTING in env.containers:
         return env
     return env.model_copy(update={"containers": (*env.containers, ACCOUNTING)})
 

@@ -17,16 +17,21 @@ ACCOUNTING = ("--set", "slurm.accounting=true")
 
 
 def test_sacct_remembers_jobs(engine: Engine) -> None:
-    """A dev user's job is in its project's account, also in the next pod; the database is out of jobs' reach."""
+    """A job from before there was accounting is in its user's project's account, and in the next pod's as well.
+
+    The database is out of jobs' reach.
+    """
     instance = f"acct{os.getpid()}"
     options = ("--env", "dev_dummyauth", "--instance", instance)
     try:
-        invoke("up", *options, *ACCOUNTING)
+        invoke("up", *options)
         status = entry(instance)
         assert status is not None
         pod = Deployment("dev_dummyauth", instance, status, engine)
-        job = ("sbatch", "--parsable", "--chdir=/", "--output=/dev/null", "--wrap=exit 3")
+        job = ("sbatch", "--parsable", "--hold", "--chdir=/", "--output=/dev/null", "--wrap=exit 3")
         number = pod.run_in("slurm", "runuser", "-u", "alice.project1", "--", *job)
+        invoke("up", *options, *ACCOUNTING)
+        pod.run_in("slurm", "scontrol", "release", number)
         sacct = (
             "sacct",
             "--noheader",

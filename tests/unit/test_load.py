@@ -64,7 +64,7 @@ def test_later_layers_win_key_by_key(root: Path) -> None:
         ("publish: {jupyterhub: 127.0.0.1:99999}", "less than or equal to 65535"),
         ("auth: {user: carol}", "local.yaml:1: auth.user: 'carol' is not in dev_users (alice, bob)"),
         ("containers: [jupyterhub]\nslurm: {accounting: true}", "local.yaml:2: slurm.accounting: there is no Slurm"),
-        ("containers: [jupyterhub, slurm, accounting]", "containers.2"),
+        ("containers: [jupyterhub, slurm, accounting]", "local.yaml:1: containers: accounting comes with"),
         ("slurm: {partitions: [{name: a}]}", "exactly one partition has `default: true`"),
         ("slurm: {partitions: [{name: a, default: true}, {name: b, default: true}]}", "exactly one partition"),
         ("slurm: {partitions: [{name: a, default: true}, {name: a}]}", "local.yaml:1: slurm.partitions.1.name: 'a'"),

@@ -9,9 +9,11 @@ import pytest
 from pydantic import ValidationError
 
 from hubenvs import repositories
+from hubenvs.console import Console
 from hubenvs.engine import Engine
 from hubenvs.load import load
 from hubenvs.model import Endpoint, Environment, digest
+from hubenvs.suite import Suite
 
 
 def test_every_name_is_valid_in_kubernetes(root: Path) -> None:
@@ -26,6 +28,24 @@ def test_an_environment_is_frozen(env: Environment) -> None:
     """Nothing changes an environment once it is loaded."""
     with pytest.raises(ValidationError):
         env.name = "other"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        ["slurm.accounting=true"],
+        ["slurm.gpus_per_node=2", "publish.hub-api=127.0.0.1:8081", "auth.user=bob"],
+        ["auth.kind=oidc", "auth.provider=external", "auth.oidc_server=https://keycloak.example/realms/x"],
+    ],
+)
+def test_a_kept_definition_is_what_was_brought_up(root: Path, settings: list[str]) -> None:
+    """Tasks after `up` look at the deployment that there is, not at what env.yaml says by itself."""
+    env = load(root, "dev_dummyauth", settings=settings)
+    suite = Suite(env, Engine(None), Console(quiet=True))
+    with suite.locked():
+        suite.remember()
+    assert Suite.open(root, "dev_dummyauth", as_deployed=True, dry=True).env == env
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def test_site_without_it(site: Site, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_slurm_back(site: Site) -> None:
-    """Where Slurm comes back between a query for many and the one for a job alone, the query for many isn't at fault."""
+    """Slurm that comes back between a query for many and the one for a job alone: the former isn't at fault."""
     back = site.folder / "back"
     site.many, site.alone = f"test -e {back} && {{ {EVERY}; }}", f"touch {back}; echo RUNNING node1"
     assert asyncio.run(site.spawner("7").query_job_status()) == JobStatus.RUNNING
