@@ -13,6 +13,8 @@ import nox
 
 ROOT = Path(__file__).parent
 ENVIRONMENTS = sorted(path.parent.name for path in ROOT.glob("envs/*/env.yaml"))
+# Those that have all that a browser needs in the pod.
+BROWSED = ["dev_dummyauth", "dev_realauth"]
 
 
 def has_python(version: str) -> bool:
@@ -27,6 +29,7 @@ LOCKS = {
     "requirements/tools.in": "3.10",
     "requirements/tests.in": "3.10",
     "requirements/lint.in": "3.10",
+    "requirements/browser.in": "3.10",
     "containers/tools/tools.in": "3.13",
     "containers/jupyterhub-base/requirements.in": "3.13",
     "containers/jupyterhub/requirements.in": "3.13",
@@ -103,6 +106,18 @@ def integration(session: nox.Session, env: str) -> None:
     """A real pod of each environment: up, log in, spawn, compute, restart the hub, stop, down, nothing left."""
     install(session, "tools", "tests")
     session.run("pytest", "tests/integration", "--env", env, *session.posargs)
+
+
+@nox.session
+@nox.parametrize("env", BROWSED, ids=BROWSED)
+def browser(session: nox.Session, env: str) -> None:
+    """A person's whole way in headless Chromium, Debian's; its pictures are in artifacts/ENVIRONMENT."""
+    if not shutil.which("chromium"):
+        if os.geteuid() != 0 or not shutil.which("apt-get"):
+            session.skip("there is no `chromium`: install it, as root on Debian by `apt-get install chromium`")
+        session.run("apt-get", "install", "--yes", "--no-install-recommends", "chromium", external=True)
+    install(session, "tools", "tests", "browser")
+    session.run("pytest", "tests/integration/test_browser.py", "--env", env, *session.posargs)
 
 
 @nox.session(venv_backend="none")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import random
@@ -21,6 +22,8 @@ from hubenvs.engine import Engine, rootless
 from hubenvs.ready import http_status
 
 ROOT = Path(__file__).parents[2]
+# A session of its own has what drives a browser.
+collect_ignore = [] if importlib.util.find_spec("playwright") else ["test_browser.py"]
 # Programs that a pod keeps running; one left behind after `down` would be a leak.
 ENGINE_PROGRAMS = ("conmon", "catatonit", "s6-svscan", "slirp4netns", "pasta", "rootlessport")
 
