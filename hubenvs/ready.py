@@ -15,6 +15,8 @@ from .model import PORTS, Environment
 
 # Seconds between two looks; short, since a look costs little and a person waits.
 INTERVAL = 0.1
+# What sinfo says of a node that answers, whether or not there is room on it; after one that does not stands a "*".
+ANSWERING = {"idle", "mix", "alloc", "comp", "drain", "drng", "resv", "maint", "plnd"}
 # What the hub's log-in page answers to somebody who brings nothing: a form, or that a token is missing.
 LOGIN_PAGE = {"dummy": 200, "oidc": 401}
 
@@ -63,19 +65,18 @@ def hub_answers(env: Environment, engine: Engine) -> bool:
     return engine.run(ask, stdin=request, check=False).text.partition("\r\n")[0].endswith(" 200 OK")
 
 
+def nodes_answer(states: str) -> bool:
+    """Return whether all nodes of which sinfo printed ``states`` (%t, separated by white space) answer slurmctld."""
+    return bool(states.split()) and ANSWERING.issuperset(states.split())
+
+
 def probes(env: Environment, engine: Engine) -> tuple[Probe, ...]:
     """Return what to wait for in ``env``, in the order in which it comes true."""
     hub, slurm = env.container("jupyterhub"), env.container("slurm")
     found = []
     if "slurm" in env.containers:
         sinfo = exec_argv(slurm, "sinfo", "--noheader", "--Node", "--format=%t")
-        found.append(
-            Probe(
-                "Slurm",
-                "slurm",
-                lambda: set(engine.run(sinfo, check=False).text.split()) in ({"idle"}, {"idle", "mix"}),
-            )
-        )
+        found.append(Probe("Slurm", "slurm", lambda: nodes_answer(engine.run(sinfo, check=False).text)))
     if "slurm" in env.containers and "jupyterhub" in env.containers:
         # ssh as the hub does it; what it opens is the connection that the hub then shares.
         ssh = exec_argv(hub, "ssh", f"jupyterspawner@{env.slurm.ssh_hostname}", "true")

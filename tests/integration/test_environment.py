@@ -322,8 +322,8 @@ def test_reload_brings_an_edit_in_and_keeps_who_is_there(deployment: Deployment)
         server = user.server()
         assert server is not None
         assert server["ready"]
-        user.stop(STOP)
         assert "is up and unchanged" in invoke("up", *deployment.options, *deployment.settings).stdout
+        user.stop(STOP)
     assert "the hub has restarted" in invoke("reload", *deployment.options).stdout
     assert "nothing has been edited" in invoke("reload", *deployment.options).stdout
     assert deployment.engine.run(inspect).text == pod
@@ -479,7 +479,12 @@ def test_the_password_is_in_no_log(deployment: Deployment) -> None:
 
 
 def test_kept_volumes_are_found_again(deployment: Deployment) -> None:
-    """`down --keep-volumes`, then `up`: the hub's users and the key to their data are there still."""
+    """`down --keep-volumes`, then `up`: the hub's users and the key to their data are there still.
+
+    A server that ran has failed with its job, and another can be started.
+    """
+    with deployment.user() as user:
+        job = spawned(deployment, user)
     invoke("down", *deployment.options, "--keep-volumes")
     status = entry(deployment.instance)
     assert status is not None
@@ -491,6 +496,12 @@ def test_kept_volumes_are_found_again(deployment: Deployment) -> None:
     query = "sqlite3.connect('/var/lib/jupyterhub/jupyterhub.sqlite').execute('select name from users').fetchall()"
     database = deployment.run_in("jupyterhub", "python3", "-c", f"import sqlite3; print({query})")
     assert "alice" in database
+    assert "JobState=NODE_FAIL" in deployment.run_in("slurm", "scontrol", "show", "job", job)
+    with deployment.user() as user:
+        wait_until(lambda: user.server() is None, STOP, "the hub has not noticed")
+        assert int(spawned(deployment, user)) > int(job)
+        user.stop(STOP)
+    wait_until(lambda: not deployment.jobs(), STOP, "its job is still there")
 
 
 @once
