@@ -309,6 +309,12 @@ def load(ctx: Context, file: str, set_: Settings = None) -> None:
         bundle.load(suite.env, index, Path(file), suite.engine, suite.console)
 
 
+@task(help={"registry": "where to, like registry.example.org/site, after `podman login`"})
+def push(ctx: Context, registry: str, env: str | None = None, set_: Settings = None) -> None:
+    """Push the images to a site's registry, and print the lines of local.yaml that run them by their digests."""
+    open_suite(ctx, env, None, set_).push(registry)
+
+
 @task()
 def play(ctx: Context, env: str | None = None, instance: str | None = None, set_: Settings = None) -> None:
     """Play the manifest: start the pod, or replace it if what it is made of has changed."""
@@ -632,6 +638,7 @@ namespace = Collection(
     render,
     bundle,
     load,
+    push,
     play,
     wait,
     check,

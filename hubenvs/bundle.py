@@ -44,6 +44,9 @@ def write(
             raise StateError(f"repositories.{name}: {row['url']} is not a clone that can be taken along", "use its URL")
         if row["edited"]:
             raise StateError(f"{env.working_copy(name)}: has changes that no commit has", "commit them")
+    for build in builds:
+        if "@" in build.tag:  # podman forgets the digest that it was pulled by
+            raise StateError(f"images.{build.name}.image: a bundle takes along what is built here", "set it to null")
     # The base comes along, its layers being there anyway: where there is no mmdebstrap it says what images stand on.
     tags = [build.tag for build in builds if build.context is None or build.name in env.containers]
     target.parent.mkdir(parents=True, exist_ok=True)

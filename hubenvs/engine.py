@@ -106,6 +106,11 @@ def load_argv(tar: str) -> Argv:
     return ("podman", "load", "--quiet", f"--input={tar}")
 
 
+def push_argv(tag: str, target: str, digest_file: str) -> Argv:
+    """Return the command that pushes the image ``tag`` as ``target`` and writes its digest to ``digest_file``."""
+    return ("podman", "push", "--quiet", "--digestfile", digest_file, tag, target)
+
+
 def volume_argv(name: str, labels: Mapping[str, str]) -> Argv:
     """Return the command that makes the volume ``name``."""
     return ("podman", "volume", "create", *(f"--label={key}={value}" for key, value in labels.items()), name)

@@ -5,6 +5,7 @@ A tag holds a digest of everything that goes in, so an image whose tag exists is
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -14,8 +15,8 @@ from pathlib import Path
 
 from . import archive, repositories
 from .console import Console
-from .engine import Argv, Engine, bootstrap_argv, build_argv, build_caches, ca_bundle, import_argv
-from .errors import CommandError, StateError
+from .engine import Argv, Engine, bootstrap_argv, build_argv, build_caches, ca_bundle, import_argv, push_argv
+from .errors import CommandError, DefinitionError, StateError
 from .model import PART_OF, REPOSITORIES, TUNNEL, WORKING_COPIES, Debian, Environment, digest
 
 # Each of our images and what it stands on, in the order in which they can be built.
@@ -32,6 +33,7 @@ CHAIN = {
 # What containers run: nothing else stands on it. Those made here have the files of containers/common too.
 PRODUCTS = (CHAIN.keys() - CHAIN.values() - {"tools"}) | {TUNNEL}
 COMMON = "common"
+_REGISTRY = re.compile(r"[a-z0-9][a-z0-9.-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)*\Z")
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,10 @@ def plan(env: Environment, copies: Mapping[str, Mapping[str, Path]], has_mmdebst
         product = name.removesuffix("-base")
         if name != "tools" and product not in env.containers:
             continue
+        if reference := env.images.image(product):
+            if name == product:
+                builds.append(_pulled(name, reference))
+            continue
         if name != product and env.images.base(product) is not None:
             continue  # the product image stands on the site's own
         context = env.root / "containers" / name
@@ -150,8 +156,12 @@ def plan(env: Environment, copies: Mapping[str, Mapping[str, Path]], has_mmdebst
         target = f"stage-{stage}" if stage else None
         builds.append(Build(name, tag, reference, context, target, tools, carried, recipe))
     if TUNNEL in env.containers:
-        builds.append(Build(TUNNEL, env.zenith.image, base="", recipe=env.zenith.image, pulled=True))
+        builds.append(_pulled(TUNNEL, env.zenith.image))
     return tuple(builds)
+
+
+def _pulled(name: str, reference: str) -> Build:
+    return Build(name, reference, base="", recipe=reference, pulled=True)
 
 
 def current(env: Environment, engine: Engine, offered: Iterable[str] = ()) -> tuple[Build, ...]:
@@ -211,6 +221,34 @@ def build(env: Environment, engine: Engine, console: Console) -> tuple[Build, ..
         for future in running:
             future.result()
     return builds
+
+
+def check_registry(registry: str) -> None:
+    """Raise DefinitionError unless ``registry`` can be one."""
+    if not _REGISTRY.match(registry):
+        hint = "like registry.example.org/site, without https://"
+        raise DefinitionError(f"--registry {registry}: not the name of a registry", hint)
+
+
+def push(env: Environment, builds: tuple[Build, ...], registry: str, engine: Engine) -> dict[str, str]:
+    """Push the images built here to ``registry``, and return by container what pulls each by its digest.
+
+    ``registry`` may have a path (``registry.example.org/site``); who may push there is `podman login`'s business.
+    Raises StateError with podman's last lines.
+    """
+    pushed = {}
+    for name, build in of_containers(env, builds).items():
+        if build.pulled:
+            continue
+        repository = f"{registry}/{name}"
+        with tempfile.NamedTemporaryFile(prefix="hubenvs-") as written:
+            target = f"{repository}:{build.tag.rpartition(':')[2]}"
+            try:
+                engine.run(push_argv(build.tag, target, written.name), timeout=None)
+            except CommandError as error:
+                raise StateError(f"{target}: can't be pushed", "is `podman login` done?", error.details) from None
+            pushed[name] = f"{repository}@{written.read().decode()}"
+    return pushed
 
 
 def _make_chain(chain: Iterable[Build], env: Environment, engine: Engine, console: Console) -> None:

@@ -247,16 +247,26 @@ class ImageSource(Frozen):
     base: Annotated[str, Field(pattern=r"^[^-\s]\S*$")] | None
 
 
+class ProductSource(ImageSource):
+    # By digest: a tag could be another image tomorrow.
+    image: Annotated[str, Field(pattern=r"^[^-\s@][^\s@]*@sha256:[0-9a-f]{64}$")] | None
+
+
 class Images(Frozen):
     debian_base: Annotated[ImageSource, Field(alias="debian-base")]
     tools: ImageSource
     jupyterhub_base: Annotated[ImageSource, Field(alias="jupyterhub-base")]
     slurm_base: Annotated[ImageSource, Field(alias="slurm-base")]
-    jupyterhub: ImageSource
-    slurm: ImageSource
-    oidc_provider: Annotated[ImageSource, Field(alias="oidc-provider")]
-    gateway: ImageSource
-    accounting: ImageSource
+    jupyterhub: ProductSource
+    slurm: ProductSource
+    oidc_provider: Annotated[ProductSource, Field(alias="oidc-provider")]
+    gateway: ProductSource
+    accounting: ProductSource
+
+    def image(self, name: str) -> str | None:
+        """Return the finished image that container ``name`` runs, or None for the one built here."""
+        source: ImageSource = getattr(self, name.replace("-", "_"))
+        return source.image if isinstance(source, ProductSource) else None
 
     def base(self, name: str) -> str | None:
         """Return the image that the definition puts under image ``name``, or None for the one built here."""
@@ -359,6 +369,9 @@ class Environment(Frozen):
                 raise ValueError(f"slurm.partitions.{index}.name: {partition.name!r} is given twice")
             if unknown := partition.unknown_nodes(self.slurm.nodes):
                 raise ValueError(f"slurm.partitions.{index}.nodes: {unknown} is not among {self.slurm.nodes} node(s)")
+        for name in REPOSITORIES.values():
+            if self.stage == "dev" and self.images.image(name):
+                raise ValueError(f"images.{name}.image: what is edited here isn't in it; it needs `stage: prod`")
         if ACCOUNTING in self.containers and not self.slurm.accounting:
             raise ValueError("containers: accounting comes with `slurm.accounting: true`, and only with that")
         if self.slurm.accounting and "slurm" not in self.containers:

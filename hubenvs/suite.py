@@ -110,6 +110,19 @@ class Suite:
         """Write images, working copies and manifest to the file ``target``."""
         bundle.write(self.env, self.build(), self.manifest(), target, self.engine, self.console)
 
+    def push(self, registry: str) -> None:
+        """Push the images to ``registry``, and print what of local.yaml pulls them again."""
+        images.check_registry(registry)
+        self.clone()
+        with self.locked():
+            builds = self.build()
+            with self.console.busy("push", registry):
+                pushed = images.push(self.env, builds, registry, self.engine)
+        self.console.say("push", f"{len(pushed)} images; in local.yaml of those who are to run them:")
+        print("images:")
+        for name, reference in pushed.items():
+            print(f"  {name}: {{image: {reference!r}}}".replace("'", '"'))
+
     def play(self) -> bool:
         """Play the manifest; return False if the pod that runs is that already."""
         builds = images.current(self.env, self.engine)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Iterator
 
 import pytest
+import yaml
 
 from hubenvs.engine import Engine
+from hubenvs.ready import http_status
 
-from .conftest import Deployment, entry, invoke
+from .conftest import Deployment, entry, free_port, invoke, settings
+from .test_environment import wait_until
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
@@ -19,17 +24,48 @@ INSTALLED = {
 }
 
 
+REGISTRY = """\
+version: 0.1
+storage: {{filesystem: {{rootdirectory: {folder}/data}}}}
+http: {{addr: "{address}"}}
+log: {{level: error}}
+"""
+
+
 @pytest.fixture(scope="module")
-def prod(env_name: str, instance: str, engine: Engine) -> Iterator[Deployment]:
-    """The environment with its packages installed, beside the one that has working copies."""
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A registry of Debian's, taken from its package without being installed, that this engine may use without TLS."""
+    folder, address = tmp_path_factory.mktemp("registry"), f"127.0.0.1:{free_port()}"
+    subprocess.run(("apt-get", "download", "-qq", "docker-registry"), cwd=folder, check=True)
+    (package,) = folder.glob("*.deb")
+    subprocess.run(("dpkg-deb", "--extract", package, folder), check=True)
+    (folder / "config.yml").write_text(REGISTRY.format(folder=folder, address=address))
+    (folder / "registries.conf").write_text(f'[[registry]]\nlocation = "{address}"\ninsecure = true\n')
+    server = subprocess.Popen((folder / "usr/bin/docker-registry", "serve", folder / "config.yml"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CONTAINERS_REGISTRIES_CONF", str(folder / "registries.conf"))
+        wait_until(lambda: http_status(f"http://{address}/v2/") == 200, 10, "the registry doesn't answer")
+        yield f"{address}/site"
+    server.terminate()
+    server.wait()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def prod(env_name: str, instance: str, engine: Engine, registry: str) -> Iterator[Deployment]:
+    """The environment with its packages installed, beside the one that has working copies; the hub by its digest."""
     name = f"{instance}-prod"
+    printed = invoke("push", "--env", env_name, registry, *settings(stage="prod")).stdout
+    hub = yaml.safe_load(printed[printed.index("images:") :])["images"]["jupyterhub"]["image"]
+    assert hub.startswith(f"{registry}/jupyterhub@sha256:")
     try:
-        invoke("up", "--env", env_name, "--instance", name, "--set", "stage=prod")
+        invoke("up", "--env", env_name, "--instance", name, *settings(stage="prod", images__jupyterhub__image=hub))
         status = entry(name)
         assert status is not None
         yield Deployment(env_name, name, status, engine)
     finally:
         invoke("down", "--env", env_name, "--instance", name)
+        engine.run(("podman", "rmi", hub), check=False)
 
 
 def test_everything_works_as_in_development(prod: Deployment) -> None:
@@ -49,7 +85,7 @@ def test_no_working_copy_and_no_tools_are_in_it(prod: Deployment, container: str
         probe = f"import importlib.util; print(importlib.util.find_spec({module!r}))"
         assert prod.run_in(container, python, "-c", probe) == "None"
     image = prod.engine.run(("podman", "inspect", "--format={{.ImageName}}", f"{prod.status['pod']}-{container}")).text
-    assert f"{container}:prod-" in image
+    assert f"{container}:prod-" in image or f"{container}@sha256:" in image
     assert f"/usr/src/{package}" not in prod.engine.run(("podman", "history", "--no-trunc", image)).text
 
 

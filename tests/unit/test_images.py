@@ -65,6 +65,17 @@ def test_a_site_can_put_its_own_image_underneath(root: Path, copies: dict[str, d
     assert builds["jupyterhub"].base == "quay.io/jupyterhub/jupyterhub:5.4"
 
 
+def test_an_image_of_a_registry_is_pulled_and_nothing_built_for_it(
+    root: Path, copies: dict[str, dict[str, Path]]
+) -> None:
+    """With `images.slurm.image` neither it nor what would be underneath is built; the other container's is."""
+    image = f"example.org/slurm@sha256:{'0' * 64}"
+    env = load(root, "dev_dummyauth", settings=["stage=prod", f"images.slurm.image={image}"])
+    builds = by_name(env, copies)
+    assert list(builds) == ["debian-base", "tools", "jupyterhub-base", "jupyterhub", "slurm"]
+    assert builds["slurm"].commands(env, Path()) == (("podman", "pull", "--quiet", image),)
+
+
 def test_without_mmdebstrap_the_base_is_pulled(env: Environment, copies: dict[str, dict[str, Path]]) -> None:
     """Elsewhere than on Debian the base comes from a registry."""
     builds = by_name(env, copies, mmdebstrap=False)

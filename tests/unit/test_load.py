@@ -79,6 +79,11 @@ def test_later_layers_win_key_by_key(root: Path) -> None:
         ("slurm: {host_aliases: [{ip: here, hostnames: [a]}]}", "slurm.host_aliases.0.ip: 'here' does not appear"),
         ("slurm: {gpus_per_node: -1}", "local.yaml:1: slurm.gpus_per_node"),
         ("repositories: {bricsauthenticator: {url: --upload-pack=x}}", "repositories.bricsauthenticator.url"),
+        ("images: {slurm: {image: example.org/slurm:1}}", "local.yaml:1: images.slurm.image: "),
+        (
+            f"images: {{slurm: {{image: 'example.org/slurm@sha256:{'0' * 64}'}}}}",
+            "local.yaml:1: images.slurm.image: what is edited here isn't in it; it needs `stage: prod`",
+        ),
         ("{? [a] : b}", "local.yaml"),
     ],
 )
