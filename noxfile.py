@@ -101,6 +101,17 @@ def packages(session: nox.Session, package: str) -> None:
 
 
 @nox.session
+@nox.parametrize("release", ["5", "6"], ids=["5", "6"])
+def newest(session: nox.Session, release: str) -> None:
+    """The hub's package with the newest JupyterHub of a major release, whatever is pinned."""
+    install(session, "tests")
+    package = PACKAGES[0]
+    session.install("--upgrade", f"jupyterhub=={release}.*", "-e", f"{package}[dev]")
+    session.env["PYTHONPYCACHEPREFIX"] = str(ROOT / ".nox/bytecode")
+    session.run("pytest", f"{package}/tests", "--rootdir", package, *session.posargs)
+
+
+@nox.session
 @nox.parametrize("env", ENVIRONMENTS, ids=ENVIRONMENTS)
 def integration(session: nox.Session, env: str) -> None:
     """A real pod of each environment: up, log in, spawn, compute, restart the hub, stop, down, nothing left."""
