@@ -9,6 +9,7 @@ import hashlib
 import ipaddress
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -48,6 +49,8 @@ _ENVIRONMENT_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _INSTANCE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z")
 # node7 or node[3-8], as Slurm writes them.
 _NODES = r"node([1-9]\d*|\[[1-9]\d*-[1-9]\d*\])"
+# Minutes, or hours and minutes, …, as Slurm writes lengths of time.
+_LENGTH = r"^(\d+-)?\d+(:\d\d){0,2}$|^UNLIMITED$"
 _HOST = r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$"
 
 
@@ -134,10 +137,23 @@ class Hub(Frozen):
     job_log: Annotated[str, Field(pattern=r"^\S+$")]
 
 
-class Partition(Frozen):
+class OnNodes(Frozen):
+    """Base of what has a name and is of some of the nodes."""
+
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
     nodes: Annotated[str, Field(pattern=rf"^(all|{_NODES}(,{_NODES})*)$")] = "all"
-    max_time: Annotated[str, Field(pattern=r"^(\d+-)?\d+(:\d\d){0,2}$|^UNLIMITED$")] = "UNLIMITED"
+
+    def unknown_nodes(self, nodes: int) -> str | None:
+        """Return the first part of ``nodes`` that isn't among node1 to node<nodes>, or None."""
+        for part in self.nodes.split(",") if self.nodes != "all" else ():
+            numbers = [int(number) for number in re.findall(r"\d+", part)]
+            if not 1 <= numbers[0] <= numbers[-1] <= nodes:
+                return part
+        return None
+
+
+class Partition(OnNodes):
+    max_time: Annotated[str, Field(pattern=_LENGTH)] = "UNLIMITED"
     default: StrictBool = False
 
     @field_validator("name")
@@ -147,13 +163,26 @@ class Partition(Frozen):
             raise ValueError("to Slurm this isn't a partition, but what the lines after it start from")
         return value
 
-    def unknown_nodes(self, nodes: int) -> str | None:
-        """Return the first part of ``nodes`` that isn't among node1 to node<nodes>, or None."""
-        for part in self.nodes.split(",") if self.nodes != "all" else ():
-            numbers = [int(number) for number in re.findall(r"\d+", part)]
-            if not 1 <= numbers[0] <= numbers[-1] <= nodes:
-                return part
-        return None
+
+class Reservation(OnNodes):
+    # As the spawn form takes it, which sends it on as an option's value.
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$")]
+    users: tuple[str, ...] = ()
+    accounts: tuple[str, ...] = ()
+    start: str = "now"
+    duration: Annotated[str, Field(pattern=_LENGTH)] = "UNLIMITED"
+
+    @field_validator("start", mode="before")
+    @classmethod
+    def _start(cls, value: Any) -> Any:
+        if isinstance(value, datetime):  # which YAML makes of one without quotes
+            value = value.isoformat()
+        if not isinstance(value, str) or re.fullmatch(r"now(\+[1-9]\d*(minutes|hours|days|weeks))?", value):
+            return value
+        try:
+            return datetime.strptime(value, "%Y-%m-%dT%H:%M:%S").isoformat()
+        except ValueError:
+            raise ValueError("should be now, like now+2hours, or like 2030-01-31T09:00:00") from None
 
 
 class HostAlias(Frozen):
@@ -176,6 +205,7 @@ class Slurm(Frozen):
     memory_mb: Annotated[StrictInt, Field(ge=256, le=2**40)]
     gpus_per_node: Annotated[StrictInt, Field(ge=0, le=64)]  # each is a line of gres.conf
     partitions: Annotated[tuple[Partition, ...], Field(min_length=1)]
+    reservations: tuple[Reservation, ...]
     accounting: StrictBool
     ssh_hostname: Annotated[str, Field(pattern=_HOST)]
     ssh_port: Annotated[StrictInt, Field(ge=1, le=65535)]
@@ -364,11 +394,12 @@ class Environment(Frozen):
             raise ValueError("containers: one of them is named twice")
         if sum(partition.default for partition in self.slurm.partitions) != 1:
             raise ValueError("slurm.partitions: exactly one partition has `default: true`")
-        for index, partition in enumerate(self.slurm.partitions):
-            if partition.name in (earlier.name for earlier in self.slurm.partitions[:index]):
-                raise ValueError(f"slurm.partitions.{index}.name: {partition.name!r} is given twice")
-            if unknown := partition.unknown_nodes(self.slurm.nodes):
-                raise ValueError(f"slurm.partitions.{index}.nodes: {unknown} is not among {self.slurm.nodes} node(s)")
+        _consistent_nodes("partitions", self.slurm.partitions, self.slurm.nodes)
+        _consistent_nodes("reservations", self.slurm.reservations, self.slurm.nodes)
+        if self.slurm.reservations and "slurm" not in self.containers:
+            raise ValueError("slurm.reservations: there is no Slurm in this pod to make them in")
+        for index, reservation in enumerate(self.slurm.reservations):
+            _consistent_reservation(f"slurm.reservations.{index}", reservation, self.dev_users, self.slurm.accounting)
         for name in REPOSITORIES.values():
             if self.stage == "dev" and self.images.image(name):
                 raise ValueError(f"images.{name}.image: what is edited here isn't in it; it needs `stage: prod`")
@@ -604,6 +635,27 @@ def check_instance(name: str | None) -> None:
     """Raise ValueError unless ``name`` (None for none) can be part of Kubernetes names."""
     if name is not None and not _INSTANCE_NAME.match(name):
         raise ValueError("an instance's name has lower-case letters, digits and '-' inside")
+
+
+def _consistent_nodes(key: str, items: Sequence[OnNodes], nodes: int) -> None:
+    """Raise ValueError unless each of ``items`` (slurm.``key``) has a name of its own and nodes that there are."""
+    for index, item in enumerate(items):
+        if item.name in (earlier.name for earlier in items[:index]):
+            raise ValueError(f"slurm.{key}.{index}.name: {item.name!r} is given twice")
+        if unknown := item.unknown_nodes(nodes):
+            raise ValueError(f"slurm.{key}.{index}.nodes: {unknown} is not among {nodes} node(s)")
+
+
+def _consistent_reservation(key: str, item: Reservation, dev_users: Sequence[DevUser], accounting: bool) -> None:
+    """Raise ValueError unless reservation ``item``, at ``key``, is for users or accounts that Slurm knows."""
+    if bool(item.users) == bool(item.accounts):
+        raise ValueError(f"{key}: say in users or in accounts whom it is for, and not in both")
+    if item.accounts and not accounting:
+        raise ValueError(f"{key}.accounts: there are none without `slurm.accounting: true`")
+    for name in sorted(set(item.users) - {user.account for user in dev_users}):
+        raise ValueError(f"{key}.users: {name!r} is not in dev_users")
+    for name in sorted(set(item.accounts) - {user.project for user in dev_users}):
+        raise ValueError(f"{key}.accounts: {name!r} is not a project of dev_users")
 
 
 def _consistent_provider(auth: Auth, publish: Publish, containers: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import urllib.error
 import urllib.request
@@ -116,6 +117,10 @@ def wait(env: Environment, engine: Engine, console: Console, timeout: float | No
                     )
                 time.sleep(INTERVAL)
     console.say("wait", f"{', '.join(probe.name for probe in found)} answer after {time.monotonic() - started:.1f} s")
+    if wanted := {item.name for item in env.slurm.reservations}:
+        listing = engine.run(exec_argv(env.container("slurm"), "scontrol", "show", "reservation"), check=False).text
+        for name in sorted(wanted - set(re.findall(r"^ReservationName=(\S+)", listing, re.MULTILINE))):
+            console.say("wait", f"Slurm has refused reservation {name}: `invoke logs {env.options}` shows why")
 
 
 def _require_running(env: Environment, engine: Engine) -> None:

@@ -1,8 +1,9 @@
-"""A pod of its own with accounting: what Slurm remembers of jobs, and for how long."""
+"""A pod of its own with accounting and reservations: what Slurm remembers of jobs, and whom it keeps nodes for."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,43 +14,65 @@ from .test_environment import wait_until
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
-ACCOUNTING = ("--set", "slurm.accounting=true")
+COURSE = "{name: course, nodes: node2, accounts: [project1]}"
+LATER = "{name: later, nodes: node2, users: [bob.project1], start: now+2hours, duration: '1:00:00'}"
+PAST = "{name: past, users: [bob.project1], start: 2020-01-01T00:00:00, duration: '1:00:00'}"
+ACCOUNTING = ("--set", "slurm.accounting=true", "--set", "slurm.nodes=2", "--set")
 
 
-def test_sacct_remembers_jobs(engine: Engine) -> None:
-    """A job from before there was accounting is in its user's project's account, and in the next pod's as well.
-
-    The database is out of jobs' reach.
-    """
+@pytest.fixture(scope="module")
+def pod(engine: Engine) -> Iterator[Deployment]:
+    """A deployment without accounting, which the tests turn on."""
     instance = f"acct{os.getpid()}"
     options = ("--env", "dev_dummyauth", "--instance", instance)
     try:
         invoke("up", *options)
         status = entry(instance)
         assert status is not None
-        pod = Deployment("dev_dummyauth", instance, status, engine)
-        job = ("sbatch", "--parsable", "--hold", "--chdir=/", "--output=/dev/null", "--wrap=exit 3")
-        number = pod.run_in("slurm", "runuser", "-u", "alice.project1", "--", *job)
-        invoke("up", *options, *ACCOUNTING)
-        pod.run_in("slurm", "scontrol", "release", number)
-        sacct = (
-            "sacct",
-            "--noheader",
-            "--parsable2",
-            "--allocations",
-            "-j",
-            number,
-            "-o",
-            "User,Account,State,ExitCode",
-        )
-        expected = "alice.project1|project1|FAILED|3:0"
-        wait_until(lambda: pod.run_in("slurm", *sacct) == expected, 30, "sacct doesn't know the job")
-        assert "project2" in pod.run_in(
-            "slurm", "sacctmgr", "-n", "show", "user", "alice.project2", "format=defaultaccount"
-        )
-        assert "mysqld.sock" not in pod.run_in("slurm", "find", "/run")
-        invoke("up", *options, *ACCOUNTING, "--set", "slurm.cpus_per_node=4")
-        assert pod.run_in("slurm", *sacct) == expected
+        yield Deployment("dev_dummyauth", instance, status, engine)
     finally:
         invoke("down", *options)
     assert entry(instance) is None
+
+
+def submit(pod: Deployment, account: str, *options: str) -> str:
+    """Submit a job that fails at once, if it isn't held, and return its number, or nothing where Slurm refuses it."""
+    job = ("sbatch", "--parsable", "--time=10", "--chdir=/", "--output=/dev/null", "--wrap=exit 3", *options)
+    return pod.run_in("slurm", "runuser", "-u", account, "--", *job, check=False)
+
+
+def accounted(pod: Deployment, job: str) -> str:
+    """Return what sacct says of a job."""
+    columns = "--format=User,Account,State,ExitCode,Reservation"
+    return pod.run_in("slurm", "sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}", columns)
+
+
+def test_sacct_remembers_jobs(pod: Deployment) -> None:
+    """A job from before there was accounting is in its user's project's account; the database is out of jobs' reach."""
+    job = submit(pod, "alice.project1", "--hold")
+    done = invoke("up", *pod.options, *ACCOUNTING, f"slurm.reservations=[{COURSE}, {LATER}, {PAST}]")
+    assert "Slurm has refused reservation past: " in done.stdout
+    pod.run_in("slurm", "scontrol", "release", job)
+    expected = "alice.project1|project1|FAILED|3:0|"
+    wait_until(lambda: accounted(pod, job) == expected, 30, "sacct doesn't know the job")
+    show = ("sacctmgr", "-n", "show", "user", "alice.project2", "format=defaultaccount")
+    assert "project2" in pod.run_in("slurm", *show)
+    assert "mysqld.sock" not in pod.run_in("slurm", "find", "/run")
+
+
+def test_reservations_are_for_whom_they_name(pod: Deployment) -> None:
+    """Others are refused, its people wait for its start or run there; `up` takes away one that isn't defined any more.
+
+    A job that waits and what has been accounted for outlive the pod.
+    """
+    assert submit(pod, "alice.project2", "--reservation=course") == ""
+    assert submit(pod, "alice.project1", "--reservation=later") == ""
+    job = submit(pod, "alice.project1", "--reservation=course")
+    waiting = submit(pod, "bob.project1", "--reservation=later")
+    expected = "alice.project1|project1|FAILED|3:0|course"
+    wait_until(lambda: accounted(pod, job) == expected, 30, "the job has not run in its reservation")
+    invoke("up", *pod.options, *ACCOUNTING, f"slurm.reservations=[{LATER}]")
+    assert accounted(pod, job) == expected
+    shown = pod.run_in("slurm", "scontrol", "show", "reservation")
+    assert [line.split()[0] for line in shown.splitlines() if "Name=" in line[:20]] == ["ReservationName=later"]
+    assert pod.run_in("slurm", "squeue", "--noheader", "--format=%i %T %r") == f"{waiting} PENDING Reservation"

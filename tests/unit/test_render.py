@@ -169,3 +169,16 @@ def test_accounting_has_a_container_with_munges_key_and_the_dev_users(root: Path
         "Parent - 'two'",
         "User - 'b.two':DefaultAccount='two'",
     ]
+
+
+def test_reservations_are_arguments_of_scontrol(root: Path) -> None:
+    """Those of the definition, with the start last, which one that is there keeps."""
+    course = "{name: course, nodes: 'node[1-2]', users: [alice.project1, bob.project1], start: 2030-01-31T09:00:00}"
+    settings = ["slurm.nodes=2", f"slurm.reservations=[{course}, {{name: all-day, users: [bob.project1]}}]"]
+    tree = {"reservations.j2": (root / "volumes/common/slurm-config/reservations.j2").read_bytes()}
+    assert render.seed_files(load(root, "dev_dummyauth"), tree) == {"reservations": b""}
+    assert render.seed_files(load(root, "dev_dummyauth", settings=settings), tree)["reservations"].splitlines() == [
+        b"ReservationName=course Nodes=node[1-2] Users=alice.project1,bob.project1 Duration=UNLIMITED "
+        b"StartTime=2030-01-31T09:00:00",
+        b"ReservationName=all-day Nodes=ALL Users=bob.project1 Duration=UNLIMITED StartTime=now",
+    ]
