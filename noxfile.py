@@ -131,6 +131,13 @@ def browser(session: nox.Session, env: str) -> None:
     session.run("pytest", "tests/integration/test_browser.py", "--env", env, *session.posargs)
 
 
+@nox.session
+def load(session: nox.Session) -> None:
+    """100 users at once, each with a server: what starts and stays, and what it costs (`-- --users 30 --keep 60`)."""
+    install(session, "tools")
+    session.run("python", "-m", "bench.load", *session.posargs)
+
+
 @nox.session(venv_backend="none")
 def rootless(session: nox.Session) -> None:
     """As an ordinary user with an engine of their own: build, up, all that a user does, down. Run by root, for CI."""

@@ -163,6 +163,22 @@ class HubUser:
                 raise StateError(f"the server was not ready within {timeout:g} s", details=self._progress(server))
             time.sleep(INTERVAL)
 
+    def follow(self, timeout: float) -> None:
+        """Wait until the server is ready by the stream of events that the spawn page shows, in one request.
+
+        Raises StateError when the spawn has failed, with the hub's own words. The hub, which ends a start that takes
+        too long, writes to the stream every few seconds; ``timeout`` is how long it may be silent.
+        """
+        where = f"{self.url}/hub/api/users/{self.name}/server/progress"
+        with self.http.stream("GET", where, headers=self._bearer, timeout=timeout) as answer:
+            for line in answer.iter_lines():
+                event = json.loads(line.removeprefix("data:")) if line.startswith("data:") else {}
+                if event.get("ready"):
+                    return
+                if event.get("failed"):
+                    raise StateError("the spawn failed", details=[event.get("message", "")])
+        raise StateError(f"the spawn's events ended, with status {answer.status_code}")
+
     def stop(self, timeout: float, server: str = "") -> None:
         """Stop ``server`` and wait until the hub says that it has."""
         path = f"/users/{self.name}/servers/{server}" if server else f"/users/{self.name}/server"
