@@ -123,22 +123,25 @@ class Pod:
         """Return the median seconds of the hub's question about all jobs, the whole way there and back."""
         command = f"{self.env.slurm.wrappers_bin}/slurmspawner_squeue_many"
         target = f"{ssh.SERVICE_ACCOUNT}@{self.env.slurm.ssh_hostname}"
-        question = ("ssh", target, "sudo", "-n", "-u", str(self.env.slurm.query_many_as), command)
+        question = ("ssh", target, "sudo", "-n", "-u", self.env.slurm.query_many_as or "slurm", command)
         jobs = self.run_in("slurm", "squeue", "--noheader", "--format=%i") or "1"
         answer = self.run_in("jupyterhub", "sh", "-c", TIMED, "sh", str(ROUND_TRIPS), jobs, *question)
         return median(map(int, answer.split())) / 1e9 if answer else math.nan
 
 
 @contextmanager
-def up(users: int, instance: str, console: Console) -> Iterator[Suite]:
-    """Bring up dev_realauth with room for ``users``; take it down at the end of the block, however that comes."""
-    settings = (
+def up(users: int, instance: str, console: Console, settings: Sequence[str] = ()) -> Iterator[Suite]:
+    """Bring up dev_realauth with room for ``users``, and ``settings`` over that (as of `invoke up --set`).
+
+    It is taken down at the end of the block, however that comes.
+    """
+    own = (
         f"dev_users=[{', '.join(f'u{number}.load' for number in range(users))}]",
         f"slurm.nodes={math.ceil(users / PER_NODE)}",
     )
     # The hub's own port is published as well as the gateway's. What `--set` doesn't give is the next free one.
     published = {"publish": {"jupyterhub": "127.0.0.1:8000"}}
-    opened = Suite.open(ROOT, ENVIRONMENT, instance=instance, settings=settings, configuration=published)
+    opened = Suite.open(ROOT, ENVIRONMENT, instance=instance, settings=(*own, *settings), configuration=published)
     try:
         opened.up()
         yield Suite.open(ROOT, ENVIRONMENT, instance=instance, as_deployed=True)
@@ -213,13 +216,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="nox -s load --", description=__doc__)
     parser.add_argument("--users", type=int, default=100, help="how many come at once (100)")
     parser.add_argument("--keep", type=float, default=60, help="seconds that all servers run (60)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of `invoke up`")
     parser.add_argument("--instance", default="load", help="name of the deployment that is made for it (load)")
     given = parser.parse_args(arguments)
     if given.users < 1 or given.keep <= 0:
         parser.error("--users and --keep: 1 or more")
     console = Console()
     try:
-        with up(given.users, given.instance, console) as opened:
+        with up(given.users, given.instance, console, given.set) as opened:
             load = run(opened, given.users, given.keep, console)
     except HubEnvsError as error:
         print(error.report, file=sys.stderr)

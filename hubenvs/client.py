@@ -58,11 +58,13 @@ def form_fields(page: str) -> tuple[dict[str, str], dict[str, list[str]]]:
 class HubUser:
     """A browser's session with the hub at ``url`` (such as http://127.0.0.1:8000/jupyter).
 
-    Methods raise StateError, saying what the hub answered, when a step doesn't succeed.
+    ``timeout`` is how many seconds any one answer may take, a cell's too. Methods raise StateError,
+    saying what the hub answered, when a step doesn't succeed.
     """
 
-    def __init__(self, url: str, timeout: float = 30.0) -> None:
+    def __init__(self, url: str, timeout: float = 60.0) -> None:
         self.url = url.rstrip("/")
+        self.timeout = timeout
         self.http = httpx.Client(follow_redirects=True, timeout=timeout, trust_env=False)
         self.name = ""
         self._token = ""
@@ -209,8 +211,10 @@ class HubUser:
             # A gateway wants its session's cookie too.
             cookies = "; ".join(f"{cookie.name}={cookie.value}" for cookie in self.http.cookies.jar)
             headers = {**self._bearer, "Cookie": cookies}
-            with connect(address, additional_headers=headers, max_size=None, proxy=None) as socket:
-                yield lambda code: _execute(socket, session, code)
+            # An answer to a ping, for which the library waits 20 s, comes late from a server that has little of a core.
+            limits: dict[str, Any] = {"open_timeout": self.timeout, "ping_timeout": None, "max_size": None}
+            with connect(address, additional_headers=headers, proxy=None, **limits) as socket:
+                yield lambda code: _execute(socket, session, code, self.timeout)
         finally:
             self.notebook_api("DELETE", f"/kernels/{kernel}", server)
 
@@ -257,7 +261,7 @@ def _message(page: str) -> list[str]:
     return text.lines[:6]
 
 
-def _execute(socket: Any, session: str, code: str, timeout: float = 60.0) -> str:
+def _execute(socket: Any, session: str, code: str, timeout: float) -> str:
     """Run ``code`` over a kernel's websocket and return what it printed; raise StateError if it raised."""
     request = uuid.uuid4().hex
     header = {"msg_id": request, "msg_type": "execute_request", "username": "", "session": session, "version": "5.3"}
