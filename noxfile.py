@@ -30,6 +30,7 @@ LOCKS = {
     "requirements/tests.in": "3.10",
     "requirements/lint.in": "3.10",
     "requirements/browser.in": "3.10",
+    "requirements/bench.in": "3.10",
     "containers/tools/tools.in": "3.13",
     "containers/jupyterhub-base/requirements.in": "3.13",
     "containers/jupyterhub/requirements.in": "3.13",
@@ -136,6 +137,13 @@ def load(session: nox.Session) -> None:
     """100 users at once, each with a server: what starts and stays, and what it costs (`-- --users 30 --keep 60`)."""
     install(session, "tools")
     session.run("python", "-m", "bench.load", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure steps, images, memory and the load curve into docs/bench.md (`-- --runs 3 --users 1,10,30,100`)."""
+    install(session, "tools", "bench")
+    session.run("python", "-m", "bench.run", *session.posargs)
 
 
 @nox.session(venv_backend="none")

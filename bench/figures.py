@@ -117,3 +117,53 @@ HEADINGS = (
     *("users", "success", "lost", "spawn p50", "spawn p95", "first cell p50", "hub CPU, starting", "hub CPU, running"),
     *("SSH connections", "RPC/min, starting", "RPC/min, running", "squeue p50", "pod's memory"),
 )
+
+
+def amount(name: str, value: float) -> str:
+    """Return ``value`` with its unit: bytes of memory and images, seconds of everything else."""
+    return f"{value / MB:.0f} MB" if name.startswith(("memory", "image")) else f"{value:.2f} s"
+
+
+def document(
+    machine: str,
+    cold: Mapping[str, float],
+    runs: Sequence[Mapping[str, float]],
+    sizes: Mapping[str, float],
+    loads: Sequence[Load],
+    keep: float,
+) -> str:
+    """Return the page of all that was measured: medians of ``runs``, with the least and the most of each."""
+    steps = [
+        (
+            name,
+            amount(name, value),
+            *(amount(name, pick(run[name] for run in runs if name in run)) for pick in (min, max)),
+        )
+        for name, value in medians(runs).items()
+    ]
+    once = [(name, amount(name, value)) for name, value in {**cold, **sizes}.items()]
+    text = f"""\
+# Bench
+
+`nox -s bench` wrote this page. Measured on: {machine}.
+
+## Steps
+
+Of dev_dummyauth, images built; {len(runs)} run(s). Edit to live: from saving the hub's configuration until the
+login page has it. Log-in to notebook: `verify`'s hops from `login` to `proxy` without its looks at `ssh` and `sudo`.
+Memory: what the idle pod's processes don't share with files. Play: `invoke play`, plain play: `podman kube play` of the
+same manifest, volumes there.
+
+{table(("step", "median", "least", "most"), steps)}
+{table(("measured once", "figure"), once)}"""
+    if loads:
+        text += f"""
+## Load
+
+Users of dev_realauth who all come at once, by tokens; servers kept for {keep:g} s after the last one's first cell.
+
+{table(HEADINGS, [load.row() for load in loads])}
+![Spawn latency by users](bench.svg)
+"""
+        text += "".join(f"\n- {load.users} users: {problem}" for load in loads for problem in load.problems[:5])
+    return text.rstrip("\n") + "\n"

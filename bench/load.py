@@ -28,7 +28,7 @@ from . import figures
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = "dev_realauth"
 # Seconds that the hub may be silent, and that a server may take to stop, while a hundred others do the same.
-PATIENCE = 120.0
+PATIENCE = 300.0
 # Servers for each node, each of which has 16 CPUs by default.
 PER_NODE = 16
 # Round trips of squeue that are timed, and the seconds between two looks at the connections.

@@ -67,7 +67,8 @@ c.BricsSlurmSpawner.gres_enabled = int(setting("GPUS_PER_NODE", "0")) > 0
 c.BricsSlurmSpawner.startup_poll_interval = float(setting("START_POLL_INTERVAL", "1"))
 c.BricsSlurmSpawner.poll_interval = int(setting("POLL_INTERVAL", "30"))
 c.BricsSlurmSpawner.start_timeout = 300
-c.BricsSlurmSpawner.http_timeout = 120
+# From the job's start until its server answers: of 50 that start at once on two busy cores the last take 70 s.
+c.BricsSlurmSpawner.http_timeout = 300
 
 # sbatch expands %j, but no ~ and no variable. Slurm 25.05 refuses --get-user-env, so it is left out.
 job_log = setting("JOB_LOG", "~/.jupyterhub-%j.log").replace("~/", "{{homedir}}/", 1)

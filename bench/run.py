@@ -1,0 +1,229 @@
+"""Bench: how long the developer's steps take, what a pod needs, and how it bears users; written to docs/bench.md."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+
+from hubenvs import deploy, images, render
+from hubenvs.console import Console
+from hubenvs.engine import Engine, play_argv, rootless
+from hubenvs.errors import HubEnvsError, StateError
+from hubenvs.suite import Suite
+
+from . import figures, load
+
+ENVIRONMENT = "dev_dummyauth"
+# What the hub's log-in page shows once it has the edited configuration.
+EDIT = "c.JupyterHub.template_vars = {{'announcement_login': '{}'}}\n"
+CONFIGURATION = "jupyterhub-config/jupyterhub_config.py"
+# Seconds between two looks at a page, until it is given up, and until a pod that has come up is idle.
+LOOK, LONGEST, IDLE = 0.02, 600.0, 10.0
+
+
+def timed(act: Callable[[], object], url: str, mark: str = "") -> tuple[float, float]:
+    """Run ``act``; return the seconds until ``url`` answers 200 with ``mark`` in its page, and until ``act`` ended.
+
+    Raises what ``act`` raises, StateError if the page doesn't come.
+    """
+    since = time.monotonic()
+    with ThreadPoolExecutor(1) as pool, httpx.Client(trust_env=False, timeout=LONGEST, follow_redirects=True) as web:
+        doing = pool.submit(lambda: (act(), time.monotonic() - since)[1])
+        while True:
+            if doing.done():
+                doing.result()
+            try:
+                answer = web.get(url)
+                if answer.status_code == 200 and mark in answer.text:
+                    return time.monotonic() - since, doing.result()
+            except httpx.TransportError:
+                pass
+            if time.monotonic() - since > LONGEST:
+                raise StateError(f"{url} doesn't answer as it should after {LONGEST:g} s")
+            time.sleep(LOOK)
+
+
+class Bench:
+    """A deployment of dev_dummyauth that is brought up and taken down again and again."""
+
+    def __init__(self, engine: Engine, instance: str, overlay: Path) -> None:
+        self.engine = engine
+        self.edited = overlay / CONFIGURATION
+        self.options = ("--env", ENVIRONMENT, "--instance", instance)
+        self.settings = (f"overlays=[{overlay}]",)
+        self.suite = Suite.open(load.ROOT, ENVIRONMENT, instance=instance, settings=self.settings, quiet=True)
+        self.page = f"{self.suite.env.url}/hub/login"
+        self.original = (load.ROOT / "volumes/auth-dummy" / CONFIGURATION).read_text()
+
+    def invoke(self, task: str, *, as_defined: bool = False) -> str:
+        """Run a task as a person does, with the definition's settings if it needs them; return what it prints."""
+        settings = tuple(part for setting in self.settings for part in ("--set", setting)) if as_defined else ()
+        return self.engine.run((sys.executable, "-m", "invoke", task, *self.options, *settings)).text
+
+    def edit(self, text: str = "") -> None:
+        """Write the hub's configuration as it is in this checkout, and ``text`` after it."""
+        self.edited.parent.mkdir(exist_ok=True)
+        self.edited.write_text(self.original + text)
+
+    def run(self) -> dict[str, float]:
+        """Take every step once and return their seconds, and the idle pod's bytes, by name."""
+        self.edit()
+        found: dict[str, float] = {}
+        env = self.suite.env
+        try:
+            found["up, until the login page"], found["up, to its end"] = timed(self.up, self.page)
+            time.sleep(IDLE)
+            found["memory"] = load.Pod(self.suite).memory()
+            mark = f"edit-{time.time_ns()}"
+            self.edit(EDIT.format(mark))
+            found["edit to live"], _ = timed(lambda: self.invoke("reload"), self.page, mark)
+            walk = figures.hops(self.invoke("verify"))
+            found["log-in to notebook"] = figures.to_notebook(walk)
+            found |= {f"hop {name}": seconds for name, seconds in walk.items()}
+            # Volumes and images are there for both; podman 4.3 refuses a claim for a volume that is.
+            manifest = [
+                item for item in self.suite.manifest(with_secrets=True) if item["kind"] != "PersistentVolumeClaim"
+            ]
+            deploy.clear(env.pod, self.engine)
+            _, found["play"] = timed(lambda: self.invoke("play", as_defined=True), self.page)
+            deploy.clear(env.pod, self.engine)
+            argv, text = play_argv(self.engine.version(), rootless()), render.dump(manifest).encode()
+            _, found["plain play"] = timed(lambda: self.engine.run(argv, stdin=text), self.page)
+        finally:
+            since = time.monotonic()
+            self.invoke("down")
+        found["down"] = time.monotonic() - since
+        found["play's overhead"] = found["play"] - found["plain play"]
+        return found
+
+    def up(self) -> None:
+        """Bring it up."""
+        self.invoke("up", as_defined=True)
+
+    def cold(self) -> float:
+        """Remove every image of this project, and return the seconds until `up` has a login page again."""
+        ours = [tag for tag in self.engine.images() if tag.startswith("localhost/jupyterhub-slurm/")]
+        if ours:
+            self.engine.run(("podman", "image", "rm", "--force", *sorted(ours)))
+        self.edit()
+        try:
+            return timed(self.up, self.page)[0]
+        finally:
+            self.invoke("down")
+
+    def sizes(self) -> dict[str, float]:
+        """Return the bytes of each container's image, and of all together with shared layers counted once."""
+        builds = images.of_containers(self.suite.env, images.current(self.suite.env, self.engine))
+        trees = {
+            f"image {name}": self.engine.run(("podman", "image", "tree", build.tag)).text
+            for name, build in builds.items()
+        }
+        each = {name: figures.layers_size([tree]) for name, tree in trees.items()}
+        return {**each, "images together": figures.layers_size(trees.values())}
+
+
+def against(engine: Engine, up: Sequence[str], down: Sequence[str], url: str) -> dict[str, float]:
+    """Return the seconds that another launcher takes ``up`` until ``url`` answers 200, and ``down``."""
+    found: dict[str, float] = {}
+    try:
+        found["other: until its page"], found["other: up, to its end"] = timed(lambda: engine.run(up), url)
+    finally:
+        since = time.monotonic()
+        engine.run(down)
+    return {**found, "other: down": time.monotonic() - since}
+
+
+def machine(engine: Engine) -> str:
+    """Return one line on what this is measured on, with how busy that is now."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    version = ".".join(map(str, engine.version()))
+    return (
+        f"{os.cpu_count()} cores, {memory:.0f} GiB, Linux {platform.release()}, podman {version}"
+        f"{' without root' if rootless() else ''}, Python {platform.python_version()}; "
+        f"load average {os.getloadavg()[0]:.1f} when it began"
+    )
+
+
+def plot(loads: Sequence[figures.Load], path: Path) -> None:
+    """Draw how long a server takes to start, by the number of users who come at once."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "bench"  # the same figures give the same file
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
+    users = [item.users for item in loads]
+    for part, name in ((0.5, "p50"), (0.95, "p95")):
+        axes.plot(users, [figures.quantile(item.spawns, part) for item in loads], marker="o", label=name)
+    axes.set(xlabel="users who spawn at once", ylabel="form to server ready, seconds", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure everything and write bench.md and bench.svg."""
+    parser = argparse.ArgumentParser(prog="nox -s bench --", description=__doc__)
+    parser.add_argument("--runs", type=int, default=3, help="of which medians are taken (3)")
+    parser.add_argument("--users", default="1,10,30,100", help="the load curve's points; none: no load (1,10,30,100)")
+    parser.add_argument("--keep", type=float, default=30, help="seconds that each load's servers run (30)")
+    parser.add_argument("--cold", action="store_true", help="begin with no image: removes all of this project's")
+    parser.add_argument("--instance", default="bench", help="name of the deployments that are made (bench)")
+    parser.add_argument(
+        "--output", type=Path, default=load.ROOT / "docs", help="folder of bench.md and bench.svg (docs)"
+    )
+    parser.add_argument("--against-up", type=shlex.split, help="another launcher's command, run in turn with ours")
+    parser.add_argument("--against-down", type=shlex.split, help="its command that takes down what that brings up")
+    parser.add_argument("--against-url", help="the page that it brings up")
+    given = parser.parse_args(arguments)
+    other = (given.against_up, given.against_down, given.against_url)
+    if any(other) and not all(other):
+        parser.error("--against-up, --against-down and --against-url belong together")
+    try:
+        counts = sorted({int(count) for count in given.users.split(",")} if given.users != "none" else ())
+    except ValueError:
+        parser.error(f"--users {given.users}: numbers with commas between them, or none")
+    if given.runs < 1 or given.keep <= 0 or (counts and counts[0] < 1):
+        parser.error("--runs, --users and --keep: 1 or more")
+    os.chdir(load.ROOT)
+    console, engine = Console(), Engine(load.ROOT / ".deploy")
+    try:
+        where = machine(engine)
+        runs: list[dict[str, float]] = []
+        with tempfile.TemporaryDirectory() as overlay:
+            bench = Bench(engine, given.instance, Path(overlay))
+            cold = {"cold up": bench.cold()} if given.cold else {}
+            bench.invoke("build")
+            for number in range(given.runs):
+                runs.append(bench.run() | (against(engine, *other) if all(other) else {}))
+                console.say("bench", f"run {number + 1} of {given.runs} is done")
+            sizes = bench.sizes()
+        loads: list[figures.Load] = []
+        if counts:
+            with load.up(counts[-1], given.instance, console) as opened:
+                loads.extend(load.run(opened, count, given.keep, console) for count in counts)
+    except HubEnvsError as error:
+        print(error.report, file=sys.stderr)
+        return error.exit_code
+    given.output.mkdir(parents=True, exist_ok=True)
+    if loads:
+        plot(loads, given.output / "bench.svg")
+    text = figures.document(where, cold, runs, sizes, loads, given.keep)
+    (given.output / "bench.md").write_text(text)
+    print(text, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
