@@ -279,9 +279,11 @@ def _execute(socket: Any, session: str, code: str, timeout: float) -> str:
     deadline = time.monotonic() + timeout
     while True:
         received = json.loads(socket.recv(timeout=max(0.0, deadline - time.monotonic())))
+        kind, content = received["header"]["msg_type"], received["content"]
+        if kind == "status" and content["execution_state"] == "dead":  # the server's word, an answer to no request
+            raise StateError("the kernel died, and could not be started again")
         if received["parent_header"].get("msg_id") != request:
             continue
-        kind, content = received["header"]["msg_type"], received["content"]
         if kind == "stream" and content["name"] == "stdout":
             printed += content["text"]
         elif kind == "error":
