@@ -280,6 +280,14 @@ class Engine:
         """Return the references of all images that the engine has."""
         return {name for image in self.json(("podman", "images", "--format=json")) for name in image.get("Names") or ()}
 
+    def has_image(self, name: str) -> bool:
+        """Return whether there is an image ``name``; unlike a listing this doesn't take longer with every image."""
+        argv = ("podman", "image", "exists", name)
+        done = self.run(argv, check=False, timeout=ANSWER)
+        if done.returncode not in (0, 1):
+            raise CommandError(argv, done.returncode, done.stderr)
+        return done.returncode == 0
+
     def pods(self) -> list[dict[str, Any]]:
         """Return our pods, as podman describes them."""
         found: list[dict[str, Any]] = self.json(("podman", "pod", "ps", *OURS, "--format=json"))

@@ -175,7 +175,7 @@ def current(env: Environment, engine: Engine, offered: Iterable[str] = ()) -> tu
         if image in env.containers
     }
     base = _debian_base(env)
-    has_base = shutil.which("mmdebstrap") is not None or base in offered or base in engine.images()
+    has_base = shutil.which("mmdebstrap") is not None or base in offered or engine.has_image(base)
     return plan(env, copies, has_base)
 
 
@@ -186,12 +186,12 @@ def of_containers(env: Environment, builds: tuple[Build, ...]) -> dict[str, Buil
 
 def missing(builds: tuple[Build, ...], engine: Engine) -> tuple[Build, ...]:
     """Return those of ``builds`` that have to be made, without what is only underneath an image that is there."""
-    there = engine.images()
     by_tag = {build.tag: build for build in builds}
-    needed = {build.tag for build in builds if build.name in PRODUCTS} - there
+    needed = {build.tag for build in builds if build.name in PRODUCTS and not engine.has_image(build.tag)}
     for build in reversed(builds):  # from what stands on top to what is underneath
         if build.tag in needed:
-            needed |= {tag for tag in (build.base, build.tools or "") if tag in by_tag} - there
+            underneath = by_tag.keys() & {build.base, build.tools}
+            needed |= {tag for tag in underneath if not engine.has_image(tag)}
     return tuple(build for build in builds if build.tag in needed)
 
 
