@@ -130,9 +130,13 @@ def document(
     runs: Sequence[Mapping[str, float]],
     sizes: Mapping[str, float],
     loads: Sequence[Load],
+    alone: Load | None,
     keep: float,
 ) -> str:
-    """Return the page of all that was measured: medians of ``runs``, with the least and the most of each."""
+    """Return the page of all that was measured: medians of ``runs``, with the least and the most of each.
+
+    ``alone`` is the largest of ``loads`` again, where Slurm is asked about each job by itself.
+    """
     steps = [
         (
             name,
@@ -152,18 +156,26 @@ def document(
 Of dev_dummyauth, images built; {len(runs)} run(s). Edit to live: from saving the hub's configuration until the
 login page has it. Log-in to notebook: `verify`'s hops from `login` to `proxy` without its looks at `ssh` and `sudo`.
 Memory: what the idle pod's processes don't share with files. Play: `invoke play`, plain play: `podman kube play` of the
-same manifest, volumes there.
+same manifest, volumes there. Cold up: until the login page, with no image and no cache, all packages downloaded.
 
 {table(("step", "median", "least", "most"), steps)}
 {table(("measured once", "figure"), once)}"""
     if loads:
+        rows = [load.row() for load in loads]
+        if alone:
+            rows.append((f"{alone.users}, no shared query", *alone.row()[1:]))
         text += f"""
 ## Load
 
 Users of dev_realauth who all come at once, by tokens; servers kept for {keep:g} s after the last one's first cell.
+Without the shared query (`--set slurm.query_many_as=null`) Slurm is asked about each job by itself.
 
-{table(HEADINGS, [load.row() for load in loads])}
+{table(HEADINGS, rows)}
 ![Spawn latency by users](bench.svg)
 """
-        text += "".join(f"\n- {load.users} users: {problem}" for load in loads for problem in load.problems[:5])
+        text += "".join(
+            f"\n- {load.users} users: {problem}"
+            for load in (*loads, *filter(None, [alone]))
+            for problem in load.problems[:5]
+        )
     return text.rstrip("\n") + "\n"

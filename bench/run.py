@@ -6,11 +6,13 @@ import argparse
 import os
 import platform
 import shlex
+import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -53,6 +55,20 @@ def timed(act: Callable[[], object], url: str, mark: str = "") -> tuple[float, f
             time.sleep(LOOK)
 
 
+@contextmanager
+def empty_store(engine: Engine) -> Iterator[tuple[str, ...]]:
+    """Give the environment variables with which podman has neither images nor caches; what it makes goes at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="bench-", dir="/var/tmp"))  # on a disk, where podman's own store is
+    store = f'[storage]\ndriver = "overlay"\ngraphroot = "{folder}/graph"\nrunroot = "{folder}/run"\n'
+    (folder / "storage.conf").write_text(store)
+    variables = (f"CONTAINERS_STORAGE_CONF={folder}/storage.conf", f"TMPDIR={folder}")
+    try:
+        yield variables
+    finally:
+        engine.run(("env", *variables, "podman", "rmi", "--all", "--force"), check=False)
+        engine.run((*(("podman", "unshare") if rootless() else ()), "rm", "-rf", str(folder)))
+
+
 class Bench:
     """A deployment of dev_dummyauth that is brought up and taken down again and again."""
 
@@ -60,15 +76,20 @@ class Bench:
         self.engine = engine
         self.edited = overlay / CONFIGURATION
         self.options = ("--env", ENVIRONMENT, "--instance", instance)
-        self.settings = (f"overlays=[{overlay}]",)
+        with socket.create_server(("127.0.0.1", 0)) as probe:  # one that no other deployment would take as its next
+            port = probe.getsockname()[1]
+        self.settings = (f"overlays=[{overlay}]", f"publish.jupyterhub=127.0.0.1:{port}")
         self.suite = Suite.open(load.ROOT, ENVIRONMENT, instance=instance, settings=self.settings, quiet=True)
         self.page = f"{self.suite.env.url}/hub/login"
         self.original = (load.ROOT / "volumes/auth-dummy" / CONFIGURATION).read_text()
 
-    def invoke(self, task: str, *, as_defined: bool = False) -> str:
-        """Run a task as a person does, with the definition's settings if it needs them; return what it prints."""
+    def invoke(self, task: str, *variables: str, as_defined: bool = False) -> str:
+        """Run a task as a person does, with the definition's settings if it needs them; return what it prints.
+
+        ``variables`` are those that it has in its environment besides ours, as NAME=VALUE.
+        """
         settings = tuple(part for setting in self.settings for part in ("--set", setting)) if as_defined else ()
-        return self.engine.run((sys.executable, "-m", "invoke", task, *self.options, *settings)).text
+        return self.engine.run(("env", *variables, sys.executable, "-m", "invoke", task, *self.options, *settings)).text
 
     def edit(self, text: str = "") -> None:
         """Write the hub's configuration as it is in this checkout, and ``text`` after it."""
@@ -106,20 +127,18 @@ class Bench:
         found["play's overhead"] = found["play"] - found["plain play"]
         return found
 
-    def up(self) -> None:
+    def up(self, *variables: str) -> None:
         """Bring it up."""
-        self.invoke("up", as_defined=True)
+        self.invoke("up", *variables, as_defined=True)
 
     def cold(self) -> float:
-        """Remove every image of this project, and return the seconds until `up` has a login page again."""
-        ours = [tag for tag in self.engine.images() if tag.startswith("localhost/jupyterhub-slurm/")]
-        if ours:
-            self.engine.run(("podman", "image", "rm", "--force", *sorted(ours)))
+        """Return the seconds of an `up` until the login page for which everything is downloaded and built."""
         self.edit()
-        try:
-            return timed(self.up, self.page)[0]
-        finally:
-            self.invoke("down")
+        with empty_store(self.engine) as variables:
+            try:
+                return timed(lambda: self.up(*variables), self.page)[0]
+            finally:
+                self.invoke("down", *variables)
 
     def sizes(self) -> dict[str, float]:
         """Return the bytes of each container's image, and of all together with shared layers counted once."""
@@ -178,7 +197,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=3, help="of which medians are taken (3)")
     parser.add_argument("--users", default="1,10,30,100", help="the load curve's points; none: no load (1,10,30,100)")
     parser.add_argument("--keep", type=float, default=30, help="seconds that each load's servers run (30)")
-    parser.add_argument("--cold", action="store_true", help="begin with no image: removes all of this project's")
+    parser.add_argument(
+        "--cold", action="store_true", help="begin once with no image and no cache (beside those there)"
+    )
     parser.add_argument("--instance", default="bench", help="name of the deployments that are made (bench)")
     parser.add_argument(
         "--output", type=Path, default=load.ROOT / "docs", help="folder of bench.md and bench.svg (docs)"
@@ -210,16 +231,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 console.say("bench", f"run {number + 1} of {given.runs} is done")
             sizes = bench.sizes()
         loads: list[figures.Load] = []
+        alone = None
         if counts:
             with load.up(counts[-1], given.instance, console) as opened:
                 loads.extend(load.run(opened, count, given.keep, console) for count in counts)
+            with load.up(counts[-1], given.instance, console, ("slurm.query_many_as=null",)) as opened:
+                alone = load.run(opened, counts[-1], given.keep, console)
     except HubEnvsError as error:
         print(error.report, file=sys.stderr)
         return error.exit_code
     given.output.mkdir(parents=True, exist_ok=True)
     if loads:
         plot(loads, given.output / "bench.svg")
-    text = figures.document(where, cold, runs, sizes, loads, given.keep)
+    text = figures.document(where, cold, runs, sizes, loads, alone, given.keep)
     (given.output / "bench.md").write_text(text)
     print(text, end="")
     return 0
