@@ -323,17 +323,17 @@ def with_ports(env: Environment, declared: Container[str]) -> Environment:
     if env.instance is None:
         return env
     record = state.read_record(env.deploy_folder)
-    ports: dict[str, int] = {}
-    for container, endpoint in env.published.items():
-        if container in declared or container == "hub-api":
+    stay = {name for name in env.published if name in declared or name == "hub-api"}
+    ports = {name: endpoint.port for name, endpoint in env.published.items() if name in stay}
+    for name, endpoint in env.published.items():
+        if name in stay:
             continue
-        candidates = range(endpoint.port, min(endpoint.port + 1000, 65536))
         free = (
             port
-            for port in candidates
+            for port in range(endpoint.port, min(endpoint.port + 1000, 65536))
             if port not in ports.values() and port_problem(endpoint.model_copy(update={"port": port})) is None
         )
-        ports[container] = int(record[container]) if container in record else next(free, endpoint.port)
+        ports[name] = int(record[name]) if name in record else next(free, endpoint.port)
     return env.model_copy(update={"publish": env.publish.on(ports)})
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -106,6 +107,12 @@ class Endpoint(Frozen):
     def _address(cls, value: str) -> str:
         # podman takes no host names here.
         return str(ipaddress.ip_address(value))
+
+    def meets(self, other: Endpoint) -> bool:
+        """Return whether one of the two leaves no room for the other."""
+        everywhere = ("0.0.0.0", "::")
+        same = self.address == other.address or self.address in everywhere or other.address in everywhere
+        return self.port == other.port and same
 
     def __str__(self) -> str:
         host = f"[{self.address}]" if ":" in self.address else self.address
@@ -361,7 +368,7 @@ class Environment(Frozen):
     stage: Literal["dev", "prod"]
     site_folder: str | None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
-    base_url: Annotated[str, Field(pattern=r"^(/[\w.-]+)*/?$")]
+    base_url: Annotated[str, Field(pattern=r"^(/\w[\w.-]*)*/?$")]
     auth: Auth
     hub: Hub
     slurm: Slurm
@@ -407,6 +414,9 @@ class Environment(Frozen):
             raise ValueError("containers: accounting comes with `slurm.accounting: true`, and only with that")
         if self.slurm.accounting and "slurm" not in self.containers:
             raise ValueError("slurm.accounting: there is no Slurm in this pod to account for")
+        for one, other in itertools.combinations(without_identity(self).published.items(), 2):
+            if one[1].meets(other[1]):
+                raise ValueError(f"publish.{other[0]}: {other[1]} is taken by publish.{one[0]}")
         if self.slurm_elsewhere:
             _consistent_site(self.slurm, self.publish)
         if TUNNEL in self.containers and self.zenith.server_address is None:

@@ -60,6 +60,7 @@ def test_later_layers_win_key_by_key(root: Path) -> None:
         ("hub: {start_poll_interval: .inf}", "hub.start_poll_interval: input should be a finite number"),
         ("publish: {jupyterhub: 'localhost:8000'}", "'localhost' does not appear to be an IPv4 or IPv6 address"),
         ("overlays: [/not-there]", "local.yaml:1: overlays: there is no folder /not-there"),
+        ("base_url: /jupyter/../hub", "local.yaml:1: base_url: string should match pattern"),
         ("publish: {jupyterhub: nowhere}", "publish.jupyterhub: should be address:port"),
         ("publish: {jupyterhub: 127.0.0.1:99999}", "less than or equal to 65535"),
         ("auth: {user: carol}", "local.yaml:1: auth.user: 'carol' is not in dev_users (alice, bob)"),
@@ -150,6 +151,14 @@ def test_prod_guesses_nothing(root: Path) -> None:
     local.write_text(example.replace("server_address", "# server_address"))
     with pytest.raises(DefinitionError, match=r"zenith\.server_address: not set"):
         load(root, "prod")
+
+
+def test_two_things_are_not_published_at_one_address(root: Path) -> None:
+    """The second is refused by its key, also where one of them is everywhere; a port on two addresses is fine."""
+    for address in ("127.0.0.1", "0.0.0.0"):
+        with pytest.raises(DefinitionError, match=r"publish\.gateway: 127\.0\.0\.1:8000 is taken by"):
+            load(root, "dev_realauth", settings=[f"publish.jupyterhub={address}:8000"])
+    assert load(root, "dev_realauth", settings=["publish.jupyterhub=192.0.2.1:8000"]).hub_url
 
 
 def test_an_unknown_environment_is_refused_with_the_nearest(root: Path) -> None:
