@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Settings = Sequence[str] | None
 
 ROOT = Path(__file__).resolve().parent
-BASE: dict[str, Any] = yaml.safe_load((ROOT / "envs/base.yaml").read_text())
+BASE: dict[str, Any] = yaml.safe_load((ROOT / "envs/base.yaml").read_text("utf-8"))
 
 
 class Variable:
@@ -356,10 +356,11 @@ def verify(
     set_: Settings = None,
 ) -> None:
     """Do what a user does (log in, spawn, compute, stop), and name the hop that breaks with its log lines."""
+    from hubenvs import load
     from hubenvs import verify as walk
 
     suite = open_suite(ctx, env, instance, set_, as_deployed=True)
-    token = Path(token_file).read_text().strip() if token_file else None
+    token = load.read_text(Path(token_file), ROOT).strip() if token_file else None
     walk.verify(suite.env, suite.engine, suite.console, url, token)
 
 
@@ -438,17 +439,18 @@ def token(
     expired: bool = False,
     audience: str | None = None,
     platform: str | None = None,
-    lifetime: int = 0,
+    lifetime: str = "0",
     set_: Settings = None,
 ) -> None:
     """Print an ID token of a user, as the bundled provider signs it, for the header X-Auth-Id-Token."""
     from hubenvs import state, tokens
 
+    seconds = _whole("--lifetime", lifetime)
     suite = open_suite(ctx, env, instance, set_, quiet=True, as_deployed=True)
     given = {"audience": audience, "platform": platform}
     auth = suite.env.auth.model_copy(update={key: value for key, value in given.items() if value})
     key_set = state.read_secrets(suite.env.deploy_folder).get("jwks", "")
-    print(tokens.token(suite.env.model_copy(update={"auth": auth}), key_set, user, lifetime or None, expired))
+    print(tokens.token(suite.env.model_copy(update={"auth": auth}), key_set, user, seconds or None, expired))
 
 
 @task(

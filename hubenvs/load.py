@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ KeyPath = tuple[str | int, ...]
 
 # Bytes of a file that is read at most: far more than anybody writes, and soon read.
 LARGEST = 1 << 20
+# Dots in a key of --set at most: more than any key has, and far fewer than Python can follow.
+DEEPEST = 20
 # What the keys of an existing deployment's ConfigMap are in a definition; its accounts and password are no keys of it.
 CONFIG_MAP_KEYS = {
     "logLevel": "log_level",
@@ -37,6 +40,7 @@ CONFIG_MAP_KEYS = {
     "jwtAudience": "auth.audience",
 }
 USERS_KEY, PASSWORD_KEY = "devUsers", "dummyAuthPassword"
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 # What pydantic calls these would be said in Python's words.
 PROBLEMS = {
     "model_type": "should be a mapping of keys to values",
@@ -86,7 +90,10 @@ class _Lines(yaml.SafeLoader):
         if isinstance(node, yaml.SequenceNode):
             return [self.read(child, (*path, index)) for index, child in enumerate(node.value)]
         if not isinstance(node, yaml.MappingNode):
-            return self.construct_object(node)
+            value = self.construct_object(node)
+            if isinstance(value, str) and _NO_TEXT.search(value):  # by an escape: no file and no program takes it
+                raise yaml.constructor.ConstructorError(None, None, f"{value!r} is no text", node.start_mark)
+            return value
         result: dict[Any, Any] = {}
         for key_node, child in node.value:
             key = self.construct_object(key_node)
@@ -111,7 +118,7 @@ def _documents(text: str, label: str) -> list[tuple[Any, Mapping[KeyPath, int]]]
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise DefinitionError(f"{label}:{line}: {error.problem}", "correct the YAML there") from error
-    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, TypeError, ValueError, KeyError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise DefinitionError(f"{label}: {reason}", "correct the YAML") from error
     return documents
@@ -150,7 +157,7 @@ def parse_set(option: str) -> Source:
     Raises DefinitionError if there is no ``=`` or no key.
     """
     key, separator, value = option.partition("=")
-    if not separator or not all(key.split(".")):
+    if not separator or not all(key.split(".")) or key.count(".") > DEEPEST:
         raise DefinitionError(f"--set {option}: not of the form key.key=value", "for example --set slurm.nodes=4")
     label = f"--set {key}"
     return _layer(key, parse_value(value, label), label)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import itertools
+import os
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -224,6 +225,12 @@ class Slurm(Frozen):
     hub_connect_url: Annotated[str, Field(pattern=r"^https?://\S+$")]
     host_aliases: tuple[HostAlias, ...]
 
+    @field_validator("hub_connect_url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        urlsplit(value)  # which says what is wrong with brackets
+        return value
+
     @property
     def node_names(self) -> tuple[str, ...]:
         """Return the virtual nodes' names, as slurm.conf has them and as they resolve in the pod."""
@@ -378,7 +385,7 @@ class Environment(Frozen):
     debian: Debian
     images: Images
     repositories: Repositories
-    wait_timeout: Annotated[StrictInt, Field(gt=0)]
+    wait_timeout: Annotated[StrictInt, Field(gt=0, le=86400)]
 
     @field_validator("name")
     @classmethod
@@ -512,7 +519,7 @@ class Environment(Frozen):
     def site_data(self) -> Path:
         """Return the folder of the site's own files."""
         own = self.root / "envs" / self.name
-        return self.root / Path(self.site_folder).expanduser() if self.site_folder else own
+        return self.root / os.path.expanduser(self.site_folder) if self.site_folder else own
 
     # -- what follows from the data ------------------------------------------------------------------------------
 
@@ -533,7 +540,7 @@ class Environment(Frozen):
     @property
     def overlay_folders(self) -> tuple[Path, ...]:
         """Return the folders of seed files that the definition names, relative ones from the checkout."""
-        return tuple(self.root / Path(overlay).expanduser() for overlay in self.overlays)
+        return tuple(self.root / os.path.expanduser(overlay) for overlay in self.overlays)
 
     @property
     def users(self) -> tuple[str, ...]:
@@ -633,7 +640,7 @@ class Environment(Frozen):
         if url == "bundled" and self.stage == "prod":
             return self.bundled(repository)  # not what somebody has edited
         if is_folder(url):
-            return (self.root / Path(url).expanduser()).resolve()
+            return (self.root / os.path.expanduser(url)).resolve()
         return self.root / "containers" / REPOSITORIES[repository] / WORKING_COPIES / repository
 
     def bundled(self, repository: str) -> Path:

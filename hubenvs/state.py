@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 from .errors import StateError
@@ -44,7 +44,9 @@ def make(folder: Path) -> Path:
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Write ``path`` (0600) whole or not at all."""
+    """Write ``path`` (0600) whole or not at all; raise StateError if it can't be, or is a device or the like."""
+    if path.exists() and not path.is_file():  # renaming would put a file in its place, /dev/full's too
+        raise StateError(f"{path}: not a file", "name another")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     data = content.encode() if isinstance(content, str) else content
     try:
@@ -81,10 +83,25 @@ def lock(folder: Path) -> Iterator[None]:
                     remove(folder)
 
 
-def read_secrets(folder: Path) -> dict[str, str]:
-    """Return the secrets kept in the deploy ``folder``, by key."""
+def read_secrets(folder: Path, only: Container[str] | None = None) -> dict[str, str]:
+    """Return the secrets kept in the deploy ``folder``, by key: all, or those in ``only``.
+
+    Raises StateError if one is empty or isn't text.
+    """
     secrets = folder / SECRETS
-    return {path.name: path.read_text() for path in secrets.iterdir()} if secrets.is_dir() else {}
+    if not secrets.is_dir():
+        return {}
+    values = {}
+    for path in secrets.iterdir():
+        if only is not None and path.name not in only:
+            continue
+        try:
+            values[path.name] = path.read_text()
+        except (IsADirectoryError, UnicodeDecodeError):
+            values[path.name] = ""
+        if not values[path.name].strip():
+            raise StateError(f"{path}: damaged", "`invoke down`, then `invoke up`, makes all secrets anew")
+    return values
 
 
 def write_secrets(folder: Path, values: Mapping[str, str]) -> None:
@@ -106,9 +123,17 @@ def write_secrets(folder: Path, values: Mapping[str, str]) -> None:
 
 
 def read_record(folder: Path) -> dict[str, str]:
-    """Return what is known of this deployment (its ports, what `reload` made of its pod), or nothing."""
+    """Return what is known of this deployment (its ports, what `reload` made of its pod), or nothing.
+
+    Raises StateError if the file that says so is damaged.
+    """
     path = folder / "record.json"
-    record: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        record = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or not all(isinstance(value, str) for value in record.values()):
+        raise StateError(f"{path}: damaged", "remove it; only a port chosen before is forgotten")
     return record
 
 
@@ -130,7 +155,7 @@ def write_definition(folder: Path, definition: str) -> None:
 
 def remove(folder: Path, keep: tuple[str, ...] = ()) -> None:
     """Remove the deploy ``folder``; the secrets named in ``keep`` stay, everything else goes."""
-    kept = {name: value for name, value in read_secrets(folder).items() if name in keep}
+    kept = read_secrets(folder, keep)
     if folder.exists():
         shutil.rmtree(folder)
     if kept:

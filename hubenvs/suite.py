@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from . import bundle, deploy, images, kubernetes, load, ready, render, repositories, site, ssh, state
 from .console import Console
 from .engine import Engine, play_argv, rootless, volume_argv, volume_data_argv
@@ -289,7 +287,7 @@ def _definition(folder: Path) -> Environment | None:
     try:
         text = state.read_definition(folder)
         return Environment.model_validate_json(text) if text else None
-    except (OSError, ValidationError):
+    except (OSError, ValueError):  # pydantic's is one, and that of what isn't text
         return None
 
 

@@ -104,6 +104,11 @@ def test_later_layers_win_key_by_key(root: Path) -> None:
             "local.yaml:1: images.slurm.image: what is edited here isn't in it; it needs `stage: prod`",
         ),
         ("{? [a] : b}", "local.yaml"),
+        ("slurm: {accounting: !!bool maybe}", "local.yaml: 'maybe'"),
+        ('auth: {platform: "a\\0b"}', "local.yaml:1: 'a\\x00b' is no text"),
+        ("overlays: [~nobody-of-that-name/seeds]", "local.yaml:1: overlays: there is no folder"),
+        ("slurm: {hub_connect_url: 'http://[x'}", "local.yaml:1: slurm.hub_connect_url: invalid IPv6 URL"),
+        ("wait_timeout: 99999999999", "local.yaml:1: wait_timeout: input should be less than"),
     ],
 )
 def test_a_bad_definition_names_file_line_and_key(root: Path, text: str, error: str) -> None:
@@ -174,7 +179,9 @@ def test_a_bad_instance_is_refused(root: Path) -> None:
             load(root, "dev_dummyauth", instance=instance)
 
 
-@pytest.mark.parametrize("option", ["", "nodes", "=1", "a..b=1", "slurm.nodes=[1", "a={b: 1, b: 2}", "a=1\n---\n2"])
+@pytest.mark.parametrize(
+    "option", ["", "a." * 3000 + "a=1", "nodes", "=1", "a..b=1", "slurm.nodes=[1", "a={b: 1, b: 2}", "a=1\n---\n2"]
+)
 def test_a_malformed_set_is_refused(option: str) -> None:
     """--set takes key.key=value, nothing else."""
     with pytest.raises(DefinitionError, match="--set"):

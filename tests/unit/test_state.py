@@ -1,0 +1,41 @@
+"""What the deploy folder holds is read whole, or refused by name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hubenvs import state
+from hubenvs.errors import StateError
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"\n"])
+def test_a_damaged_secret_is_refused_and_does_not_keep_the_folder(tmp_path: Path, content: bytes) -> None:
+    """A secret that is empty or isn't text is named, and the folder can be removed all the same."""
+    folder = tmp_path / "env"
+    state.write_secrets(folder, {"ssh_key": "x", "crypt_keys": "kept"})
+    (folder / state.SECRETS / "ssh_key").write_bytes(content)
+    with pytest.raises(StateError, match="ssh_key: damaged"):
+        state.read_secrets(folder)
+    state.remove(folder, keep=("crypt_keys",))
+    assert state.read_secrets(folder) == {"crypt_keys": "kept"}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff", b'{"jupyterhub": null}'])
+def test_a_damaged_record_is_refused(tmp_path: Path, content: bytes) -> None:
+    """What isn't a mapping of text is named instead of read."""
+    (tmp_path / "record.json").write_bytes(content)
+    with pytest.raises(StateError, match=r"record\.json: damaged"):
+        state.read_record(tmp_path)
+
+
+def test_nothing_but_a_file_is_written_over(tmp_path: Path) -> None:
+    """A pipe (as a device would) stays what it is when it is named as a file to write."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(StateError, match="not a file"):
+        state.write(pipe, "x")
+    assert pipe.is_fifo()
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
