@@ -216,7 +216,6 @@ def play(
     A pod that differs is replaced. A play that fails or is interrupted takes down what it began.
     """
     if deployed.pod:
-        refuse_foreign(env, deployed)
         if made_of(env, deployed.pod) == render.pod_digest(manifest) and deployed.state == "up":
             console.say("play", f"pod {env.pod} is up and unchanged")
             return False
@@ -260,26 +259,37 @@ def reloaded(
     state.write_record(env.deploy_folder, {**record, "reloaded": pod["Id"], "digest": digest})
 
 
-def refuse_foreign(env: Environment, deployed: Deployed) -> None:
-    """Raise StateError if ``deployed`` was brought up from another checkout."""
+def refuse_foreign(env: Environment, deployed: Deployed, engine: Engine) -> None:
+    """Raise StateError if ``deployed`` is another checkout's, or somebody has a pod or a volume of one of its names."""
     if deployed.checkout != checkout_id(env.root):
         raise StateError(
             f"{env.pod} is up already, from another checkout", "give this one a name of its own with --instance NAME"
         )
+    hint = "it isn't ours to touch: remove it by hand, or take --instance NAME"
+    if deployed.pod is None and engine.run(("podman", "pod", "exists", env.pod), check=False).returncode == 0:
+        raise StateError(f"there is a pod {env.pod} without this suite's labels", hint)
+    if others := {volume.name for volume in env.volumes} & engine.volume_names() - set(deployed.volumes):
+        raise StateError(f"there is a volume {min(others)} without this suite's labels", hint)
 
 
 def clear(pod: str, engine: Engine) -> None:
     """Remove ``pod`` with its Secrets and the volumes podman keeps beside those; no error if there is nothing."""
-    # Stopped first: `pod rm --force` of podman 4.3 waits out its whole time for each container, however soon it ends.
-    engine.run(("podman", "pod", "stop", "--ignore", f"--time={STOP_TIMEOUT}", pod), check=False)
-    removed = engine.run(("podman", "pod", "rm", "--force", "--ignore", f"--time={STOP_TIMEOUT}", pod), check=False)
-    if removed.returncode != 0 and engine.run(("podman", "pod", "exists", pod), check=False).returncode == 0:
-        raise StateError(f"pod {pod} can't be removed", "see what podman says", removed.stderr.splitlines())
+    for found in engine.pods():
+        if instance_of(found) == pod:  # another one of that name is somebody else's
+            _remove_pod(found["Id"], engine)
     names = _secret_names(pod)
     if secrets := sorted(names & engine.secret_names()):
         engine.run(("podman", "secret", "rm", *secrets))
     if volumes := sorted(names & engine.volume_names()):
         engine.run(("podman", "volume", "rm", "--force", *volumes))
+
+
+def _remove_pod(pod: str, engine: Engine) -> None:
+    # Stopped first: `pod rm --force` of podman 4.3 waits out its whole time for each container, however soon it ends.
+    engine.run(("podman", "pod", "stop", "--ignore", f"--time={STOP_TIMEOUT}", pod), check=False)
+    removed = engine.run(("podman", "pod", "rm", "--force", "--ignore", f"--time={STOP_TIMEOUT}", pod), check=False)
+    if removed.returncode != 0 and engine.run(("podman", "pod", "exists", pod), check=False).returncode == 0:
+        raise StateError(f"pod {pod} can't be removed", "see what podman says", removed.stderr.splitlines())
 
 
 def require_free(env: Environment, engine: Engine) -> None:

@@ -127,7 +127,7 @@ class Suite:
         absent = images.missing(builds, self.engine)
         if absent:
             raise StateError(f"no image {absent[-1].tag}", f"invoke build {self.env.options}")
-        return self._play(builds, self._kept_secrets(), deploy.look(self.env, self.engine))
+        return self._play(builds, self._kept_secrets(), self.look())
 
     def _kept_secrets(self) -> dict[str, str]:
         """Return the secrets in the deploy folder; raise StateError if they haven't all been made."""
@@ -140,6 +140,12 @@ class Suite:
         documents = deploy.documents(self.env, builds, values)
         return deploy.play(self.env, documents, deployed, self.engine, self.console)
 
+    def look(self) -> deploy.Deployed:
+        """Return what there is of the environment; refuse what somebody else made under its names."""
+        deployed = deploy.look(self.env, self.engine)
+        deploy.refuse_foreign(self.env, deployed, self.engine)
+        return deployed
+
     def is_up(self) -> bool:
         """Return whether the pod is there."""
         return deploy.look(self.env, self.engine).pod is not None
@@ -151,8 +157,7 @@ class Suite:
     def preflight(self) -> deploy.Deployed:
         """Refuse, before anything is made, what would fail later, and return what there is of the environment."""
         self.engine.version()
-        deployed = deploy.look(self.env, self.engine)
-        deploy.refuse_foreign(self.env, deployed)
+        deployed = self.look()
         if deployed.state not in ("up", "degraded"):
             deploy.require_free(self.env, self.engine)
         deploy.seeds(self.env)

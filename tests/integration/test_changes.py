@@ -221,6 +221,30 @@ def test_a_git_url_that_cannot_be_reached_offers_bundled(env_name: str, tmp_path
     assert not (ROOT / ".deploy" / f"{env_name}-refused").exists()
 
 
+@pytest.mark.parametrize(
+    ("made", "removed"),
+    [
+        (("pod", "create", "--infra=false", "--name", "{}"), ("pod", "rm", "{}")),
+        (("volume", "create", "{}-home"), ("volume", "rm", "{}-home")),
+    ],
+)
+def test_what_somebody_else_made_is_left_alone(
+    deployment: Deployment, made: tuple[str, ...], removed: tuple[str, ...]
+) -> None:
+    """A pod or volume that has a name of ours and no label stops `up`, and `down` doesn't touch it."""
+    name = f"{deployment.instance}-theirs"
+    pod = deployment.status["pod"].removesuffix(deployment.instance) + name
+    named = ("--env", deployment.env, "--instance", name)
+    deployment.engine.run(("podman", *(part.format(pod) for part in made)))
+    try:
+        done = invoke("up", *named, check=False)
+        assert "without this suite's labels" in done.stderr
+        invoke("down", *named)
+    finally:
+        deployment.engine.run(("podman", *(part.format(pod) for part in removed)))  # fails if it is gone
+    assert entry(name) is None
+
+
 def test_a_deploy_folder_that_is_not_ours_is_refused(env_name: str, tmp_path: Path) -> None:
     """A link or another user's folder gets no secrets."""
     folder = ROOT / ".deploy" / f"{env_name}-foreign"
