@@ -22,7 +22,7 @@ class Console:
             self._rich = RichConsole(highlight=False, soft_wrap=True)
 
     def _echo(self, command: str) -> None:
-        print(f"+ {command}", file=sys.stderr, flush=True)
+        print(f"+ {command}\n", end="", file=sys.stderr, flush=True)  # in one piece: commands may start at once
 
     def say(self, stage: str, text: str) -> None:
         """Print what ``stage`` did."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import socket
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from . import archive, images, keys, ready, render, repositories, site, state
 from .console import Console
 from .engine import (
     Engine,
+    Holdings,
     instance_of,
     play_argv,
     rootless,
@@ -68,21 +71,19 @@ class Deployed:
         return "up" if all(running) else "degraded" if any(running) else "stopped"
 
 
-def find(engine: Engine) -> dict[str, Deployed]:
-    """Return all deployments that the engine has anything of, by instance (the pod's name)."""
-    pods, containers, volumes = engine.pods(), engine.containers(), engine.volumes()
+def find(there: Holdings) -> dict[str, Deployed]:
+    """Return all deployments of which there is anything, by instance (the pod's name)."""
     labels: dict[str, Mapping[str, str]] = {}
-    for described in (*volumes, *containers, *pods):
+    for described in (*there.volumes, *there.containers, *there.pods):
         if instance := instance_of(described):
             labels[instance] = described["Labels"]
-    secrets = engine.secret_names() if labels else set()
     return {
         instance: Deployed(
             instance=instance,
-            pod=next((pod for pod in pods if instance_of(pod) == instance), None),
-            containers=tuple(item for item in containers if instance_of(item) == instance),
-            volumes=tuple(sorted(item["Name"] for item in volumes if instance_of(item) == instance)),
-            secrets=tuple(sorted(secrets & _secret_names(instance))),
+            pod=next((pod for pod in there.pods if instance_of(pod) == instance), None),
+            containers=tuple(item for item in there.containers if instance_of(item) == instance),
+            volumes=tuple(sorted(item["Name"] for item in there.volumes if instance_of(item) == instance)),
+            secrets=tuple(sorted(there.secrets & _secret_names(instance))),
             environment=found.get(LABEL_ENVIRONMENT, ""),
             checkout=found.get(LABEL_CHECKOUT, ""),
         )
@@ -90,14 +91,14 @@ def find(engine: Engine) -> dict[str, Deployed]:
     }
 
 
-def look(env: Environment, engine: Engine) -> Deployed:
-    """Return what the engine has of ``env``."""
-    return find(engine).get(env.pod) or leftovers(env.pod, env.name, checkout_id(env.root), engine)
+def look(env: Environment, there: Holdings) -> Deployed:
+    """Return what there is of ``env``."""
+    return find(there).get(env.pod) or leftovers(env.pod, env.name, checkout_id(env.root), there)
 
 
-def leftovers(pod: str, environment: str, checkout: str, engine: Engine) -> Deployed:
+def leftovers(pod: str, environment: str, checkout: str, there: Holdings) -> Deployed:
     """Return what is left of a deployment that has nothing labelled any more: its Secrets, by their names."""
-    secrets = tuple(sorted(engine.secret_names() & _secret_names(pod)))
+    secrets = tuple(sorted(there.secrets & _secret_names(pod)))
     return Deployed(pod, None, (), (), secrets, environment, checkout)
 
 
@@ -139,24 +140,26 @@ def make_volumes(env: Environment, engine: Engine, console: Console) -> None:
     """Make the volumes of ``env`` that aren't there, and bring changed seed files into those that are."""
     there = engine.volume_names()
     seed = seeds(env)
-    notes: list[str] = []
-    made = 0
-    for volume in env.volumes:
+
+    def make(volume: Volume) -> list[str]:
         current: dict[str, bytes] = {}
         if volume.name not in there:
             engine.run(volume_argv(volume.name, env.labels))
-            made += 1
         elif volume.seeded:
             current = archive.unpack(engine.run(volume_data_argv("export", volume.name)).stdout)
-        if volume.seeded:
-            seeding = archive.seeding(seed[volume.name], current)
-            if seeding.files:
-                tar = archive.pack(seeding.files, volume.owner)
-                engine.run(volume_data_argv("import", volume.name), stdin=tar)
-            notes += [f"{volume.suffix}: {note}" for note in seeding.notes]
-    kept = len(env.volumes) - made
+        if not volume.seeded:
+            return []
+        seeding = archive.seeding(seed[volume.name], current)
+        if seeding.files:
+            tar = archive.pack(seeding.files, volume.owner)
+            engine.run(volume_data_argv("import", volume.name), stdin=tar)
+        return [f"{volume.suffix}: {note}" for note in seeding.notes]
+
+    notes = engine.at_once([partial(make, volume) for volume in env.volumes])
+    kept = sum(volume.name in there for volume in env.volumes)
+    made = len(env.volumes) - kept
     console.say("volumes", ", ".join(text for count, text in ((made, f"made {made}"), (kept, f"kept {kept}")) if count))
-    for note in notes:
+    for note in itertools.chain.from_iterable(notes):
         console.say("volumes", note)
 
 
@@ -259,34 +262,38 @@ def reloaded(
     state.write_record(env.deploy_folder, {**record, "reloaded": pod["Id"], "digest": digest})
 
 
-def refuse_foreign(env: Environment, deployed: Deployed, engine: Engine) -> None:
+def refuse_foreign(env: Environment, deployed: Deployed, there: Holdings) -> None:
     """Raise StateError if ``deployed`` is another checkout's, or somebody has a pod or a volume of one of its names."""
     if deployed.checkout != checkout_id(env.root):
         raise StateError(
             f"{env.pod} is up already, from another checkout", "give this one a name of its own with --instance NAME"
         )
     hint = "it isn't ours to touch: remove it by hand, or take --instance NAME"
-    if deployed.pod is None and engine.run(("podman", "pod", "exists", env.pod), check=False).returncode == 0:
+    if deployed.pod is None and any(pod["Name"] == env.pod for pod in there.pods):
         raise StateError(f"there is a pod {env.pod} without this suite's labels", hint)
-    if others := {volume.name for volume in env.volumes} & engine.volume_names() - set(deployed.volumes):
+    if others := {volume.name for volume in env.volumes} & there.volume_names - set(deployed.volumes):
         raise StateError(f"there is a volume {min(others)} without this suite's labels", hint)
 
 
-def clear(pod: str, engine: Engine) -> None:
-    """Remove ``pod`` with its Secrets and the volumes podman keeps beside those; no error if there is nothing."""
-    for found in engine.pods():
+def clear(pod: str, engine: Engine, grace: int = STOP_TIMEOUT, volumes: Iterable[str] = ()) -> None:
+    """Remove ``pod`` with its Secrets, the volumes podman keeps beside those, and ``volumes``, where they are.
+
+    ``grace`` is how many seconds a container has to end by itself.
+    """
+    there = engine.holdings()
+    for found in there.pods:
         if instance_of(found) == pod:  # another one of that name is somebody else's
-            _remove_pod(found["Id"], engine)
+            _remove_pod(found["Id"], engine, grace)
     names = _secret_names(pod)
-    if secrets := sorted(names & engine.secret_names()):
+    if secrets := sorted(names & there.secrets):
         engine.run(("podman", "secret", "rm", *secrets))
-    if volumes := sorted(names & engine.volume_names()):
-        engine.run(("podman", "volume", "rm", "--force", *volumes))
+    if gone := sorted(names.union(volumes) & there.volume_names):
+        engine.run(("podman", "volume", "rm", "--force", *gone))
 
 
-def _remove_pod(pod: str, engine: Engine) -> None:
+def _remove_pod(pod: str, engine: Engine, grace: int) -> None:
     # Stopped first: `pod rm --force` of podman 4.3 waits out its whole time for each container, however soon it ends.
-    engine.run(("podman", "pod", "stop", "--ignore", f"--time={STOP_TIMEOUT}", pod), check=False)
+    engine.run(("podman", "pod", "stop", "--ignore", f"--time={grace}", pod), check=False)
     removed = engine.run(("podman", "pod", "rm", "--force", "--ignore", f"--time={STOP_TIMEOUT}", pod), check=False)
     if removed.returncode != 0 and engine.run(("podman", "pod", "exists", pod), check=False).returncode == 0:
         raise StateError(f"pod {pod} can't be removed", "see what podman says", removed.stderr.splitlines())
@@ -352,9 +359,11 @@ def with_ports(env: Environment, declared: Container[str]) -> Environment:
 
 def down(root: Path, deployed: Deployed, engine: Engine, console: Console, keep_volumes: bool = False) -> None:
     """Take ``deployed`` down: pod, Secrets, volumes (unless ``keep_volumes``) and its deploy folder."""
-    clear(deployed.instance, engine)
-    if deployed.volumes and not keep_volumes:
-        engine.run(("podman", "volume", "rm", "--force", *deployed.volumes))
+    if keep_volumes:
+        clear(deployed.instance, engine)
+    else:
+        # No grace: what the containers would still write goes with the volumes.
+        clear(deployed.instance, engine, grace=0, volumes=deployed.volumes)
     if folder := own_folder(root, deployed):
         state.remove(folder, keep=KEPT_WITH_VOLUMES if keep_volumes else ())
     kept = f", kept {len(deployed.volumes)} volumes" if keep_volumes else ""

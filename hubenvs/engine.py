@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -35,7 +36,6 @@ CAP_SYS_RESOURCE = 24  # linux/capability.h
 # Seconds: what only asks podman something answers at once, unless it is stuck; what changes something takes longer; a
 # program that is told to end has its own to tidy up.
 ANSWER, LONGEST, GRACE = 30, 600, 5
-OURS = ("--filter", f"label={LABEL_PART_OF}={PART_OF}")
 
 
 # -- argv ----------------------------------------------------------------------------------------------------------
@@ -162,6 +162,21 @@ class Completed:
         return self.stdout.decode(errors="replace").rstrip("\n")
 
 
+@dataclass(frozen=True)
+class Holdings:
+    """What the engine has: all pods and volumes and our containers, as podman describes them, and secrets' names."""
+
+    pods: Sequence[Mapping[str, Any]]
+    containers: Sequence[Mapping[str, Any]]
+    volumes: Sequence[Mapping[str, Any]]
+    secrets: frozenset[str]
+
+    @property
+    def volume_names(self) -> set[str]:
+        """Return the names of all volumes, whoever made them."""
+        return {volume["Name"] for volume in self.volumes}
+
+
 class Engine:
     """Runs programs, podman above all, in the environment that this host needs.
 
@@ -172,6 +187,7 @@ class Engine:
     def __init__(self, folder: Path | None, echo: Callable[[str], None] | None = None) -> None:
         self._echo = echo
         self._running: set[subprocess.Popen[bytes]] = set()
+        self._version: tuple[int, ...] | None = None
         self._environment = dict(os.environ)
         if folder and (configuration := containers_conf()):
             path = folder / "containers.conf"
@@ -249,10 +265,20 @@ class Engine:
                 connection.close()
                 _end(process)
 
-    def end_all(self) -> None:
-        """End what other threads run; their calls raise CommandError."""
-        for process in tuple(self._running):
-            process.terminate()
+    def at_once(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
+        """Run ``calls`` side by side and return what each returns, in their order, or raise the first one's error.
+
+        All run to their end; if we are interrupted, the programs that they run are ended.
+        """
+        with ThreadPoolExecutor(max_workers=max(1, len(calls))) as pool:
+            running = [pool.submit(call) for call in calls]
+            try:
+                wait(running)
+            except BaseException:
+                for process in tuple(self._running):
+                    process.terminate()
+                raise
+        return [future.result() for future in running]
 
     def json(self, argv: Sequence[str]) -> Any:
         """Run ``argv`` and return the JSON it prints (an empty list if it prints nothing)."""
@@ -265,6 +291,8 @@ class Engine:
 
     def version(self) -> tuple[int, ...]:
         """Return podman's version, such as (4, 3, 1); raise StateError if there is none or it is too old."""
+        if self._version:
+            return self._version
         text = self.run(("podman", "--version"), timeout=ANSWER).text
         try:
             version = tuple(int(part) for part in text.split()[-1].split("-")[0].split(".")[:3])
@@ -272,6 +300,7 @@ class Engine:
             raise StateError(f"`podman --version` says {text!r}", "is this podman?") from None
         if version < OLDEST:
             raise StateError(f"podman {text.split()[-1]} is too old", "install podman 4.3 or newer")
+        self._version = version
         return version
 
     # -- what there is ---------------------------------------------------------------------------------------------
@@ -288,29 +317,24 @@ class Engine:
             raise CommandError(argv, done.returncode, done.stderr)
         return done.returncode == 0
 
-    def pods(self) -> list[dict[str, Any]]:
-        """Return our pods, as podman describes them."""
-        found: list[dict[str, Any]] = self.json(("podman", "pod", "ps", *OURS, "--format=json"))
-        return found
-
-    def containers(self) -> list[dict[str, Any]]:
-        """Return our pods' containers, without the infra containers, as podman describes them."""
-        every = self.json(("podman", "ps", "--all", "--filter", f"label={LABEL_PART_OF}={PART_OF}", "--format=json"))
-        return [container for container in every if not container.get("IsInfra")]
-
-    def volumes(self) -> list[dict[str, Any]]:
-        """Return our labelled volumes, as podman describes them."""
-        found: list[dict[str, Any]] = self.json(("podman", "volume", "ls", *OURS, "--format=json"))
-        return found
+    def holdings(self) -> Holdings:
+        """Return what there is now."""
+        ours = ("--filter", f"label={LABEL_PART_OF}={PART_OF}")
+        pods, containers, volumes, secrets = self.at_once(
+            (
+                lambda: self.json(("podman", "pod", "ps", "--format=json")),
+                lambda: self.json(("podman", "ps", "--all", *ours, "--format=json")),
+                lambda: self.json(("podman", "volume", "ls", "--format=json")),
+                # By name: podman 4.3 can't label one.
+                lambda: self.run(("podman", "secret", "ls", "--format", "{{.Name}}"), timeout=ANSWER).text.split(),
+            )
+        )
+        containers = [container for container in containers if not container.get("IsInfra")]
+        return Holdings(pods, containers, volumes, frozenset(secrets))
 
     def volume_names(self) -> set[str]:
         """Return the names of all volumes, whoever made them."""
         return set(self.run(("podman", "volume", "ls", "--quiet"), timeout=ANSWER).text.split())
-
-    def secret_names(self) -> set[str]:
-        """Return the names of all secrets, whoever made them (podman 4.3 can't label one)."""
-        listing = self.run(("podman", "secret", "ls", "--format", "{{.Name}}"), timeout=ANSWER)
-        return set(listing.text.split())
 
     def logs(self, container: str, lines: int = 20) -> list[str]:
         """Return the last ``lines`` lines that ``container`` wrote."""

@@ -9,8 +9,8 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from . import archive, repositories
@@ -187,7 +187,9 @@ def of_containers(env: Environment, builds: tuple[Build, ...]) -> dict[str, Buil
 def missing(builds: tuple[Build, ...], engine: Engine) -> tuple[Build, ...]:
     """Return those of ``builds`` that have to be made, without what is only underneath an image that is there."""
     by_tag = {build.tag: build for build in builds}
-    needed = {build.tag for build in builds if build.name in PRODUCTS and not engine.has_image(build.tag)}
+    products = [build.tag for build in builds if build.name in PRODUCTS]
+    there = engine.at_once([partial(engine.has_image, tag) for tag in products])
+    needed = {tag for tag, found in zip(products, there, strict=True) if not found}
     for build in reversed(builds):  # from what stands on top to what is underneath
         if build.tag in needed:
             underneath = by_tag.keys() & {build.base, build.tools}
@@ -211,15 +213,7 @@ def build(env: Environment, engine: Engine, console: Console) -> tuple[Build, ..
     with console.busy("build", ", ".join(item.name for item in to_do)):
         for item in first:
             _make(item, env, engine, console)
-        with ThreadPoolExecutor(max_workers=len(chains)) as pool:
-            running = [pool.submit(_make_chain, chain, env, engine, console) for chain in chains]
-            try:
-                wait(running)
-            except BaseException:
-                engine.end_all()
-                raise
-        for future in running:
-            future.result()
+        engine.at_once([partial(_make_chain, chain, env, engine, console) for chain in chains])
     return builds
 
 

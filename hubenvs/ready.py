@@ -125,12 +125,12 @@ def wait(env: Environment, engine: Engine, console: Console, timeout: float | No
 
 def _require_running(env: Environment, engine: Engine) -> None:
     """Raise StateError if a container of ``env`` isn't running."""
-    for name in env.containers:
-        container = env.container(name)
-        state = engine.run(
-            ("podman", "inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", container), check=False
-        )
-        status, _, code = state.text.partition(" ")
+    containers = [env.container(name) for name in env.containers]
+    described = "{{.Name}} {{.State.Status}} {{.State.ExitCode}}"
+    listing = engine.run(("podman", "inspect", "--format", described, *containers), check=False).text
+    states = {name: rest for name, _, rest in (line.partition(" ") for line in listing.splitlines())}
+    for container in containers:
+        status, _, code = states.get(container, "").partition(" ")
         if status != "running":
             raise StateError(
                 f"container {container} is {f'{status} (exit status {code})' if status else 'not there'}",

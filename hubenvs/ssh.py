@@ -9,11 +9,13 @@ from __future__ import annotations
 import io
 import shlex
 from dataclasses import dataclass
+from functools import partial
 
 from . import state
 from .console import Console
 from .engine import Engine, exec_argv
 from .errors import StateError
+from .keys import ssh_key_pair
 from .model import Environment
 
 SERVICE_ACCOUNT = "jupyterspawner"
@@ -52,6 +54,13 @@ def check(env: Environment, engine: Engine, console: Console, brief: bool = Fals
         raise StateError(f"check: {failed[0].what}: {failed[0].seen}", logs)
     if brief:
         console.say("check", f"SSH from the hub to Slurm: {len(rows)} of {len(rows)} hold")
+
+
+class _AtOnce(io.StringIO):
+    """A text that is read in one piece: Invoke asks for one character at a time, and sleeps 10 ms after each."""
+
+    def read(self, size: int | None = -1, /) -> str:
+        return super().read()
 
 
 def _rows(env: Environment, engine: Engine) -> list[Row]:
@@ -96,13 +105,13 @@ def _rows(env: Environment, engine: Engine) -> list[Row]:
     if not rows[0].ok:
         return rows
 
-    def refused(what: str, connection: Connection, expected: type[Exception]) -> None:
+    def refused(what: str, connection: Connection, expected: type[Exception]) -> Row:
         try:
             connection.open()
         except expected as error:
-            rows.append(Row(what, True, f"refused ({type(error).__name__})"))
+            return Row(what, True, f"refused ({type(error).__name__})")
         else:
-            rows.append(Row(what, False, "accepted"))
+            return Row(what, False, "accepted")
         finally:
             connection.client.close()  # Fabric closes only what it opened
 
@@ -114,7 +123,7 @@ def _rows(env: Environment, engine: Engine) -> list[Row]:
                     shlex.join(command),
                     hide=True,
                     warn=True,
-                    in_stream=io.StringIO(stdin),
+                    in_stream=_AtOnce(stdin),
                     env=variables,
                     timeout=TIMEOUT,
                 )
@@ -154,12 +163,17 @@ def _rows(env: Environment, engine: Engine) -> list[Row]:
                 row(what, not result.ok and "uid=" not in result.stdout, result)
         # A site's server would count these, and shut the hub out with those who do such things (PerSourcePenalties).
         if not env.slurm_elsewhere:
-            refused("no log-in as root", connect("root", pkey=key), paramiko.AuthenticationException)
+            other_key = paramiko.Ed25519Key.from_private_key(io.StringIO(ssh_key_pair("stranger")[0]))
             # A wrong password is refused anywhere; here the server must not offer to look at one at all.
-            password = connect(SERVICE_ACCOUNT, password="wrong")
-            refused("no log-in with a password", password, paramiko.BadAuthenticationType)
-            stranger = connect(SERVICE_ACCOUNT, pkey=paramiko.Ed25519Key.from_private_key(io.StringIO(_other_key())))
-            refused("no log-in with another key", stranger, paramiko.AuthenticationException)
+            password, no_password = connect(SERVICE_ACCOUNT, password="wrong"), paramiko.BadAuthenticationType
+            root, stranger = connect("root", pkey=key), connect(SERVICE_ACCOUNT, pkey=other_key)
+            rows += engine.at_once(
+                [
+                    partial(refused, "no log-in as root", root, paramiko.AuthenticationException),
+                    partial(refused, "no log-in with a password", password, no_password),
+                    partial(refused, "no log-in with another key", stranger, paramiko.AuthenticationException),
+                ]
+            )
     except (paramiko.SSHException, OSError, EOFError) as error:
         rows.append(Row(f"SSH to {host}:{port} from {hub}", False, f"{type(error).__name__}: {error}"))
     return rows
@@ -168,10 +182,3 @@ def _rows(env: Environment, engine: Engine) -> list[Row]:
 def _environment(engine: Engine) -> tuple[str, ...]:
     value = engine.environment.get("CONTAINERS_CONF")
     return ("env", f"CONTAINERS_CONF={value}") if value else ()
-
-
-def _other_key() -> str:
-    """Return a private key that the server has never seen."""
-    from .keys import ssh_key_pair
-
-    return ssh_key_pair("stranger")[0]

@@ -142,13 +142,14 @@ class Suite:
 
     def look(self) -> deploy.Deployed:
         """Return what there is of the environment; refuse what somebody else made under its names."""
-        deployed = deploy.look(self.env, self.engine)
-        deploy.refuse_foreign(self.env, deployed, self.engine)
+        there = self.engine.holdings()
+        deployed = deploy.look(self.env, there)
+        deploy.refuse_foreign(self.env, deployed, there)
         return deployed
 
     def is_up(self) -> bool:
         """Return whether the pod is there."""
-        return deploy.look(self.env, self.engine).pod is not None
+        return deploy.look(self.env, self.engine.holdings()).pod is not None
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the pod answers."""
@@ -323,7 +324,7 @@ def describe(root: Path) -> list[dict[str, Any]]:
 
 def status(root: Path, engine: Engine) -> list[dict[str, Any]]:
     """Return what `status --json` prints, one entry a deployment."""
-    deployed = deploy.find(engine)
+    deployed = deploy.find(engine.holdings())
     definitions = _definitions(root)
     environments = []
     for found in deployed.values():
@@ -356,13 +357,14 @@ def down(
     except ValueError as error:
         raise DefinitionError(f"--instance {instance!r}: {error}", "`invoke status` lists what is up") from None
     mine = checkout_id(root)
-    deployed = deploy.find(engine)
+    there = engine.holdings()
+    deployed = deploy.find(there)
     if env is not None:
         if env not in load.environment_names(root) and not any(item.environment == env for item in deployed.values()):
             names = load.environment_names(root)
             raise DefinitionError(f"--env {env}: there is no such environment", load.suggestion(env, names))
         pod = pod_name(env, instance)
-        chosen = [deployed[pod]] if pod in deployed else [deploy.leftovers(pod, env, mine, engine)]
+        chosen = [deployed[pod]] if pod in deployed else [deploy.leftovers(pod, env, mine, there)]
         if chosen[0].checkout != mine:
             raise StateError(f"{pod} was brought up from another checkout", "take it down there")
     else:
