@@ -140,7 +140,7 @@ def up(users: int, instance: str, console: Console, settings: Sequence[str] = ()
         f"slurm.nodes={math.ceil(users / PER_NODE)}",
     )
     # The hub's own port is published as well as the gateway's. What `--set` doesn't give is the next free one.
-    published = {"publish": {"jupyterhub": "127.0.0.1:8000"}}
+    published = {"publish": {"jupyterhub": "127.0.0.1:8001"}}
     opened = Suite.open(ROOT, ENVIRONMENT, instance=instance, settings=(*own, *settings), configuration=published)
     try:
         opened.up()

@@ -55,6 +55,13 @@ def timed(act: Callable[[], object], url: str, mark: str = "") -> tuple[float, f
             time.sleep(LOOK)
 
 
+def seconds(act: Callable[[], object]) -> float:
+    """Run ``act`` and return the seconds that it took."""
+    since = time.monotonic()
+    act()
+    return time.monotonic() - since
+
+
 @contextmanager
 def empty_store(engine: Engine) -> Iterator[tuple[str, ...]]:
     """Give the environment variables with which podman has neither images nor caches; what it makes goes at the end."""
@@ -118,13 +125,14 @@ class Bench:
             deploy.clear(env.pod, self.engine)
             _, found["play"] = timed(lambda: self.invoke("play", as_defined=True), self.page)
             deploy.clear(env.pod, self.engine)
+            _, found["play, without its start"] = timed(self.suite.play, self.page)
+            deploy.clear(env.pod, self.engine)
             argv, text = play_argv(self.engine.version(), rootless()), render.dump(manifest).encode()
             _, found["plain play"] = timed(lambda: self.engine.run(argv, stdin=text), self.page)
         finally:
-            since = time.monotonic()
-            self.invoke("down")
-        found["down"] = time.monotonic() - since
+            found["down"] = seconds(lambda: self.invoke("down"))
         found["play's overhead"] = found["play"] - found["plain play"]
+        found["invoke --list"] = seconds(lambda: self.engine.run((sys.executable, "-m", "invoke", "--list")))
         return found
 
     def up(self, *variables: str) -> None:
@@ -157,9 +165,8 @@ def against(engine: Engine, up: Sequence[str], down: Sequence[str], url: str) ->
     try:
         found["other: until its page"], found["other: up, to its end"] = timed(lambda: engine.run(up), url)
     finally:
-        since = time.monotonic()
-        engine.run(down)
-    return {**found, "other: down": time.monotonic() - since}
+        found["other: down"] = seconds(lambda: engine.run(down))
+    return found
 
 
 def machine(engine: Engine) -> str:
