@@ -6,10 +6,11 @@ A task is a call into the hubenvs package, imported when it runs so that listing
 from __future__ import annotations
 
 import functools
+import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 Settings = Sequence[str] | None
 
 ROOT = Path(__file__).resolve().parent
+PREFIX = "INVOKE_HUBENVS"  # of the environment variables that Invoke takes for keys of its section `hubenvs`
 BASE: dict[str, Any] = yaml.safe_load((ROOT / "envs/base.yaml").read_text("utf-8"))
 
 
@@ -106,6 +108,7 @@ def open_suite(
     """Return the suite for ``env`` as the options and Invoke's configuration say."""
     from hubenvs.suite import Suite
 
+    _refuse_unknown(BASE, os.environ)
     configuration = _given(ctx.config.get("hubenvs", {}))
     echo = bool(ctx.config.run.echo)
     return Suite.open(
@@ -131,7 +134,25 @@ def open_engine(ctx: Context, quiet: bool = False) -> tuple[Engine, Console]:
     return Engine(ROOT / ".deploy", console.echo), console
 
 
-def _given(configuration: Any, name: str = "INVOKE_HUBENVS") -> dict[str, Any]:
+def _names(definition: Mapping[str, Any], prefix: str = PREFIX) -> Iterator[str]:
+    """Return the names of the environment variables that stand for the keys of ``definition``."""
+    for key, value in definition.items():
+        name = f"{prefix}_{key}".upper()
+        yield from _names(value, name) if isinstance(value, dict) else (name,)
+
+
+def _refuse_unknown(definition: Mapping[str, Any], variables: Iterable[str]) -> None:
+    """Raise DefinitionError for the first of ``variables`` that has our prefix and no key; Invoke passes it over."""
+    from hubenvs import load
+    from hubenvs.errors import DefinitionError
+
+    known = set(_names(definition))
+    for name in sorted(variables):
+        if name.startswith(f"{PREFIX}_") and name not in known:
+            raise DefinitionError(f"{name}: no key of the definition has this variable", load.suggestion(name, known))
+
+
+def _given(configuration: Any, name: str = PREFIX) -> dict[str, Any]:
     """Return what files and variables set in ``configuration``, the part of Invoke's whose variable is ``name``."""
     from hubenvs import load
 

@@ -350,7 +350,8 @@ def with_ports(env: Environment, declared: Container[str]) -> Environment:
             for port in range(endpoint.port, min(endpoint.port + 1000, 65536))
             if port not in ports.values() and port_problem(endpoint.model_copy(update={"port": port})) is None
         )
-        ports[name] = int(record[name]) if name in record else next(free, endpoint.port)
+        before = record.get(name, "")
+        ports[name] = int(before) if before.isdecimal() and int(before) < 65536 else next(free, endpoint.port)
     return env.model_copy(update={"publish": env.publish.on(ports)})
 
 

@@ -18,7 +18,7 @@ import yaml
 from pydantic import ValidationError
 
 from .errors import DefinitionError
-from .model import DevUser, Environment, with_accounting, without_identity
+from .model import MOST_USERS, DevUser, Environment, with_accounting, without_identity
 
 KeyPath = tuple[str | int, ...]
 
@@ -283,6 +283,8 @@ def parse_dev_users(text: str, label: str) -> tuple[DevUser, ...]:
         found[name] = (dev_user, number)
     if not found:
         raise DefinitionError(f"{label}: no dev user in it", "add a line such as alice.project1")
+    if len(found) > MOST_USERS:
+        raise DefinitionError(f"{label}: {len(found)} dev users", f"one pod takes {MOST_USERS} at most")
     return tuple(dev_user for dev_user, _ in found.values())
 
 

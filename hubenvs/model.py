@@ -43,6 +43,8 @@ WORKING_COPIES = "_dev_build_data"
 
 # Debian's useradd takes 32 characters at most (LOGIN_NAME_MAX in utmp is 32).
 ACCOUNT_LENGTH = 32
+# They all reach the containers in one environment variable, for which Linux has 128 KiB (MAX_ARG_STRLEN).
+MOST_USERS = 3000
 # The pod's name is the value of a label, a Service's name and a host's name: 63 characters at most.
 POD_NAME_LENGTH = 63
 
@@ -87,6 +89,9 @@ class DevUser(Frozen):
         return cls(user=user, project=project)
 
 
+ENDPOINT_FORM = "should be address:port, like 127.0.0.1:8000"
+
+
 class Endpoint(Frozen):
     """An address and a port on this host; written ``address:port`` or just ``port`` (then on 127.0.0.1)."""
 
@@ -97,10 +102,12 @@ class Endpoint(Frozen):
     @classmethod
     def _parse(cls, value: Any) -> Any:
         if isinstance(value, bool) or not isinstance(value, int | str):
-            return value
+            if isinstance(value, dict) and value.keys() == {"address", "port"}:
+                return value
+            raise ValueError(ENDPOINT_FORM)
         address, _, port = str(value).rpartition(":")
         if not port.isdecimal():
-            raise ValueError("should be address:port, like 127.0.0.1:8000")
+            raise ValueError(ENDPOINT_FORM)
         return {"address": address.strip("[]") or "127.0.0.1", "port": int(port)}
 
     @field_validator("address")

@@ -108,7 +108,7 @@ def wait(env: Environment, engine: Engine, console: Console, timeout: float | No
     for probe in found:
         with console.busy("wait", probe.name):
             while not probe.look():
-                _require_running(env, engine)
+                require_running(env, engine)
                 if time.monotonic() > deadline:
                     raise StateError(
                         f"{probe.name} did not answer within {timeout or env.wait_timeout} s",
@@ -123,7 +123,7 @@ def wait(env: Environment, engine: Engine, console: Console, timeout: float | No
             console.say("wait", f"Slurm has refused reservation {name}: `invoke logs {env.options}` shows why")
 
 
-def _require_running(env: Environment, engine: Engine) -> None:
+def require_running(env: Environment, engine: Engine) -> None:
     """Raise StateError if a container of ``env`` isn't running."""
     containers = [env.container(name) for name in env.containers]
     described = "{{.Name}} {{.State.Status}} {{.State.ExitCode}}"
@@ -131,9 +131,11 @@ def _require_running(env: Environment, engine: Engine) -> None:
     states = {name: rest for name, _, rest in (line.partition(" ") for line in listing.splitlines())}
     for container in containers:
         status, _, code = states.get(container, "").partition(" ")
+        if not status:
+            raise StateError(f"container {container} is not there", f"invoke up {env.options}")
         if status != "running":
             raise StateError(
-                f"container {container} is {f'{status} (exit status {code})' if status else 'not there'}",
-                f"`invoke logs {env.options}` shows more",
+                f"container {container} is {status} (exit status {code})",
+                f"`invoke logs {env.options}` shows more, `invoke up {env.options}` begins anew",
                 engine.logs(container),
             )

@@ -11,7 +11,7 @@ import shlex
 from dataclasses import dataclass
 from functools import partial
 
-from . import state
+from . import ready, state
 from .console import Console
 from .engine import Engine, exec_argv
 from .errors import StateError
@@ -42,6 +42,7 @@ def check(env: Environment, engine: Engine, console: Console, brief: bool = Fals
     """
     if "jupyterhub" not in env.containers:
         raise StateError(f"{env.name} has no hub container", "nothing to check SSH from")
+    ready.require_running(env, engine)
     with console.busy("check", "SSH from the hub to Slurm"):
         rows = _rows(env, engine)
     failed = [row for row in rows if not row.ok]

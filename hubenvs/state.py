@@ -28,6 +28,8 @@ def make(folder: Path) -> Path:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         facts = folder.stat()
+    except (FileExistsError, NotADirectoryError):
+        raise StateError(f"{folder}: the deploy folder can't be made: a file is in its place", "remove it") from None
     except OSError as error:
         raise StateError(
             f"{folder}: the deploy folder can't be made ({error.strerror})", "give this checkout to its user"
@@ -65,7 +67,7 @@ def lock(folder: Path) -> Iterator[None]:
     Raises StateError, saying who holds it, if another task does. A lock ends with the process that holds it.
     """
     path = make(folder) / LOCK
-    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+") as stream:
+    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+", errors="replace") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

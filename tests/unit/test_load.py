@@ -62,6 +62,7 @@ def test_later_layers_win_key_by_key(root: Path) -> None:
         ("overlays: [/not-there]", "local.yaml:1: overlays: there is no folder /not-there"),
         ("base_url: /jupyter/../hub", "local.yaml:1: base_url: string should match pattern"),
         ("publish: {jupyterhub: nowhere}", "publish.jupyterhub: should be address:port"),
+        ("publish: {jupyterhub: {127.0.0.1: }}", "publish.jupyterhub: should be address:port"),
         ("publish: {jupyterhub: 127.0.0.1:99999}", "less than or equal to 65535"),
         ("auth: {user: carol}", "local.yaml:1: auth.user: 'carol' is not in dev_users (alice, bob)"),
         ("containers: [jupyterhub]\nslurm: {accounting: true}", "local.yaml:2: slurm.accounting: there is no Slurm"),
@@ -282,11 +283,13 @@ def test_a_long_dev_user_is_refused() -> None:
 
 
 def test_a_repeated_or_missing_dev_user_is_refused() -> None:
-    """A name given twice names both lines; an empty list says what to add."""
+    """A name given twice names both lines; an empty list says what to add, and there is an end to a long one."""
     with pytest.raises(DefinitionError, match=r"dev_users:3: 'a\.p1' stands on line 1"):
         parse_dev_users("a.p1\nb.p1\na.p1\n", "dev_users")
     with pytest.raises(DefinitionError, match="no dev user in it"):
         parse_dev_users("# nobody\n", "dev_users")
+    with pytest.raises(DefinitionError, match="dev_users: 3001 dev users"):
+        parse_dev_users("\n".join(f"u{number}.p" for number in range(3001)), "dev_users")
 
 
 @given(st.text())

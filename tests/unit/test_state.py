@@ -39,3 +39,22 @@ def test_nothing_but_a_file_is_written_over(tmp_path: Path) -> None:
         state.write(pipe, "x")
     assert pipe.is_fifo()
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_who_holds_a_lock_is_said_whatever_stands_in_it(tmp_path: Path) -> None:
+    """The second task is refused with the first one's name, and not kept from that by what isn't text."""
+    folder = tmp_path / "env"
+    with state.lock(folder):
+        with pytest.raises(StateError, match=rf"env is being changed by process {os.getpid()} \("), state.lock(folder):
+            pass
+        (folder / state.LOCK).write_bytes(b"\xff")
+        with pytest.raises(StateError, match="env is being changed by"), state.lock(folder):
+            pass
+
+
+def test_a_file_in_place_of_the_deploy_folder_is_named(tmp_path: Path) -> None:
+    """Neither it nor one in place of the folder above is taken away."""
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file/env"):
+        with pytest.raises(StateError, match="a file is in its place: remove it"):
+            state.make(folder)

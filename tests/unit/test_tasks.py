@@ -34,6 +34,14 @@ def test_a_variable_that_is_no_yaml_is_named(monkeypatch: pytest.MonkeyPatch) ->
         given(monkeypatch, SLURM_NODES="[")
 
 
+@pytest.mark.parametrize("name", ["SLURM", "SLURM_NODS", "NODES"])
+def test_a_variable_of_no_key_is_named(name: str) -> None:
+    """Invoke itself passes it over."""
+    tasks._refuse_unknown(tasks.BASE, ["INVOKE_HUBENVS_SLURM_NODES", "INVOKE_RUN_ECHO", "HOME"])
+    with pytest.raises(DefinitionError, match=f"^INVOKE_HUBENVS_{name}: no key .*: did you mean 'INVOKE_HUBENVS_"):
+        tasks._refuse_unknown(tasks.BASE, [f"INVOKE_HUBENVS_{name}"])
+
+
 @pytest.mark.parametrize("text", ["x", "-1", "1.5", "", "\u0663", "65536", "9" * 5000])
 def test_an_option_that_is_no_such_number_is_named(text: str) -> None:
     """Neither is a number of something else, or one that Python refuses to read."""
