@@ -83,9 +83,11 @@ class HubUser:
         """Return the hub's page ``path``, which must answer 200."""
         return self._ok(self.http.get(f"{self.url}{path}"), f"GET {path}")
 
-    def log_in(self, password: str) -> None:
-        """Log in with the dummy authenticator's ``password``."""
+    def log_in(self, password: str, name: str = "") -> None:
+        """Log in with the dummy authenticator's ``password``, as ``name`` where its form asks for one."""
         fields, _ = form_fields(self.page("/hub/login").text)
+        if "username" in fields:  # not ours, but DummyAuthenticator's
+            fields["username"] = name
         answer = self.http.post(
             f"{self.url}/hub/login",
             params={"_xsrf": self._xsrf()},

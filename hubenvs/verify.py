@@ -101,7 +101,7 @@ def log_in(env: Environment, token: str | None = None) -> Callable[[HubUser], No
     if token:
         return lambda user: user.log_in_with(token)
     if env.auth.kind == "dummy":
-        return lambda user: user.log_in(secrets[deploy.PASSWORD_KEY])
+        return lambda user: user.log_in(secrets[deploy.PASSWORD_KEY], env.user)
     if env.gateway_url:
         return lambda user: user.log_in_at_provider(env.user)
     raise StateError(

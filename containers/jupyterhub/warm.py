@@ -136,7 +136,8 @@ def hub(argv: list[str], pipe: int, debug_port: int) -> None:
             await super().start()
             os.write(pipe, b"1")
 
-    sys.exit(JupyterHub.launch_instance(argv))
+    # Servers outlive a restart, also with a configuration that leaves this at JupyterHub's default.
+    sys.exit(JupyterHub.launch_instance([*argv, "--JupyterHub.cleanup_servers=False"]))
 
 
 def load(argv: list[str]) -> None:

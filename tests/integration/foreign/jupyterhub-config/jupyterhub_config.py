@@ -23,11 +23,13 @@ class DummyBricsAuthenticator(BricsAuthenticator):
         return []
 
     async def authenticate(self, handler, data):
-        """Return the first dev user with all projects if the password is right."""
+        """Return the first dev user with all projects if the name and the password are right."""
         if not secrets.compare_digest(data["password"], os.environ["DEPLOY_CONFIG_DUMMYAUTH_PASSWORD"]):
             return None
         accounts = os.environ["DEPLOY_CONFIG_DEV_USERS"].split()
         name = accounts[0].split(".")[0]
+        if data["username"] != name:
+            return None
         projects = {
             f"{account.split('.')[1]}.portal": {"name": account, "username": account}
             for account in accounts
@@ -40,7 +42,6 @@ c.JupyterHub.log_level = os.environ["DEPLOY_CONFIG_LOG_LEVEL"]
 c.JupyterHub.bind_url = f"http://:8000{os.environ['DEPLOY_CONFIG_BASE_URL']}"
 c.JupyterHub.hub_ip = "0.0.0.0"
 c.JupyterHub.hub_connect_url = os.environ["DEPLOY_CONFIG_HUB_CONNECT_URL"]
-c.JupyterHub.cleanup_servers = False
 c.JupyterHub.template_vars = {"announcement": f"bricsauthenticator {__version__}"}
 
 c.JupyterHub.authenticator_class = DummyBricsAuthenticator
