@@ -62,6 +62,11 @@ def plan(env: Environment, container: str, current: Mapping[str, bytes], engine:
             continue
         base = f"/usr/src/{repository}/"
         folder = env.working_copy(repository)
+        if repositories.present(env, repository, engine) != folder:
+            raise StateError(
+                f"{folder.relative_to(env.root)} is another deployment's, from another URL than this one's",
+                f"invoke up {env.options}, with the settings from before, takes up this one's again",
+            )
         there = _below(current, base)
         wanted = {name: path.read_bytes() for name, path in repositories.files(folder, engine).items()}
         changed = [name for name in wanted if wanted[name] != there.get(name)]

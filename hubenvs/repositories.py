@@ -14,6 +14,8 @@ from .model import REPOSITORIES, Environment, digest, is_folder
 
 # A working copy made from this checkout's own source remembers which state of it that was.
 _TRAILER = "Bundled-Source-Digest"
+# A working copy cloned from a URL remembers, in its Git configuration, which ref the definition asked for.
+_REF = "hubenvs.ref"
 # The commit's author is the tool: the working copy may be made where nobody has told Git a name.
 _IDENTITY = ("-c", "user.name=hubenvs", "-c", "user.email=hubenvs@localhost", "-c", "commit.gpgsign=false")
 # Never ask for a password on a terminal: say that the URL can't be reached.
@@ -95,6 +97,22 @@ def _clone_url(name: str, url: str, ref: str | None, fresh: Path, engine: Engine
             engine.run(("git", "-C", str(fresh), "checkout", "--quiet", ref, "--"))
         except CommandError as error:
             raise StateError(f"repositories.{name}.ref: {url} has no {ref} ({_reason(error)})", "correct it") from None
+    engine.run(("git", "-C", str(fresh), "config", "--local", _REF, ref or "HEAD"))
+
+
+def _checked_out(target: Path, ref: str, engine: Engine) -> bool:
+    """Check out ``ref`` if the definition asks for it only now and nothing of a person's is in the way."""
+    git = (*_GIT, "-C", str(target))
+    asked = engine.run((*git, "config", "--local", _REF), check=False).text
+    edits = engine.run((*git, "status", "--porcelain"), check=False)
+    commits = engine.run((*git, "log", "--format=%h", "HEAD", "--not", "--remotes", "--tags"), check=False)
+    if asked in ("", ref) or edits.text or commits.text:
+        return False
+    engine.run((*git, "fetch", "--quiet", "--tags", "origin"), check=False)  # without a network, what is there may do
+    if engine.run((*git, "checkout", "--quiet", ref, "--"), check=False).returncode != 0:
+        return False
+    engine.run((*git, "config", "--local", _REF, ref))
+    return True
 
 
 def _origin(target: Path, engine: Engine) -> str:
@@ -102,6 +120,14 @@ def _origin(target: Path, engine: Engine) -> str:
     # --local: not what the repository that the copy lies in came from.
     argv = ("git", "-C", str(target), "config", "--local", "remote.origin.url")
     return engine.run(argv, check=False).text or "bundled"
+
+
+def present(env: Environment, name: str, engine: Engine) -> Path:
+    """Return where the working copy of ``env`` is now: kept aside while another deployment's is in its place."""
+    url, target = env.repositories.source(name).url, env.working_copy(name)
+    if target == env.bundled(name) or is_folder(url) or not target.is_dir() or _origin(target, engine) == url:
+        return target
+    return _aside(target, url)
 
 
 def _aside(target: Path, url: str) -> Path:
@@ -125,6 +151,8 @@ def _existing(env: Environment, name: str, target: Path, engine: Engine) -> str:
             for name in ("HEAD", source.ref)
         ]
         if found[0].text != found[1].text:
+            if _checked_out(target, source.ref, engine):
+                return f"checked out {source.ref} in {target.relative_to(env.root)}"
             text += f" (it is not at {source.ref}: check that out there)"
     if source.url == "bundled":
         first = engine.run(("git", "-C", str(target), "log", "--max-parents=0", "--format=%B"), check=False).text
@@ -174,7 +202,7 @@ def describe(env: Environment, engine: Engine) -> list[dict[str, object]]:
     for name, image in REPOSITORIES.items():
         if image not in env.containers:
             continue
-        copy = env.working_copy(name)
+        copy = present(env, name, engine)
         commit = engine.run(("git", "-C", str(copy), "rev-parse", "--short", "HEAD"), check=False).text or None
         # --no-optional-locks: looking must not rewrite the index of somebody's repository.
         changes = engine.run(("git", "--no-optional-locks", "-C", str(copy), "status", "--porcelain"), check=False)

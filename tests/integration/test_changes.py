@@ -107,8 +107,13 @@ def test_an_existing_site_moves_in(deployment: Deployment, tmp_path: Path, sourc
         assert status["repositories"][0]["url"] == str(source)
         with HubUser(status["url"]) as user:
             assert "bricsauthenticator 77." in user.page("/hub/login").text
-            user.log_in("correct-horse")
-            assert user.name == "carol"
+            user.log_in("correct-horse", "carol")
+            user.spawn({})
+            user.wait_ready(90)
+            (source / "src/bricsauthenticator/__init__.py").open("a").write("# edited\n")
+            assert "the hub has restarted" in invoke("reload", *deployment.options).stdout
+            assert user.server(), "the server has gone with the hub"
+            user.stop(30)
         assert "all well" in invoke("verify", *deployment.options).stdout
     finally:
         deployment.run_in("slurm", "rm", "/etc/slurm/slurm.conf", "/etc/slurm/slurm.conf.new", check=False)
@@ -259,18 +264,41 @@ def test_a_deploy_folder_that_is_not_ours_is_refused(env_name: str, tmp_path: Pa
 
 
 def test_working_copies_of_two_sources_are_both_kept(env_name: str, source: Path, engine: Engine) -> None:
-    """Another Git URL gets a copy of its own, at its ref; set back, the first one is there, edits and all."""
-    for argv in (("init", "--quiet"), ("add", "--all"), ("commit", "--quiet", "--message=x"), ("branch", "wanted")):
-        engine.run(("git", "-C", str(source), "-c", "user.name=x", "-c", "user.email=x@localhost", *argv))
+    """Another Git URL gets a copy of its own, at its ref; set back, the first one is there, edits and all.
+
+    Another ref of the same URL is checked out, unless something has been edited.
+    """
+    git = ("git", "-C", str(source), "-c", "user.name=x", "-c", "user.email=x@localhost")
+    for argv in (
+        ("init", "--quiet"),
+        ("add", "--all"),
+        ("commit", "--quiet", "--message=x"),
+        ("branch", "wanted"),
+        ("tag", "v0"),
+    ):
+        engine.run((*git, *argv))
     copies = ROOT / "containers/jupyterhub/_dev_build_data"
     copy = copies / "bricsauthenticator"
     edited = copy / "edited"
     edited.touch()
     before = set(copies.iterdir())
+    init = copy / "src/bricsauthenticator/__init__.py"
     key = "repositories.bricsauthenticator"
+
+    def clone(ref: str) -> str:
+        settings = ("--set", f"{key}.url=file://{source}", "--set", f"{key}.ref={ref}")
+        return invoke("clone", "--env", env_name, *settings).stdout
+
     try:
-        invoke("clone", "--env", env_name, "--set", f"{key}.url=file://{source}", "--set", f"{key}.ref=wanted")
-        assert "77." in (copy / "src/bricsauthenticator/__init__.py").read_text()
+        clone("wanted")
+        assert "77." in init.read_text()
+        (source / "README.md").write_text("")
+        engine.run((*git, "commit", "--quiet", "--all", "--message=y"))
+        engine.run((*git, "tag", "v1"))
+        assert "checked out v1" in clone("v1")
+        init.write_text("")
+        assert "it is not at v0" in clone("v0")
+        assert (init.read_text(), (copy / "README.md").read_text()) == ("", "")
         invoke("clone", "--env", env_name)
         assert edited.exists()
         (other,) = set(copies.iterdir()) - before
