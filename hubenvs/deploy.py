@@ -229,7 +229,7 @@ def play(
     # The volumes are there by now, and podman 4.3 refuses a claim for one that is.
     played = [document for document in manifest if document["kind"] != "PersistentVolumeClaim"]
     try:
-        engine.run(play_argv(engine.version(), rootless()), stdin=render.dump(played).encode())
+        engine.run(play_argv(engine.version(), rootless()), stdin=render.dump(played).encode(), whole=True)
     except BaseException as error:
         clear(env.pod, engine)
         if isinstance(error, CommandError):
@@ -293,8 +293,9 @@ def clear(pod: str, engine: Engine, grace: int = STOP_TIMEOUT, volumes: Iterable
 
 def _remove_pod(pod: str, engine: Engine, grace: int) -> None:
     # Stopped first: `pod rm --force` of podman 4.3 waits out its whole time for each container, however soon it ends.
-    engine.run(("podman", "pod", "stop", "--ignore", f"--time={grace}", pod), check=False)
-    removed = engine.run(("podman", "pod", "rm", "--force", "--ignore", f"--time={STOP_TIMEOUT}", pod), check=False)
+    engine.run(("podman", "pod", "stop", "--ignore", f"--time={grace}", pod), check=False, whole=True)
+    remove = ("podman", "pod", "rm", "--force", "--ignore", f"--time={STOP_TIMEOUT}", pod)
+    removed = engine.run(remove, check=False, whole=True)
     if removed.returncode != 0 and engine.run(("podman", "pod", "exists", pod), check=False).returncode == 0:
         raise StateError(f"pod {pod} can't be removed", "see what podman says", removed.stderr.splitlines())
 

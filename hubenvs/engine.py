@@ -210,12 +210,15 @@ class Engine:
         timeout: float | None = LONGEST,
         log: BinaryIO | None = None,
         terminal: bool = False,
+        whole: bool = False,
     ) -> Completed:
         """Run ``argv`` to its end and return what came of it.
 
         ``stdin`` is what it reads (nothing if not given), ``timeout`` in seconds, ``log`` a file that takes its output
-        instead, ``terminal`` lets it have ours. Raises CommandError if it fails and ``check`` is set or if it takes
-        too long, StateError if the program isn't there. However this ends, the program isn't left running.
+        instead, ``terminal`` lets it have ours. ``whole``: if we are interrupted it may end by itself first, out of
+        reach of the terminal's Ctrl-C; what podman has half done to the network nobody can undo. Raises CommandError
+        if it fails and ``check`` is set or if it takes too long, StateError if the program isn't there. However this
+        ends, the program isn't left running.
         """
         if self._echo:
             self._echo(shlex.join(argv))
@@ -227,12 +230,17 @@ class Engine:
         else:
             given |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         try:
-            process = subprocess.Popen(argv, env=self._environment, **given)
+            process = subprocess.Popen(argv, env=self._environment, start_new_session=whole, **given)
         except (FileNotFoundError, PermissionError):
             raise StateError(f"{argv[0]} is not installed", "run scripts/bootstrap, it says what is missing") from None
         self._running.add(process)
         try:
             stdout, stderr = process.communicate(stdin, timeout)
+        except KeyboardInterrupt:
+            if whole:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.communicate(timeout=ANSWER)
+            raise
         except subprocess.TimeoutExpired:
             raise CommandError(
                 argv, None, "", f"ended after {timeout:g} s; `invoke doctor` looks at the host"
