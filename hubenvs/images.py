@@ -33,6 +33,7 @@ CHAIN = {
 # What containers run: nothing else stands on it. Those made here have the files of containers/common too.
 PRODUCTS = (CHAIN.keys() - CHAIN.values() - {"tools"}) | {TUNNEL}
 COMMON = "common"
+_NOTE = "note: "
 _REGISTRY = re.compile(r"[a-z0-9][a-z0-9.-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)*\Z")
 
 
@@ -268,6 +269,9 @@ def _make(item: Build, env: Environment, engine: Engine, console: Console) -> No
                     failed.details,
                 )
     console.say("build", f"{item.name}: {how} {item.tag}")
+    for line in log_path.read_text(errors="replace").splitlines():
+        if line.startswith(_NOTE):  # what a Containerfile's own commands have to say
+            console.say("build", f"{item.name}: {line.removeprefix(_NOTE)}")
 
 
 def _debian_base(env: Environment) -> str:

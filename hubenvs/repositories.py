@@ -45,14 +45,15 @@ def _clone_one(env: Environment, name: str, engine: Engine) -> str:
     if target.is_dir():
         origin = _origin(target, engine)
         if origin == source.url:
-            return _existing(env, name, target, engine)
+            return _existing(env, name, target, engine, f"kept {target.relative_to(env.root)}")
         aside, before = _aside(target, origin), _aside(target, source.url)
         if aside.exists():
             raise StateError(f"{aside} and {target} are both from {origin}", "move one of them away")
         if before.is_dir():
             target.rename(aside)
             before.rename(target)
-            return f"took up the copy from {source.url} again; the one from {origin} is kept as {aside.name}"
+            text = f"took up the copy from {source.url} again; the one from {origin} is kept as {aside.name}"
+            return _existing(env, name, target, engine, text)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}-") as scratch:
         fresh = Path(scratch) / name
@@ -111,6 +112,7 @@ def _checked_out(target: Path, ref: str, engine: Engine) -> bool:
     engine.run((*git, "fetch", "--quiet", "--tags", "origin"), check=False)  # without a network, what is there may do
     if engine.run((*git, "checkout", "--quiet", ref, "--"), check=False).returncode != 0:
         return False
+    engine.run((*git, "merge", "--quiet", "--ff-only"), check=False)  # a branch that was checked out before
     engine.run((*git, "config", "--local", _REF, ref))
     return True
 
@@ -140,9 +142,9 @@ def _reason(error: CommandError) -> str:
     return next(iter(error.details), error.hint).removeprefix("fatal: ")
 
 
-def _existing(env: Environment, name: str, target: Path, engine: Engine) -> str:
+def _existing(env: Environment, name: str, target: Path, engine: Engine, text: str) -> str:
+    """Bring a working copy to the ref that is asked for if it can be; return ``text`` with what there is to say."""
     source = env.repositories.source(name)
-    text = f"kept {target.relative_to(env.root)}"
     if source.ref:
         found = [
             engine.run(
@@ -152,7 +154,7 @@ def _existing(env: Environment, name: str, target: Path, engine: Engine) -> str:
         ]
         if found[0].text != found[1].text:
             if _checked_out(target, source.ref, engine):
-                return f"checked out {source.ref} in {target.relative_to(env.root)}"
+                return f"{text}, {source.ref} checked out"
             text += f" (it is not at {source.ref}: check that out there)"
     if source.url == "bundled":
         first = engine.run(("git", "-C", str(target), "log", "--max-parents=0", "--format=%B"), check=False).text

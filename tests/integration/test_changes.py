@@ -72,11 +72,13 @@ def test_an_exported_volume_is_a_tar_for_its_owner(deployment: Deployment, tmp_p
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A folder with a bricsauthenticator that can be told from the bundled one."""
+    """A folder with a bricsauthenticator that can be told from the bundled one, and wants other versions than ours."""
     folder = tmp_path / "bricsauthenticator"
     shutil.copytree(ROOT / "containers/jupyterhub/bricsauthenticator", folder)
     init = folder / "src/bricsauthenticator/__init__.py"
     init.write_text(init.read_text().replace('__version__ = "', '__version__ = "77.'))
+    pyproject = folder / "pyproject.toml"
+    pyproject.write_text(pyproject.read_text().replace("pyjwt[crypto]>=2.10", "pyjwt[crypto]==2.10.*"))
     return folder
 
 
@@ -97,6 +99,7 @@ def test_an_existing_site_moves_in(deployment: Deployment, tmp_path: Path, sourc
     options = [*deployment.settings, *(part for key in keys for part in ("--set", key))]
     try:
         done = invoke("up", *deployment.options, "--configmap", str(given), *options)
+        assert "bricsauthenticator asks for other versions" in done.stdout
         assert "slurm-config: kept slurm.conf, which was edited in the volume" in done.stdout
         assert "# mine" in deployment.run_in("slurm", "cat", "/etc/slurm/slurm.conf")
         assert "CPUs=3 " in deployment.run_in("slurm", "cat", "/etc/slurm/slurm.conf.new")
@@ -295,7 +298,7 @@ def test_working_copies_of_two_sources_are_both_kept(env_name: str, source: Path
         (source / "README.md").write_text("")
         engine.run((*git, "commit", "--quiet", "--all", "--message=y"))
         engine.run((*git, "tag", "v1"))
-        assert "checked out v1" in clone("v1")
+        assert "v1 checked out" in clone("v1")
         init.write_text("")
         assert "it is not at v0" in clone("v0")
         assert (init.read_text(), (copy / "README.md").read_text()) == ("", "")
