@@ -31,6 +31,8 @@ data:
     carol.project7
     dave.project7
 """
+# For a shell in the hub's container.
+HUB_PYTHON = '$(sed -n "1s/^#! *//p" "$(command -v jupyterhub)")'
 # Run in the hub's container, with its crypt keys: alice's auth_state as the database has it.
 DECRYPT = (
     "import sqlite3; from jupyterhub.crypto import CryptKeeper; "
@@ -41,8 +43,26 @@ DECRYPT = (
 
 
 def auth_state(deployment: Deployment) -> str:
-    python = deployment.run_in("jupyterhub", "sh", "-c", 'sed -n "1s/^#! *//p" "$(command -v jupyterhub)"')
-    return deployment.run_in("jupyterhub", "s6-envdir", "/run/jupyterhub/env", python, "-c", DECRYPT)
+    command = f's6-envdir /run/jupyterhub/env {HUB_PYTHON} -c "$0"'
+    return deployment.run_in("jupyterhub", "sh", "-c", command, DECRYPT)
+
+
+# Run in the hub's container: what any SlurmSpawner would run to ask for job 1, as its configuration says.
+QUERY = (
+    "from traitlets.config.loader import PyFileConfigLoader; "
+    "c = PyFileConfigLoader('jupyterhub_config.py', '/srv/jupyterhub').load_config().BricsSlurmSpawner; "
+    "print(f'{c.exec_prefix} {c.batch_query_cmd}'.format(username='alice.project1', job_id=999999))"
+)
+
+
+def test_a_spawner_of_another_source_can_use_the_configuration(deployment: Deployment) -> None:
+    """The number of a job gets to the wrapper also if the spawner sets no variable, and so do USER, HOME and SHELL."""
+    command = deployment.run_in("jupyterhub", "sh", "-c", f'PYTHONPATH=. {HUB_PYTHON} -c "$0"', QUERY)
+    variables = "USER=alice.project1 HOME=/home/project1/alice.project1 SHELL=/bin/bash"
+    for line in (command, command.replace("SLURMSPAWNER_JOB_ID", f"{variables} SLURMSPAWNER_JOB_ID")):
+        assert deployment.run_in("jupyterhub", "sh", "-c", f"{line} 2>&1", check=False).endswith(
+            "Invalid job id specified"
+        )
 
 
 def test_rotated_secrets_replace_all_but_the_old_crypt_key(deployment: Deployment) -> None:

@@ -56,8 +56,9 @@ wrappers = setting("SLURMSPAWNER_WRAPPERS_BIN", "/opt/slurmspawner_wrappers/bin"
 remote = f"ssh jupyterspawner@{setting('SSH_HOSTNAME', 'slurm')}"
 c.BricsSlurmSpawner.exec_prefix = f"{remote} sudo -u {{username}}"
 c.BricsSlurmSpawner.batch_submit_cmd = f"{wrappers}/slurmspawner_sbatch"
-c.BricsSlurmSpawner.batch_query_cmd = f"{wrappers}/slurmspawner_squeue"
-c.BricsSlurmSpawner.batch_cancel_cmd = f"{wrappers}/slurmspawner_scancel"
+job = "SLURMSPAWNER_JOB_ID={job_id}"  # sudo's to set; a SlurmSpawner of another source doesn't
+c.BricsSlurmSpawner.batch_query_cmd = f"{job} {wrappers}/slurmspawner_squeue"
+c.BricsSlurmSpawner.batch_cancel_cmd = f"{job} {wrappers}/slurmspawner_scancel"
 if account := setting("QUERY_MANY_AS"):
     c.BricsSlurmSpawner.batch_query_many_cmd = f"{remote} sudo -n -u {account} {wrappers}/slurmspawner_squeue_many"
 c.BricsSlurmSpawner.cmd = ["jupyterhub-singleuser"]
