@@ -63,12 +63,20 @@ class Deployed:
         return self.instance.removeprefix(pod_name(self.environment, None)).removeprefix("-") or None
 
     @property
-    def state(self) -> str:
-        """Return ``up``, ``degraded``, ``stopped`` or ``partial`` (parts without a pod)."""
+    def holds_ports(self) -> bool:
+        """Return whether the pod listens on what it publishes, whatever has become of the containers in it."""
+        return self.pod is not None and self.pod["Status"] in ("Running", "Degraded", "Paused")
+
+    def state(self, env: Environment | None) -> str:
+        """Return ``up``, ``degraded``, ``stopped`` or ``partial`` (parts without a pod).
+
+        ``env``, if it is known, says how many containers there have to be.
+        """
         if self.pod is None or not self.containers:
             return "partial"
         running = [container["State"] == "running" for container in self.containers]
-        return "up" if all(running) else "degraded" if any(running) else "stopped"
+        whole = env is None or len(running) == len(env.containers)
+        return "up" if whole and all(running) else "degraded" if any(running) else "stopped"
 
 
 def find(there: Holdings) -> dict[str, Deployed]:
@@ -83,7 +91,7 @@ def find(there: Holdings) -> dict[str, Deployed]:
             pod=next((pod for pod in there.pods if instance_of(pod) == instance), None),
             containers=tuple(item for item in there.containers if instance_of(item) == instance),
             volumes=tuple(sorted(item["Name"] for item in there.volumes if instance_of(item) == instance)),
-            secrets=tuple(sorted(there.secrets & _secret_names(instance))),
+            secrets=tuple(sorted(there.secrets & _derived_names(instance))),
             environment=found.get(LABEL_ENVIRONMENT, ""),
             checkout=found.get(LABEL_CHECKOUT, ""),
         )
@@ -98,11 +106,12 @@ def look(env: Environment, there: Holdings) -> Deployed:
 
 def leftovers(pod: str, environment: str, checkout: str, there: Holdings) -> Deployed:
     """Return what is left of a deployment that has nothing labelled any more: its Secrets, by their names."""
-    secrets = tuple(sorted(there.secrets & _secret_names(pod)))
+    secrets = tuple(sorted(there.secrets & _derived_names(pod)))
     return Deployed(pod, None, (), (), secrets, environment, checkout)
 
 
-def _secret_names(pod: str) -> set[str]:
+def _derived_names(pod: str) -> set[str]:
+    """Return what podman calls the containers of ``pod``, and we its Secrets."""
     return {f"{pod}-{container}" for container in CONTAINERS}
 
 
@@ -219,7 +228,7 @@ def play(
     A pod that differs is replaced. A play that fails or is interrupted takes down what it began.
     """
     if deployed.pod:
-        if made_of(env, deployed.pod) == render.pod_digest(manifest) and deployed.state == "up":
+        if made_of(env, deployed.pod) == render.pod_digest(manifest) and deployed.state(env) == "up":
             console.say("play", f"pod {env.pod} is up and unchanged")
             return False
         console.say("play", f"replacing pod {env.pod}")
@@ -284,7 +293,9 @@ def clear(pod: str, engine: Engine, grace: int = STOP_TIMEOUT, volumes: Iterable
     for found in there.pods:
         if instance_of(found) == pod:  # another one of that name is somebody else's
             _remove_pod(found["Id"], engine, grace)
-    names = _secret_names(pod)
+    names = _derived_names(pod)
+    if halves := engine.half_made_containers(names):
+        engine.run(("podman", "rm", "--force", *halves))
     if secrets := sorted(names & there.secrets):
         engine.run(("podman", "secret", "rm", *secrets))
     if gone := sorted(names.union(volumes) & there.volume_names):
@@ -392,12 +403,13 @@ def status(
         env = by_pod.get(instance)
         folder = own_folder(root, deployed)
         password = folder / state.SECRETS / PASSWORD_KEY if folder else None
+        state_now = deployed.state(env)
         hub_url, gateway_url = (_published_url(deployed, env, name) for name in ("jupyterhub", "gateway"))
         rows.append(
             {
                 "env": deployed.environment,
                 "instance": deployed.instance_name,
-                "state": deployed.state if deployed.state != "up" or _answers(deployed, env, engine) else "starting",
+                "state": state_now if state_now != "up" or _answers(env, engine) else "starting",
                 "url": hub_url or gateway_url,
                 "gateway_url": gateway_url,
                 "user": (env.user or None) if env and folder else None,
@@ -422,6 +434,6 @@ def _published_url(deployed: Deployed, env: Environment | None, name: str) -> st
     return None
 
 
-def _answers(deployed: Deployed, env: Environment | None, engine: Engine) -> bool:
-    """Return whether the hub of ``deployed`` answers; one whose definition isn't known is taken to."""
+def _answers(env: Environment | None, engine: Engine) -> bool:
+    """Return whether the hub of ``env`` answers; one whose definition isn't known is taken to."""
     return env is None or "jupyterhub" not in env.containers or ready.hub_answers(env, engine)

@@ -14,13 +14,15 @@ from .load import suggestion
 from .model import Environment
 
 
-def container(env: Environment, engine: Engine, name: str) -> str:
-    """Return podman's name for container ``name`` of ``env``; raise if there is none or it is not up."""
+def container(env: Environment, engine: Engine, name: str, running: bool = True) -> str:
+    """Return podman's name for container ``name`` of ``env``; raise if there is none, or it isn't ``running``."""
     if name not in env.containers:
         raise DefinitionError(f"--container {name}: {env.name} has no such container", suggestion(name, env.containers))
     found = env.container(name)
-    if engine.run(("podman", "container", "exists", found), check=False).returncode != 0:
-        raise StateError(f"{env.pod} is not up", f"invoke up {env.options}")
+    ask = ("podman", "container", "inspect", "--format", "{{.State.Status}}", found)
+    state = engine.run(ask, check=False).text or "not there"
+    if state == "not there" or (running and state != "running"):
+        raise StateError(f"{env.pod} is not up: container {found} is {state}", f"invoke up {env.options}")
     return found
 
 
@@ -29,7 +31,7 @@ def logs(env: Environment, engine: Engine, only: str | None, follow: bool, lines
 
     Of several containers each line has its container's name, in a colour of its own at a terminal.
     """
-    names = [container(env, engine, name) for name in ([only] if only else env.containers)]
+    names = [container(env, engine, name, running=False) for name in ([only] if only else env.containers)]
     options = ["--tail", str(lines), *(["--follow"] if follow else [])]
     if len(names) > 1:
         options += ["--names", *(["--color"] if sys.stdout.isatty() else [])]

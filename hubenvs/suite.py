@@ -159,7 +159,7 @@ class Suite:
         """Refuse, before anything is made, what would fail later, and return what there is of the environment."""
         self.engine.version()
         deployed = self.look()
-        if deployed.state not in ("up", "degraded"):
+        if not deployed.holds_ports:
             deploy.require_free(self.env, self.engine)
         deploy.seeds(self.env)
         site.read(self.env)

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from . import deploy, ssh, state
+import httpx
+from websockets.exceptions import WebSocketException
+
+from . import deploy, ready, ssh, state
 from .client import HubUser
 from .console import Console
 from .engine import Engine, exec_argv
 from .errors import HubEnvsError, StateError
 from .model import Environment
 
-# Seconds for a server to start and to stop; on a loaded laptop a start takes some ten.
+# Seconds for a server to start and to stop, and to start after all if it is to be stopped unused; on a loaded laptop
+# a start takes some ten.
 START_TIMEOUT = 90
 STOP_TIMEOUT = 30
+TIDY_TIMEOUT = 10
+# What a hop may break with.
+BROKEN = (HubEnvsError, OSError, ValueError, LookupError, httpx.HTTPError, WebSocketException)
 
 
 class Walk:
@@ -36,7 +43,7 @@ class Walk:
         started = time.monotonic()
         try:
             yield seen
-        except (HubEnvsError, OSError, ValueError, LookupError) as error:
+        except BROKEN as error:
             details = getattr(error, "details", ())
             text = getattr(error, "message", "") or f"{type(error).__name__}: {error}"
             if container not in self.env.containers:  # a site's own: what the hub says of it
@@ -81,6 +88,7 @@ def verify(
     where = url or env.url
     if where is None:
         raise StateError(f"{env.name} publishes no hub", "say with --url where people find it")
+    ready.require_running(env, engine)
     walk = Walk(env, engine)
     with HubUser(where) as user, console.busy("verify", where):
         try:
@@ -117,6 +125,8 @@ def _walk(walk: Walk, user: HubUser, log_in: Callable[[HubUser], None]) -> None:
     with walk.hop("login", "jupyterhub") as seen:
         log_in(user)
         seen.append(user.name)
+    if user.server() is not None:
+        raise StateError(f"verify: {user.name} has a server already", f"stop it at {user.url}/hub/home")
     with walk.hop("form", "jupyterhub") as seen:
         _, options = user.spawn_form()
         project = options["brics_project"][0]
@@ -128,29 +138,42 @@ def _walk(walk: Walk, user: HubUser, log_in: Callable[[HubUser], None]) -> None:
         wrapper = f"{env.slurm.wrappers_bin}/slurmspawner_squeue"
         engine.run(walk.as_hub("sudo", "-n", "-l", "-u", account, wrapper))
         seen.append(account)
-    started = time.monotonic()
-    if "slurm" in env.containers:
-        _submitted(walk, user, project, account)
-    else:  # what a site's queue has in it is the site's
-        with walk.hop("sbatch", "jupyterhub"):
-            user.spawn({"brics_project": project})
-    with walk.hop("callback", "slurm"):
-        user.wait_ready(START_TIMEOUT)
-    with walk.hop("proxy", "jupyterhub") as seen:
-        seen.append(f"JupyterLab's server {user.notebook_api('GET', '').json()['version']}")
-        seen.append(f"({time.monotonic() - started:.1f} s since the form)")
-    with walk.hop("kernel", "slurm") as seen, user.kernel() as execute:
-        printed = execute("import getpass, os\nprint(6 * 7, getpass.getuser(), os.environ['SLURM_JOB_ID'])")
-        answer, who, job = printed.split()
-        if (answer, who) != ("42", account):
-            raise StateError(f"the kernel printed {printed!r}, not 42 {account}")
-        seen.append(printed.strip())
-    with walk.hop("stop", "jupyterhub"):
-        user.stop(STOP_TIMEOUT)
+    with _none_left(user):
+        started = time.monotonic()
+        if "slurm" in env.containers:
+            _submitted(walk, user, project, account)
+        else:  # what a site's queue has in it is the site's
+            with walk.hop("sbatch", "jupyterhub"):
+                user.spawn({"brics_project": project})
+        with walk.hop("callback", "slurm"):
+            user.wait_ready(START_TIMEOUT)
+        with walk.hop("proxy", "jupyterhub") as seen:
+            seen.append(f"JupyterLab's server {user.notebook_api('GET', '').json()['version']}")
+            seen.append(f"({time.monotonic() - started:.1f} s since the form)")
+        with walk.hop("kernel", "slurm") as seen, user.kernel() as execute:
+            printed = execute("import getpass, os\nprint(6 * 7, getpass.getuser(), os.environ['SLURM_JOB_ID'])")
+            answer, who, job = printed.split()
+            if (answer, who) != ("42", account):
+                raise StateError(f"the kernel printed {printed!r}, not 42 {account}")
+            seen.append(printed.strip())
+        with walk.hop("stop", "jupyterhub"):
+            user.stop(STOP_TIMEOUT)
     stopped = time.monotonic()
     with walk.hop("gone", "slurm"):
         while not walk.is_gone(job, account):
             _not_longer_than(STOP_TIMEOUT, stopped, f"job {job} is still there")
+
+
+@contextmanager
+def _none_left(user: HubUser) -> Iterator[None]:
+    """Stop the server that ``user`` has if the block, which starts it, doesn't come to its end."""
+    try:
+        yield
+    except BaseException:
+        with suppress(*BROKEN):  # what broke is what is told
+            user.wait_ready(TIDY_TIMEOUT)  # the hub doesn't stop a server that is starting
+            user.stop(STOP_TIMEOUT)
+        raise
 
 
 def _submitted(walk: Walk, user: HubUser, project: str, account: str) -> None:

@@ -188,7 +188,10 @@ def test_a_second_up_at_once_says_who_is_at_work(deployment: Deployment) -> None
 
 
 def test_status_names_the_state(deployment: Deployment) -> None:
-    """`status --json` tells starting, degraded and stopped from up, in the same shape."""
+    """`status --json` tells starting, degraded and stopped from up, in the same shape; other tasks name what isn't up.
+
+    `up` makes a container anew that is gone or paused.
+    """
     pod, shape = deployment.status["pod"], deployment.status.keys()
     podman = deployment.engine.run
 
@@ -203,8 +206,17 @@ def test_status_names_the_state(deployment: Deployment) -> None:
         assert state() == "starting"
         podman(("podman", "stop", "--time=2", f"{pod}-jupyterhub"))
         assert state() == "degraded"
-        podman(("podman", "pod", "stop", "--time=2", pod))
+        podman(("podman", "pause", f"{pod}-slurm"))
         assert state() == "stopped"
+        invoke("up", *deployment.options, *deployment.settings)
+        podman(("podman", "rm", "--force", f"{pod}-jupyterhub"))
+        assert state() == "degraded"
+        for task in ("verify", "check"):
+            told = invoke(task, *deployment.options, check=False).stderr
+            assert told.startswith(f"error: container {pod}-jupyterhub is not there: invoke up")
+        podman(("podman", "stop", "--time=2", f"{pod}-slurm"))
+        told = invoke("shell", *deployment.options, check=False).stderr
+        assert told.startswith(f"error: {pod} is not up: container {pod}-slurm is exited: invoke up")
     finally:
         invoke("up", *deployment.options, *deployment.settings)
     assert state() == "up"

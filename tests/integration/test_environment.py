@@ -102,6 +102,18 @@ def test_verify_walks_every_hop(deployment: Deployment) -> None:
 
 
 @once
+def test_an_interrupted_verify_leaves_no_server(deployment: Deployment) -> None:
+    """The server that it has started is stopped when it is up, since the hub doesn't do that before."""
+    command = (sys.executable, "-m", "invoke", "verify", *deployment.options)
+    with deployment.user() as user, subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as running:
+        wait_until(lambda: user.server() is not None, START, "no server has been started")
+        running.send_signal(signal.SIGINT)
+        assert "Traceback" not in running.communicate(timeout=START)[1]
+        assert running.returncode == 128 + signal.SIGINT
+        wait_until(lambda: user.server() is None and not deployment.jobs(), STOP, "the server is still there")
+
+
+@once
 def test_a_wrong_password_is_refused_politely(deployment: Deployment) -> None:
     """403 and the form again, not an error page."""
     with HubUser(deployment.status["url"]) as user, pytest.raises(StateError, match="answered 403"):
@@ -109,9 +121,13 @@ def test_a_wrong_password_is_refused_politely(deployment: Deployment) -> None:
 
 
 def test_a_server_survives_a_restart_of_the_hub(deployment: Deployment) -> None:
-    """The kernel goes on while the hub is away; the hub finds the server again, and stopping it ends the job."""
+    """The kernel goes on while the hub is away; the hub finds the server again, and stopping it ends the job.
+
+    `verify`, which would take it for its own, leaves it alone.
+    """
     with deployment.user() as user:
         job = spawned(deployment, user)
+        assert f"{user.name} has a server already" in invoke("verify", *deployment.options, check=False).stderr
         with user.kernel() as execute:
             assert execute("kept = 6 * 7") == ""
             # On sockets: of many kernels in one network some would choose the same ports.
