@@ -34,7 +34,7 @@ def examine(root: Path, engine: Engine) -> list[dict[str, Any]]:
         ("user namespaces", _user_namespaces),
         ("git", lambda: _program("git")),
         ("base image", _base_image),
-        ("port", lambda: _port(root)),
+        ("ports", lambda: _ports(root, engine)),
         ("disk", lambda: _disk(engine)),
         ("certificates", _certificates),
         (
@@ -139,15 +139,17 @@ def _base_image() -> Finding:
     )
 
 
-def _port(root: Path) -> Finding:
+def _ports(root: Path, engine: Engine) -> Finding:
+    ours = {port.get("host_port") for item in engine.holdings().containers for port in item.get("Ports") or ()}
     found = []
-    for name in load.environment_names(root):
-        endpoint = load.load(root, name).publish.jupyterhub
-        problem = port_problem(endpoint) if endpoint else None
-        if problem:
-            return False, f"{endpoint} of {name} {problem}", "end what has it, or set publish.jupyterhub to another"
-        found.append(f"{endpoint} ({name})")
-    return True, f"free: {', '.join(found)}", ""
+    for name, env in load.definitions(root).items():
+        for published, endpoint in env.published.items():
+            problem = None if endpoint.port in ours else port_problem(endpoint)
+            if problem:
+                what = f"{endpoint} of {name} {problem}"
+                return False, what, f"end what has it, or --set publish.{published}=127.0.0.1:PORT"
+            found.append(f"{endpoint} ({name})")
+    return True, f"free, or a pod's of ours: {', '.join(found)}", ""
 
 
 def _disk(engine: Engine) -> Finding:

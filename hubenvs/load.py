@@ -6,6 +6,7 @@ names the file, the line and the key it came from.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
@@ -304,6 +305,15 @@ def write_dev_users(root: Path, name: str, users: str) -> None:
 def environment_names(root: Path) -> tuple[str, ...]:
     """Return the names of the environments defined under ``root``/envs."""
     return tuple(sorted(path.parent.name for path in (root / "envs").glob("*/env.yaml")))
+
+
+def definitions(root: Path) -> dict[str, Environment]:
+    """Return the environments of ``root`` that load, by name; `invoke envs` says what is wrong with the others."""
+    found = {}
+    for name in environment_names(root):
+        with contextlib.suppress(DefinitionError):
+            found[name] = load(root, name)
+    return found
 
 
 def known(root: Path, name: str) -> Path:

@@ -297,17 +297,6 @@ def _definition(folder: Path) -> Environment | None:
         return None
 
 
-def _definitions(root: Path) -> dict[str, Environment]:
-    """Return the environments of ``root`` that load, by name."""
-    found = {}
-    for name in load.environment_names(root):
-        try:
-            found[name] = load.load(root, name)
-        except DefinitionError:
-            continue  # `envs` says what is wrong with it
-    return found
-
-
 def describe(root: Path) -> list[dict[str, Any]]:
     """Return what `envs --json` prints: each environment, and why one can't run here."""
     rows = []
@@ -325,7 +314,7 @@ def describe(root: Path) -> list[dict[str, Any]]:
 def status(root: Path, engine: Engine) -> list[dict[str, Any]]:
     """Return what `status --json` prints, one entry a deployment."""
     deployed = deploy.find(engine.holdings())
-    definitions = _definitions(root)
+    definitions = load.definitions(root)
     environments = []
     for found in deployed.values():
         folder = deploy.own_folder(root, found)

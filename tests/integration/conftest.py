@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -70,7 +71,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Know the marker `environments`."""
+    """Know the marker `environments`, and let the tasks that are started heed Ctrl-C."""
+    # What a shell starts in the background ignores it, and so would all that is started from there.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "environments(name, ...): the only ones that the test is about")
 
 
