@@ -428,7 +428,11 @@ def _confirm(what: str, env: str | None, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise Exit(f"error: {what} --env prod: there is nobody to ask: give --yes", code=1)
-    if input(f"{what} prod? [y/N] ").strip().lower() not in ("y", "yes"):
+    try:
+        answer = input(f"{what} prod? [y/N] ")
+    except EOFError:  # Ctrl-D
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
         raise Exit("nothing was done", code=1)
 
 

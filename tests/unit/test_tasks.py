@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 
 import pytest
@@ -57,3 +58,15 @@ def test_prod_is_not_touched_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
             tasks._confirm(what, "prod", yes=False)
         tasks._confirm(what, "prod", yes=True)
         tasks._confirm(what, "dev_dummyauth", yes=False)
+
+
+@pytest.mark.parametrize(
+    ("answer", "agreed"), [("y\n", True), ("Yes\n", True), ("\n", False), ("yn\n", False), ("", False)]
+)
+def test_who_is_asked_about_prod_has_to_say_yes(monkeypatch: pytest.MonkeyPatch, answer: str, agreed: bool) -> None:
+    """Return and Ctrl-D are a no."""
+    terminal = io.StringIO(answer)
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr("sys.stdin", terminal)
+    with contextlib.nullcontext() if agreed else pytest.raises(Exit, match="nothing was done"):
+        tasks._confirm("down", "prod", yes=False)
