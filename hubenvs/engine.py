@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from . import state
 from .errors import CommandError, StateError
 from .model import LABEL_INSTANCE, LABEL_PART_OF, PART_OF, Endpoint
 
@@ -192,8 +193,7 @@ class Engine:
         if folder and (configuration := containers_conf()):
             path = folder / "containers.conf"
             if not path.exists() or path.read_text() != configuration:
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                path.write_text(configuration)
+                state.write(state.make(folder) / path.name, configuration)
             self._environment["CONTAINERS_CONF"] = str(path)
 
     @property

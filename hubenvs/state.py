@@ -73,9 +73,10 @@ def lock(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             holder = stream.read().strip() or "another task"
             raise StateError(f"{folder.name} is being changed by {holder}", "wait until that has ended") from None
-        stream.truncate(0)
-        stream.write(f"process {os.getpid()} ({' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])})")
-        stream.flush()
+        holder = f"process {os.getpid()} ({' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])})"
+        with contextlib.suppress(OSError):  # on a full disk `down` has to work all the same
+            stream.truncate(0)
+            os.write(stream.fileno(), holder.encode(errors="replace"))
         try:
             yield
         finally:
