@@ -1,0 +1,26 @@
+// Loaded into configurable-http-proxy before its own code. Node answers a request that it can't read, one with too long
+// headers above all, and closes the connection at once; what the client still sends then resets it, and the answer can be
+// lost. Here the rest is read and thrown away.
+"use strict";
+const http = require("node:http");
+
+const LINGER = 2000; // milliseconds
+const STATUS = {
+    HPE_HEADER_OVERFLOW: "431 Request Header Fields Too Large",
+    ERR_HTTP_REQUEST_TIMEOUT: "408 Request Timeout",
+};
+const answered = new WeakSet();
+const { createServer } = http;
+
+http.createServer = (...options) =>
+    createServer(...options).on("clientError", (error, socket) => {
+        if (answered.has(socket)) return; // once for each piece of the rest
+        answered.add(socket);
+        if (!socket.writable) {
+            socket.destroy();
+            return;
+        }
+        const status = STATUS[error.code] ?? "400 Bad Request";
+        socket.end(`HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`);
+        setTimeout(() => socket.destroy(), LINGER).unref();
+    });
