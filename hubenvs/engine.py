@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -189,17 +190,17 @@ class Engine:
         self._echo = echo
         self._running: set[subprocess.Popen[bytes]] = set()
         self._version: tuple[int, ...] | None = None
-        self._environment = dict(os.environ)
-        if folder and (configuration := containers_conf()):
-            path = folder / "containers.conf"
-            if not path.exists() or path.read_text() != configuration:
-                state.write(state.make(folder) / path.name, configuration)
-            self._environment["CONTAINERS_CONF"] = str(path)
+        self._folder = folder
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """Return the environment variables that a command of ours gets."""
-        return dict(self._environment)
+    @cached_property
+    def environment(self) -> Mapping[str, str]:
+        """The variables that a command of ours gets; a containers.conf is made first if this host needs one."""
+        if not (self._folder and (configuration := containers_conf())):
+            return dict(os.environ)
+        path = self._folder / "containers.conf"
+        if not path.exists() or path.read_text() != configuration:
+            state.write(state.make(self._folder) / path.name, configuration)
+        return {**os.environ, "CONTAINERS_CONF": str(path)}
 
     def run(
         self,
@@ -229,8 +230,9 @@ class Engine:
             given |= {"stdout": log, "stderr": subprocess.STDOUT}
         else:
             given |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        given |= {"env": self.environment, "start_new_session": whole}
         try:
-            process = subprocess.Popen(argv, env=self._environment, start_new_session=whole, **given)
+            process = subprocess.Popen(argv, **given)
         except (FileNotFoundError, PermissionError):
             raise StateError(f"{argv[0]} is not installed", "run scripts/bootstrap, it says what is missing") from None
         self._running.add(process)
@@ -262,7 +264,7 @@ class Engine:
                 while True:
                     connection, _ = server.accept()
                     process = subprocess.Popen(
-                        argv, env=self._environment, stdin=connection.fileno(), stdout=connection.fileno()
+                        argv, env=self.environment, stdin=connection.fileno(), stdout=connection.fileno()
                     )
                     open_ones.append((connection, process))
         finally:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
@@ -49,14 +50,16 @@ def write(path: Path, content: str | bytes) -> None:
     """Write ``path`` (0600) whole or not at all; raise StateError if it can't be, or is a device or the like."""
     if path.exists() and not path.is_file():  # renaming would put a file in its place, /dev/full's too
         raise StateError(f"{path}: not a file", "name another")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     data = content.encode() if isinstance(content, str) else content
     try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
-            stream.write(data)
-        temporary.replace(path)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with open(handle, "wb") as stream:
+                stream.write(data)
+            os.replace(name, path)
+        finally:
+            Path(name).unlink(missing_ok=True)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise StateError(f"{path}: can't be written ({error.strerror})", "make room, or make it writable") from None
 
 
