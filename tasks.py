@@ -530,7 +530,7 @@ def status(ctx: Context, json: bool = False) -> None:
             console.say("", f"log in as {row['user']} with the password in {row['password_file']}")
         for item in row["repositories"]:
             edited = " (edited)" if item["edited"] else ""
-            console.say("", f"{item['name']} {item['commit'] or 'not cloned'}{edited} from {item['url']}")
+            console.say("", f"{item['name']} {item['commit'] or 'no commit'}{edited} from {item['url']}")
 
 
 @task(
