@@ -29,7 +29,20 @@ Settings = Sequence[str] | None
 
 ROOT = Path(__file__).resolve().parent
 PREFIX = "INVOKE_HUBENVS"  # of the environment variables that Invoke takes for keys of its section `hubenvs`
-BASE: dict[str, Any] = yaml.safe_load((ROOT / "envs/base.yaml").read_text("utf-8"))
+
+
+def _base() -> dict[str, Any]:
+    """Return the keys of a definition with their defaults; end the program if the file that has them is damaged."""
+    try:
+        base: object = yaml.safe_load((ROOT / "envs/base.yaml").read_text("utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        base = error
+    if not isinstance(base, dict):
+        sys.exit(f"error: envs/base.yaml: {' '.join(str(base).split())}: `git checkout envs/base.yaml` brings it back")
+    return base
+
+
+BASE = _base()
 
 
 class Variable:

@@ -56,6 +56,7 @@ _NODES = r"node([1-9]\d*|\[[1-9]\d*-[1-9]\d*\])"
 # Minutes, or hours and minutes, …, as Slurm writes lengths of time.
 _LENGTH = r"^(\d+-)?\d+(:\d\d){0,2}$|^UNLIMITED$"
 _HOST = r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$"
+_LINE = r"^[^\x00-\x1f\x7f]+$"
 
 
 class Frozen(BaseModel):
@@ -132,9 +133,9 @@ class Auth(Frozen):
     user: str | None
     provider: Literal["bundled", "external"]
     oidc_server: Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$")] | None
-    platform: Annotated[str, Field(min_length=1)]
+    platform: Annotated[str, Field(pattern=_LINE)]
     portal: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
-    audience: Annotated[str, Field(min_length=1)]
+    audience: Annotated[str, Field(pattern=_LINE)]
     token_lifetime: Annotated[StrictInt, Field(ge=60)]
 
     @property
@@ -145,11 +146,12 @@ class Auth(Frozen):
 
 class Hub(Frozen):
     admin_users: tuple[Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]*$")], ...]
-    cookie_max_age_days: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    cookie_max_age_days: Annotated[float, Field(gt=0, le=3650, allow_inf_nan=False)]
     named_servers: StrictBool
-    start_poll_interval: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    poll_interval: Annotated[StrictInt, Field(gt=0)]
-    job_log: Annotated[str, Field(pattern=r"^\S+$")]
+    # Under 0.1 s the hub would do little else than ask.
+    start_poll_interval: Annotated[float, Field(ge=0.1, le=3600, allow_inf_nan=False)]
+    poll_interval: Annotated[StrictInt, Field(gt=0, le=86400)]
+    job_log: Annotated[str, Field(pattern=r"^(~/)?[\w./%@+-]+$")]  # it is a line of a script
 
 
 class OnNodes(Frozen):
@@ -229,7 +231,7 @@ class Slurm(Frozen):
     query_many_as: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]*$")] | None
     env_prefix: Annotated[str, Field(pattern=r"^/[\w./-]*$")]
     jupyter_data_dir: Annotated[str, Field(pattern=r"^/[\w./-]*$")]
-    hub_connect_url: Annotated[str, Field(pattern=r"^https?://\S+$")]
+    hub_connect_url: Annotated[str, Field(pattern=r"^https?://[\w.:\[\]-]+(/[\w./-]*)?$")]
     host_aliases: tuple[HostAlias, ...]
 
     @field_validator("hub_connect_url")

@@ -106,6 +106,8 @@ class Suite:
 
     def bundle(self, target: Path) -> None:
         """Write images, working copies and manifest to the file ``target``."""
+        if target.is_dir():
+            raise StateError(f"{target}: a folder", "name the file to write")
         bundle.write(self.env, self.build(), self.manifest(), target, self.engine, self.console)
 
     def push(self, registry: str) -> None:
