@@ -78,6 +78,7 @@ def task(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
             from hubenvs.errors import HubEnvsError
 
+            _open_closed()
             for number in (signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, _interrupt)
             try:
@@ -100,6 +101,17 @@ def task(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         return invoke_task(run, help=texts, iterable=iterable, **options)
 
     return decorate
+
+
+def _open_closed() -> None:
+    """Lead the standard streams that we were started without (`>&-`) to nowhere: the next file would become them."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -188,7 +188,8 @@ def make_secrets(env: Environment, console: Console, rotate: bool = False) -> di
         made, text = keys.rotate(values, *where), "rotated; the new crypt key stands before the old"
     else:
         # What is there stays: after `down --keep-volumes` that is the crypt key.
-        made = {**keys.deployment(*where, env.secret_keys - own.keys()), **values}
+        wanted = env.secret_keys - own.keys()
+        made = {**keys.deployment(*where, wanted), **keys.without_halves(values, wanted)}
         text = "kept" if made.keys() | own.keys() == values.keys() else "made"
         if text == "kept" and "known_hosts" in made:
             made["known_hosts"] = _pinned(made["known_hosts"], *where)
@@ -294,8 +295,7 @@ def clear(pod: str, engine: Engine, grace: int = STOP_TIMEOUT, volumes: Iterable
         if instance_of(found) == pod:  # another one of that name is somebody else's
             _remove_pod(found["Id"], engine, grace)
     names = _derived_names(pod)
-    if halves := engine.half_made_containers(names):
-        engine.run(("podman", "rm", "--force", *halves))
+    engine.remove_half_made(names)
     if secrets := sorted(names & there.secrets):
         engine.run(("podman", "secret", "rm", *secrets))
     if gone := sorted(names.union(volumes) & there.volume_names):

@@ -11,7 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cached_property
@@ -342,13 +342,14 @@ class Engine:
         containers = [container for container in containers if not container.get("IsInfra")]
         return Holdings(pods, containers, volumes, frozenset(secrets))
 
-    def half_made_containers(self, names: Container[str]) -> list[str]:
-        """Return the containers of ``names`` that podman was killed in making: only its storage knows of them.
+    def remove_half_made(self, names: Iterable[str]) -> None:
+        """Remove those containers of ``names`` that podman was killed in making: only its storage knows of them.
 
-        No other can have the name while they are there.
+        No other can have the name while they are there. One that podman does know is somebody's, and left alone.
         """
-        found = self.json(("podman", "ps", "--all", "--external", "--format=json"))
-        return [item["Id"] for item in found if item["State"] == "storage" and item["Names"][0] in names]
+        known = self.run(("podman", "ps", "--all", "--format={{.Names}}"), timeout=ANSWER).text.split()
+        if unknown := sorted(set(names).difference(known)):
+            self.run(("podman", "rm", "--force", "--ignore", *unknown))
 
     def volume_names(self) -> set[str]:
         """Return the names of all volumes, whoever made them."""

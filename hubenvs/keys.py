@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Set
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -19,6 +19,7 @@ MUNGE_KEY_BYTES = 64
 PASSWORD_BYTES = 15
 # RFC 7518, section 3.3: RS256 needs 2048 at least.
 RSA_BITS = 2048
+PAIRS = ({"ssh_key", "authorized_keys"}, {"ssh_host_ed25519_key", "known_hosts"})
 
 
 def ssh_key_pair(comment: str) -> tuple[str, str]:
@@ -72,6 +73,12 @@ def deployment(hostname: str, port: int, wanted: Container[str]) -> dict[str, st
     if "jwks" in wanted:  # takes a tenth of a second
         made["jwks"] = signing_keys()
     return {key: value for key, value in made.items() if key in wanted}
+
+
+def without_halves(old: Mapping[str, str], wanted: Set[str]) -> dict[str, str]:
+    """Return ``old`` without either half of a key pair of which a half that is ``wanted`` is gone: no new one fits."""
+    halves = {key for pair in PAIRS if wanted & pair - old.keys() for key in pair}
+    return {key: value for key, value in old.items() if key not in halves}
 
 
 def rotate(old: Mapping[str, str], hostname: str, port: int) -> dict[str, str]:

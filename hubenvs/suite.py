@@ -195,7 +195,7 @@ class Suite:
                 env = deploy.with_ports(suite.env, self.declared)
                 if env.publish == suite.env.publish:
                     raise
-                suite = replace(suite, env=env)
+                suite, deployed = replace(suite, env=env), suite.look()
 
     def remember(self) -> None:
         """Keep what was chosen and what the definition is: later tasks look at what is up, whatever is written now."""

@@ -442,13 +442,18 @@ def test_a_packages_own_tests_run_in_its_image(deployment: Deployment) -> None:
 
 @once
 def test_looking_inside(deployment: Deployment) -> None:
-    """Commands run as who and where they are asked to, with their exit status; an unknown account is named."""
+    """Commands run as who and where they are asked to, with their exit status; an unknown account is named.
+
+    Also where there is nothing to read from or to write to.
+    """
     options = (*deployment.options, "--user", "alice.project1")
     assert invoke("shell", *options, "--command", "pwd").stdout == "/home/project1/alice.project1\n"
     assert invoke("slurm", *deployment.options, "--", "sinfo", "--noheader", "--format=%N").stdout == "node1\n"
     assert invoke("slurm", *deployment.options, "--command", "false", check=False).returncode == 1
     refused = invoke("shell", *deployment.options, "--user", "nobody.here", check=False)
     assert "no such account" in refused.stderr
+    closed = ("sh", "-c", 'exec "$@" <&- >&-', "sh", sys.executable, "-m", "invoke", "shell", *options)
+    assert deployment.engine.run((*closed, "--command", "true")).stderr == ""
 
 
 @once

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 
-from hubenvs.keys import deployment, known_hosts, rotate, ssh_key_pair
+from hubenvs.keys import deployment, known_hosts, rotate, ssh_key_pair, without_halves
 
 WANTED = ("ssh_key", "authorized_keys", "munge_key", "crypt_keys", "jwks")
 
@@ -38,3 +39,13 @@ def test_rotating_puts_a_new_crypt_key_before_the_old() -> None:
     assert new["crypt_keys"].split(";")[1:] == [old["crypt_keys"]]
     assert new["crypt_keys"].split(";")[0] != old["crypt_keys"]
     assert all(new[key] != old[key] for key in old)
+
+
+@pytest.mark.parametrize("lost", ["ssh_key", "authorized_keys"])
+def test_half_of_a_pair_is_no_use(lost: str) -> None:
+    """Who has lost one gets two new ones that belong together; the rest stays."""
+    old = deployment("slurm", 22, WANTED)
+    left = {key: value for key, value in old.items() if key != lost}
+    assert without_halves(left, set(WANTED)).keys() == old.keys() - {"ssh_key", "authorized_keys"}
+    assert without_halves(left, left.keys()) == left
+    assert without_halves(old, set(WANTED)) == old
