@@ -34,6 +34,8 @@ CA_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundl
 # podman's own default for files, and the kernel's for processes (pid_max), to which podman lowers its own hard limit
 # before it starts a container; neither can be raised past the host's hard limit without CAP_SYS_RESOURCE.
 ULIMITS = {"nofile": 1048576, "nproc": 32768}
+# What Git sets for its hooks (githooks(5)): the working copies are other repositories than the one it runs them for.
+GIT_HOOK = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR"}
 CAP_SYS_RESOURCE = 24  # linux/capability.h
 # Seconds: what only asks podman something answers at once, unless it is stuck; what changes something takes longer; a
 # program that is told to end has its own to tidy up.
@@ -195,12 +197,13 @@ class Engine:
     @cached_property
     def environment(self) -> Mapping[str, str]:
         """The variables that a command of ours gets; a containers.conf is made first if this host needs one."""
+        own = {name: value for name, value in os.environ.items() if name not in GIT_HOOK}
         if not (self._folder and (configuration := containers_conf())):
-            return dict(os.environ)
+            return own
         path = self._folder / "containers.conf"
         if not path.exists() or path.read_text() != configuration:
             state.write(state.make(self._folder) / path.name, configuration)
-        return {**os.environ, "CONTAINERS_CONF": str(path)}
+        return {**own, "CONTAINERS_CONF": str(path)}
 
     def run(
         self,

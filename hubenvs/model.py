@@ -332,6 +332,13 @@ class Repository(Frozen):
     url: Annotated[str, Field(pattern=r"^[^-\s]\S*$")]
     ref: Annotated[str, Field(pattern=r"^[^-\s]\S*$")] | None
 
+    @model_validator(mode="after")
+    def _no_password(self) -> Repository:
+        # Of the whole, not of the URL: what is wrong with a key is shown with its value.
+        if re.match(r"[a-z+]+://[^/@]*:[^/@]*@", self.url):
+            raise ValueError("its url has a password in it: leave that to Git's credential helper")
+        return self
+
 
 class Repositories(Frozen):
     bricsauthenticator: Repository

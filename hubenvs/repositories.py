@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,8 @@ _TRAILER = "Bundled-Source-Digest"
 _REF = "hubenvs.ref"
 # The commit's author is the tool: the working copy may be made where nobody has told Git a name.
 _IDENTITY = ("-c", "user.name=hubenvs", "-c", "user.email=hubenvs@localhost", "-c", "commit.gpgsign=false")
+# What makes a folder a Python package that can be installed.
+_PACKAGE = ("pyproject.toml", "setup.py", "setup.cfg")
 # Never ask for a password on a terminal: say that the URL can't be reached.
 _GIT = ("env", "GIT_TERMINAL_PROMPT=0", "git")
 
@@ -37,11 +40,17 @@ def _clone_one(env: Environment, name: str, engine: Engine) -> str:
     if is_folder(source.url):
         if not target.is_dir():
             raise StateError(f"repositories.{name}.url: there is no folder {target}", "correct it, or use `bundled`")
+        if not any((target / file).is_file() for file in _PACKAGE):
+            raise StateError(
+                f"repositories.{name}.url: {target} has no {' or '.join(_PACKAGE)}", "name the package's folder"
+            )
         return f"{target}, used in place"
     bundled = source.url == "bundled"
     if target == env.bundled(name):
         return "the bundled source, without a working copy"
     aside = None
+    if os.path.lexists(target) and not target.is_dir():
+        raise StateError(f"{target}: not a folder, where the working copy is to be", "remove it")
     if target.is_dir():
         origin = _origin(target, engine)
         if origin == source.url:

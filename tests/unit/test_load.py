@@ -64,6 +64,10 @@ def test_later_layers_win_key_by_key(root: Path) -> None:
         ('auth: {platform: "a\\nb"}', "auth.platform: string should match pattern"),
         ('hub: {job_log: "/tmp/\'%j"}', "hub.job_log: string should match pattern"),
         ("hub: {cookie_max_age_days: 1.0e+300}", "hub.cookie_max_age_days: input should be less than or equal to 3650"),
+        (
+            "repositories: {bricsauthenticator: {url: 'https://u:secret@h/x.git'}}",
+            "local.yaml:1: repositories.bricsauthenticator: its url has a password in it: leave",
+        ),
         ("publish: {jupyterhub: nowhere}", "publish.jupyterhub: should be address:port"),
         ("publish: {jupyterhub: {127.0.0.1: }}", "publish.jupyterhub: should be address:port"),
         ("publish: {jupyterhub: 127.0.0.1:99999}", "less than or equal to 65535"),
