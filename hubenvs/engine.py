@@ -318,12 +318,8 @@ class Engine:
 
     # -- what there is ---------------------------------------------------------------------------------------------
 
-    def images(self) -> set[str]:
-        """Return the references of all images that the engine has."""
-        return {name for image in self.json(("podman", "images", "--format=json")) for name in image.get("Names") or ()}
-
     def has_image(self, name: str) -> bool:
-        """Return whether there is an image ``name``; unlike a listing this doesn't take longer with every image."""
+        """Return whether there is an image ``name``; a listing of all would take longer with each there is."""
         argv = ("podman", "image", "exists", name)
         done = self.run(argv, check=False, timeout=ANSWER)
         if done.returncode not in (0, 1):
