@@ -293,6 +293,8 @@ def clear(pod: str, engine: Engine, grace: int = STOP_TIMEOUT, volumes: Iterable
     there = engine.holdings()
     for found in there.pods:
         if instance_of(found) == pod:  # another one of that name is somebody else's
+            if found["Status"] != "Running":  # podman 5 can't end a container that is paused
+                engine.run(("podman", "pod", "unpause", found["Id"]), check=False)
             _remove_pod(found["Id"], engine, grace)
     names = _derived_names(pod)
     engine.remove_half_made(names)
