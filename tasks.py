@@ -269,7 +269,7 @@ def volumes(ctx: Context, env: str | None = None, instance: str | None = None, s
 
 @task(
     help={
-        "rotate": "make new ones, and restart the pod with them if it is up",
+        "rotate": "replace the existing keys and passwords, and restart the pod with the new ones if it is up",
         "init": "only make the SSH key pair for a Slurm elsewhere, and print the line for its administrator",
     }
 )
@@ -297,7 +297,7 @@ def secrets(
     help={
         "output": "write to this file instead of standard output (a folder with --target kubernetes)",
         "target": "podman, or kubernetes for a folder that `kubectl apply -k` takes (needs --output)",
-        "with-secrets": "with the real Secrets (needs --output)",
+        "with-secrets": "include the real Secrets instead of redacted ones (needs --output)",
     }
 )
 def render(
@@ -370,7 +370,7 @@ def play(ctx: Context, env: str | None = None, instance: str | None = None, set_
         suite.play()
 
 
-@task(help={"timeout": "seconds to wait at most"})
+@task(help={"timeout": "seconds to wait at most; 0: wait_timeout of the definition"})
 def wait(
     ctx: Context, env: str | None = None, instance: str | None = None, timeout: str = "0", set_: Settings = None
 ) -> None:
@@ -414,9 +414,9 @@ def verify(
 @task(
     help={
         "dry-run": "print what would be done, and touch nothing",
-        "as": "dummy authentication logs this user in",
+        "as": "the user who logs in with dummy authentication (sets auth.user)",
         "configmap": "take settings from this file's ConfigMap, one of an existing deployment",
-        "users": "make the environment's dev_users of these: alice.project1,bob.project1",
+        "users": "write these accounts to the environment's dev_users file, like alice.project1,bob.project1",
         "yes": "don't ask before bringing prod up",
     }
 )
@@ -461,7 +461,7 @@ def _confirm(what: str, env: str | None, yes: bool) -> None:
         raise Exit("nothing was done", code=1)
 
 
-@task(help={"watch": "go on, and do it at every save"})
+@task(help={"watch": "stay, and reload at every save until Ctrl-C"})
 def reload(
     ctx: Context, env: str | None = None, instance: str | None = None, watch: bool = False, set_: Settings = None
 ) -> None:
@@ -476,10 +476,10 @@ def reload(
 @task(
     help={
         "user": "one of dev_users",
-        "expired": "one that is no longer valid",
-        "audience": "for another audience than the hub's",
-        "platform": "with projects of another platform",
-        "lifetime": "seconds that it is valid",
+        "expired": "make a token that is no longer valid",
+        "audience": "the token's audience (`aud`), instead of the hub's",
+        "platform": "the platform of the token's projects, instead of auth.platform",
+        "lifetime": "seconds that the token is valid; 0: auth.token_lifetime",
     }
 )
 def token(
@@ -560,9 +560,9 @@ def status(ctx: Context, json: bool = False) -> None:
 
 @task(
     help={
-        "container": "only this container's (jupyterhub, slurm)",
-        "follow": "go on as lines come",
-        "lines": "how many",
+        "container": "show only this container (jupyterhub, slurm, ...)",
+        "follow": "keep printing new lines until Ctrl-C",
+        "lines": "how many of each container's last lines to show",
     }
 )
 def logs(
