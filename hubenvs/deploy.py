@@ -297,9 +297,13 @@ def clear(pod: str, engine: Engine, grace: int = STOP_TIMEOUT, volumes: Iterable
                 engine.run(("podman", "pod", "unpause", found["Id"]), check=False)
             _remove_pod(found["Id"], engine, grace)
     names = _derived_names(pod)
-    engine.remove_half_made(names)
-    if secrets := sorted(names & there.secrets):
-        engine.run(("podman", "secret", "rm", *secrets))
+    tidy = [("podman", "secret", "rm", *secrets)] if (secrets := sorted(names & there.secrets)) else []
+    # A container that podman was killed in making is in its storage alone, and no other can have the name until it is
+    # gone. One that podman knows by a name of ours is somebody's, and left alone.
+    known = {name for item in there.containers for name in item["Names"]}
+    if unknown := sorted(names - known):
+        tidy.append(("podman", "rm", "--force", "--ignore", *unknown))
+    engine.at_once([partial(engine.run, argv) for argv in tidy])
     if gone := sorted(names.union(volumes) & there.volume_names):
         engine.run(("podman", "volume", "rm", "--force", *gone))
 

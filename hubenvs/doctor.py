@@ -12,7 +12,7 @@ from typing import Any
 
 from . import load
 from .deploy import port_problem
-from .engine import ANSWER, Engine, ca_bundle, containers_conf, rootless
+from .engine import ANSWER, Engine, ca_bundle, containers_conf, instance_of, rootless
 from .errors import HubEnvsError
 from .ready import http_status
 
@@ -140,7 +140,8 @@ def _base_image() -> Finding:
 
 
 def _ports(root: Path, engine: Engine) -> Finding:
-    ours = {port.get("host_port") for item in engine.holdings().containers for port in item.get("Ports") or ()}
+    containers = [item for item in engine.holdings().containers if instance_of(item)]
+    ours = {port.get("host_port") for item in containers for port in item.get("Ports") or ()}
     found = []
     for name, env in load.definitions(root).items():
         for published, endpoint in env.published.items():

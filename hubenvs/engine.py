@@ -11,7 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cached_property
@@ -168,7 +168,7 @@ class Completed:
 
 @dataclass(frozen=True)
 class Holdings:
-    """What the engine has: all pods and volumes and our containers, as podman describes them, and secrets' names."""
+    """All that the engine has: pods, containers and volumes as podman describes them, and the names of secrets."""
 
     pods: Sequence[Mapping[str, Any]]
     containers: Sequence[Mapping[str, Any]]
@@ -328,11 +328,10 @@ class Engine:
 
     def holdings(self) -> Holdings:
         """Return what there is now."""
-        ours = ("--filter", f"label={LABEL_PART_OF}={PART_OF}")
         pods, containers, volumes, secrets = self.at_once(
             (
                 lambda: self.json(("podman", "pod", "ps", "--format=json")),
-                lambda: self.json(("podman", "ps", "--all", *ours, "--format=json")),
+                lambda: self.json(("podman", "ps", "--all", "--format=json")),
                 lambda: self.json(("podman", "volume", "ls", "--format=json")),
                 # By name: podman 4.3 can't label one.
                 lambda: self.run(("podman", "secret", "ls", "--format", "{{.Name}}"), timeout=ANSWER).text.split(),
@@ -340,15 +339,6 @@ class Engine:
         )
         containers = [container for container in containers if not container.get("IsInfra")]
         return Holdings(pods, containers, volumes, frozenset(secrets))
-
-    def remove_half_made(self, names: Iterable[str]) -> None:
-        """Remove those containers of ``names`` that podman was killed in making: only its storage knows of them.
-
-        No other can have the name while they are there. One that podman does know is somebody's, and left alone.
-        """
-        known = self.run(("podman", "ps", "--all", "--format={{.Names}}"), timeout=ANSWER).text.split()
-        if unknown := sorted(set(names).difference(known)):
-            self.run(("podman", "rm", "--force", "--ignore", *unknown))
 
     def volume_names(self) -> set[str]:
         """Return the names of all volumes, whoever made them."""
