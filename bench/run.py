@@ -129,6 +129,7 @@ class Bench:
             deploy.clear(env.pod, self.engine)
             argv, text = play_argv(self.engine.version(), rootless()), render.dump(manifest).encode()
             _, found["plain play"] = timed(lambda: self.engine.run(argv, stdin=text), self.page)
+            time.sleep(IDLE)
         finally:
             found["down"] = seconds(lambda: self.invoke("down"))
         found["play's overhead"] = found["play"] - found["plain play"]
