@@ -157,7 +157,8 @@ Of dev_dummyauth, images built; {len(runs)} run(s). Edit to live: from saving th
 login page has it. Log-in to notebook: `verify`'s hops from `login` to `proxy` without its looks at `ssh` and `sudo`.
 Memory: what the idle pod's processes don't share with files. Play: `invoke play`, plain play: `podman kube play` of the
 same manifest, volumes there; its start is that of Python, Invoke and the suite, the rest of its overhead looks at what
-there is and makes the manifest. Down: of an idle pod, its start included. Cold up: until the login page, with no image and no cache, all packages downloaded.
+there is and makes the manifest. Down: of an idle pod, its start included. Cold up: until the login page, with no image
+and no cache, all packages downloaded.
 
 {table(("step", "median", "least", "most"), steps)}
 {table(("measured once", "figure"), once)}"""
