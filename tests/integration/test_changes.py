@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hubenvs.client import HubUser
-from hubenvs.engine import Engine
+from hubenvs.engine import Engine, rootless
 
 from .conftest import ROOT, Deployment, entry, invoke
 
@@ -206,8 +206,9 @@ def test_status_names_the_state(deployment: Deployment) -> None:
         assert state() == "starting"
         podman(("podman", "stop", "--time=2", f"{pod}-jupyterhub"))
         assert state() == "degraded"
-        podman(("podman", "pause", f"{pod}-slurm"))
-        assert state() == "stopped"
+        if not rootless():  # who on cgroup version 1 can't pause anything
+            podman(("podman", "pause", f"{pod}-slurm"))
+            assert state() == "stopped"
         invoke("up", *deployment.options, *deployment.settings)
         podman(("podman", "rm", "--force", f"{pod}-jupyterhub"))
         assert state() == "degraded"
