@@ -92,11 +92,14 @@ def test_an_exported_volume_is_a_tar_for_its_owner(deployment: Deployment, tmp_p
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A folder with a bricsauthenticator that can be told from the bundled one, and wants other versions than ours."""
+    """A folder with a bricsauthenticator that can be told from the bundled one, and wants other versions than ours.
+
+    It is another one at every run, so that its image is built.
+    """
     folder = tmp_path / "bricsauthenticator"
     shutil.copytree(ROOT / "containers/jupyterhub/bricsauthenticator", folder)
     init = folder / "src/bricsauthenticator/__init__.py"
-    init.write_text(init.read_text().replace('__version__ = "', '__version__ = "77.'))
+    init.write_text(init.read_text().replace('__version__ = "', '__version__ = "77.') + f"# {time.time_ns()}\n")
     pyproject = folder / "pyproject.toml"
     pyproject.write_text(pyproject.read_text().replace("pyjwt[crypto]>=2.10", "pyjwt[crypto]==2.10.*"))
     return folder
