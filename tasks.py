@@ -5,211 +5,21 @@ A task is a call into the hubenvs package, imported when it runs so that listing
 
 from __future__ import annotations
 
-import functools
-import os
-import shlex
-import signal
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import yaml
 from invoke import Collection, Context, Exit
-from invoke import task as invoke_task
-from invoke.config import DataProxy
 
-if TYPE_CHECKING:
-    from hubenvs.console import Console
-    from hubenvs.engine import Engine
-    from hubenvs.suite import Suite
-
-# What --set was given: Invoke makes a list of it, unless the default is something else than None.
-Settings = Sequence[str] | None
-
-ROOT = Path(__file__).resolve().parent
-PREFIX = "INVOKE_HUBENVS"  # of the environment variables that Invoke takes for keys of its section `hubenvs`
-
-
-def _base() -> dict[str, Any]:
-    """Return the keys of a definition with their defaults; end the program if the file that has them is damaged."""
-    try:
-        base: object = yaml.safe_load((ROOT / "envs/base.yaml").read_text("utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        base = error
-    if not isinstance(base, dict):
-        sys.exit(f"error: envs/base.yaml: {' '.join(str(base).split())}: `git checkout envs/base.yaml` brings it back")
-    return base
-
-
-BASE = _base()
-
-
-class Variable:
-    """A key of Invoke's configuration that no file sets, with the ``text`` of its environment variable if there is one.
-
-    Invoke calls the class of what it has for a key with that text; a list's, or a number's with what is none, ends in
-    a traceback. What this keeps is read as `--set` reads it.
-    """
-
-    def __init__(self, text: str | None = None) -> None:
-        self.text = text
-
-
-def _variables(value: Any) -> Any:
-    """Return ``value``, a definition, with a Variable for each of its keys."""
-    return {key: _variables(inner) for key, inner in value.items()} if isinstance(value, dict) else Variable()
-
-
-HELP = {
-    "env": "name of the environment (a folder of envs/)",
-    "instance": "name of a further deployment of the same environment, with ports of its own",
-    "set": "set a key of the definition, like slurm.nodes=4; can be given several times",
-    "json": "print JSON, for scripts",
-    "echo-commands": "show every command that is run",
-}
-
-
-def task(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Return Invoke's task decorator, with our help texts and our errors: one line and an exit status."""
-
-    def decorate(function: Callable[..., Any]) -> Any:
-        @functools.wraps(function)
-        def run(*args: Any, **kwargs: Any) -> Any:
-            from hubenvs.errors import HubEnvsError
-
-            _open_closed()
-            for number in (signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, _interrupt)
-            try:
-                return function(*args, **kwargs)
-            except HubEnvsError as error:
-                raise Exit(error.report, code=error.exit_code) from None
-            except OSError as error:
-                where = f"{error.filename}: " if error.filename else ""
-                raise Exit(f"error: {where}{error.strerror or error}", code=1) from None
-            except KeyboardInterrupt as error:
-                number = error.args[0] if error.args else signal.SIGINT
-                text = "interrupted; `invoke up` goes on from here, `invoke down` removes what there is"
-                raise Exit(text, code=128 + number) from None
-
-        names = {
-            name.strip("_").replace("_", "-") for name in function.__code__.co_varnames[: function.__code__.co_argcount]
-        }
-        texts = {**{name: text for name, text in HELP.items() if name in names}, **options.pop("help", {})}
-        iterable = [name for name in ("set_",) if name in function.__code__.co_varnames]
-        return invoke_task(run, help=texts, iterable=iterable, **options)
-
-    return decorate
-
-
-def _open_closed() -> None:
-    """Lead the standard streams that we were started without (`>&-`) to nowhere: the next file would become them."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:
-            nowhere = os.open(os.devnull, os.O_RDWR)
-            if nowhere != number:
-                os.dup2(nowhere, number)
-                os.close(nowhere)
-            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
-
-
-def _interrupt(number: int, frame: object) -> None:
-    """Let a signal that ends us do it as Ctrl-C does."""
-    raise KeyboardInterrupt(number)
-
-
-def open_suite(
-    ctx: Context,
-    env: str | None,
-    instance: str | None,
-    set_: Settings,
-    *,
-    config_map: str | None = None,
-    quiet: bool = False,
-    dry: bool = False,
-    as_deployed: bool = False,
-) -> Suite:
-    """Return the suite for ``env`` as the options and Invoke's configuration say."""
-    from hubenvs.suite import Suite
-
-    _refuse_unknown(BASE, os.environ)
-    configuration = _given(ctx.config.get("hubenvs", {}))
-    echo = bool(ctx.config.run.echo)
-    return Suite.open(
-        ROOT,
-        env,
-        instance=instance,
-        settings=set_ or (),
-        configuration=configuration,
-        config_map=Path(config_map) if config_map else None,
-        quiet=quiet,
-        echo=echo,
-        dry=dry,
-        as_deployed=as_deployed,
-    )
-
-
-def open_engine(ctx: Context, quiet: bool = False) -> tuple[Engine, Console]:
-    """Return the engine and the console, for tasks that need no environment."""
-    from hubenvs.console import Console
-    from hubenvs.engine import Engine
-
-    console = Console(quiet, bool(ctx.config.run.echo))
-    return Engine(ROOT / ".deploy", console.echo), console
-
-
-def _names(definition: Mapping[str, Any], prefix: str = PREFIX) -> Iterator[str]:
-    """Return the names of the environment variables that stand for the keys of ``definition``."""
-    for key, value in definition.items():
-        name = f"{prefix}_{key}".upper()
-        yield from _names(value, name) if isinstance(value, dict) else (name,)
-
-
-def _refuse_unknown(definition: Mapping[str, Any], variables: Iterable[str]) -> None:
-    """Raise DefinitionError for the first of ``variables`` that has our prefix and no key; Invoke passes it over."""
-    from hubenvs import load
-    from hubenvs.errors import DefinitionError
-
-    known = set(_names(definition))
-    for name in sorted(variables):
-        if name.startswith(f"{PREFIX}_") and name not in known:
-            raise DefinitionError(f"{name}: no key of the definition has this variable", load.suggestion(name, known))
-
-
-def _given(configuration: Any, name: str = PREFIX) -> dict[str, Any]:
-    """Return what files and variables set in ``configuration``, the part of Invoke's whose variable is ``name``."""
-    from hubenvs import load
-
-    result: dict[str, Any] = {}
-    for key, value in dict(configuration).items():
-        variable = f"{name}_{key}".upper()
-        if isinstance(value, dict | DataProxy):
-            if inner := _given(value, variable):
-                result[key] = inner
-        elif not isinstance(value, Variable):
-            result[key] = value
-        elif value.text is not None:
-            result[key] = load.parse_value(value.text, variable)
-    return result
-
-
-def _whole(option: str, text: str, numbers: range = range(10**9)) -> int:
-    """Return which of ``numbers`` the ``option`` was given; Invoke's own conversion ends in a traceback."""
-    from hubenvs.errors import DefinitionError
-
-    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) in numbers):
-        raise DefinitionError(f"{option} {text}: not a whole number", f"one from {numbers[0]} to {numbers[-1]}")
-    return int(text)
+from hubenvs import variables
+from hubenvs.cli import BASE, ROOT, Settings, confirm, open_engine, open_suite, task, whole, words
 
 
 @task()
 def envs(ctx: Context, json: bool = False) -> None:
     """List the environments, and say of each whether it can run here."""
-    from hubenvs import suite
+    from hubenvs import load
 
     _, console = open_engine(ctx, quiet=json)
-    rows = suite.describe(ROOT)
+    rows = load.describe(ROOT)
     if json:
         console.result(rows)
         return
@@ -375,7 +185,7 @@ def wait(
     ctx: Context, env: str | None = None, instance: str | None = None, timeout: str = "0", set_: Settings = None
 ) -> None:
     """Wait until the hub, its SSH connection and Slurm answer."""
-    seconds = _whole("--timeout", timeout)
+    seconds = whole("--timeout", timeout)
     open_suite(ctx, env, instance, set_, as_deployed=True).wait(seconds or None)
 
 
@@ -403,11 +213,11 @@ def verify(
     set_: Settings = None,
 ) -> None:
     """Do what a user does (log in, spawn, compute, stop), and name the hop that breaks with its log lines."""
-    from hubenvs import load
+    from hubenvs import layers
     from hubenvs import verify as walk
 
     suite = open_suite(ctx, env, instance, set_, as_deployed=True)
-    token = load.read_text(Path(token_file), ROOT).strip() if token_file else None
+    token = layers.read_text(Path(token_file), ROOT).strip() if token_file else None
     walk.verify(suite.env, suite.engine, suite.console, url, token)
 
 
@@ -443,22 +253,8 @@ def up(
     if dry_run:
         suite.dry_run()
     else:
-        _confirm("up", env, yes)
+        confirm("up", env, yes)
         suite.up()
-
-
-def _confirm(what: str, env: str | None, yes: bool) -> None:
-    """Ask before doing ``what`` to prod, unless ``yes`` was given; end the task without a yes."""
-    if env != "prod" or yes:
-        return
-    if not sys.stdin.isatty():
-        raise Exit(f"error: {what} --env prod: there is nobody to ask: give --yes", code=1)
-    try:
-        answer = input(f"{what} prod? [y/N] ")
-    except EOFError:  # Ctrl-D
-        answer = ""
-    if answer.strip().lower() not in ("y", "yes"):
-        raise Exit("nothing was done", code=1)
 
 
 @task(help={"watch": "stay, and reload at every save until Ctrl-C"})
@@ -496,7 +292,7 @@ def token(
     """Print an ID token of a user, as the bundled provider signs it, for the header X-Auth-Id-Token."""
     from hubenvs import state, tokens
 
-    seconds = _whole("--lifetime", lifetime)
+    seconds = whole("--lifetime", lifetime)
     suite = open_suite(ctx, env, instance, set_, quiet=True, as_deployed=True)
     given = {"audience": audience, "platform": platform}
     auth = suite.env.auth.model_copy(update={key: value for key, value in given.items() if value})
@@ -520,10 +316,10 @@ def down(
     yes: bool = False,
 ) -> None:
     """Take an environment down: pod, Secrets, volumes and deploy folder; without --env the one that is up."""
-    from hubenvs import suite
+    from hubenvs import deployed
 
     engine, console = open_engine(ctx)
-    suite.down(
+    deployed.down(
         ROOT,
         engine,
         console,
@@ -531,17 +327,17 @@ def down(
         instance=instance,
         every=all_,
         keep_volumes=keep_volumes,
-        confirm=lambda name: _confirm("down", name, yes),
+        confirm=lambda name: confirm("down", name, yes),
     )
 
 
 @task()
 def status(ctx: Context, json: bool = False) -> None:
     """Show what is up: state, URL, user, containers, volumes, working copies."""
-    from hubenvs import suite
+    from hubenvs import status as deployments
 
     engine, console = open_engine(ctx, quiet=json)
-    rows = suite.status(ROOT, engine)
+    rows = deployments.status(ROOT, engine)
     if json:
         console.result({"environments": rows})
         return
@@ -576,7 +372,7 @@ def logs(
     """Show what the containers log."""
     from hubenvs import inside
 
-    count = _whole("--lines", lines)
+    count = whole("--lines", lines)
     suite = open_suite(ctx, env, instance, None, as_deployed=True)
     inside.logs(suite.env, suite.engine, container, follow, count)
 
@@ -600,7 +396,7 @@ def shell(
     from hubenvs import inside
 
     suite = open_suite(ctx, env, instance, None, as_deployed=True)
-    code = inside.shell(suite.env, suite.engine, container, user, _words(command))
+    code = inside.shell(suite.env, suite.engine, container, user, words(command))
     if code:
         raise Exit(code=code)
 
@@ -619,7 +415,7 @@ def slurm(
     from hubenvs import inside
 
     suite = open_suite(ctx, env, instance, None, as_deployed=True)
-    code = inside.shell(suite.env, suite.engine, "slurm", user, _words(command) or ("sinfo",))
+    code = inside.shell(suite.env, suite.engine, "slurm", user, words(command) or ("sinfo",))
     if code:
         raise Exit(code=code)
 
@@ -640,12 +436,13 @@ def own_tests(
     set_: Settings = None,
 ) -> None:
     """Run a working copy's own tests in the image that is built from it; ends with their exit status."""
-    from hubenvs import develop, load
+    from hubenvs import develop
+    from hubenvs.names import environment_names
 
-    suite = open_suite(ctx, env or load.environment_names(ROOT)[0], None, set_)
+    suite = open_suite(ctx, env or environment_names(ROOT)[0], None, set_)
     suite.clone()
     with suite.locked():
-        code = develop.test_repository(suite.env, repository, _words(arguments), suite.engine, suite.console)
+        code = develop.test_repository(suite.env, repository, words(arguments), suite.engine, suite.console)
     if code:
         raise Exit(code=code)
 
@@ -655,21 +452,9 @@ def debug(ctx: Context, env: str | None = None, instance: str | None = None, por
     """Run the hub under debugpy until Ctrl-C; servers and log-ins stay."""
     from hubenvs import develop
 
-    number = _whole("--port", port, range(1, 65536))
+    number = whole("--port", port, range(1, 65536))
     suite = open_suite(ctx, env, instance, None, as_deployed=True)
     develop.debug(suite.env, number, suite.engine, suite.console)
-
-
-def _words(text: str | None) -> tuple[str, ...]:
-    """Return the words of ``text``, without it those after `--` on the command line (Invoke 2 keeps them to itself)."""
-    from hubenvs.errors import DefinitionError
-
-    if text:
-        try:
-            return tuple(shlex.split(text))
-        except ValueError as error:
-            raise DefinitionError(f"{text}: {error}", "close the quotation") from None
-    return tuple(sys.argv[sys.argv.index("--") + 1 :]) if "--" in sys.argv else ()
 
 
 @task(help={"volume": "which one, like jupyterhub-data", "output": "the tar to write (for you alone)"})
@@ -708,4 +493,4 @@ namespace = Collection(
     debug,
     export_volume,
 )
-namespace.configure({"hubenvs": _variables(BASE)})
+namespace.configure({"hubenvs": variables.unset(BASE)})

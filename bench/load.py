@@ -16,10 +16,10 @@ from statistics import median
 import httpx
 from websockets.exceptions import WebSocketException
 
-from hubenvs import ssh, state, suite, tokens
+from hubenvs import deployed, ssh, state, tokens
 from hubenvs.client import HubUser
+from hubenvs.commands import exec_argv
 from hubenvs.console import Console
-from hubenvs.engine import exec_argv
 from hubenvs.errors import HubEnvsError, StateError
 from hubenvs.suite import Suite
 
@@ -146,7 +146,7 @@ def up(users: int, instance: str, console: Console, settings: Sequence[str] = ()
         opened.up()
         yield Suite.open(ROOT, ENVIRONMENT, instance=instance, as_deployed=True)
     finally:
-        suite.down(
+        deployed.down(
             *(ROOT, opened.engine, console),
             env=ENVIRONMENT,
             instance=instance,

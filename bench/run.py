@@ -17,10 +17,12 @@ from pathlib import Path
 
 import httpx
 
-from hubenvs import deploy, images, render
+from hubenvs import deployed, images, render
+from hubenvs.commands import play_argv
 from hubenvs.console import Console
-from hubenvs.engine import Engine, play_argv, rootless
+from hubenvs.engine import Engine
 from hubenvs.errors import HubEnvsError, StateError
+from hubenvs.host import rootless
 from hubenvs.suite import Suite
 
 from . import figures, load
@@ -107,7 +109,6 @@ class Bench:
         """Take every step once and return their seconds, and the idle pod's bytes, by name."""
         self.edit()
         found: dict[str, float] = {}
-        env = self.suite.env
         try:
             found["up, until the login page"], found["up, to its end"] = timed(self.up, self.page)
             time.sleep(IDLE)
@@ -122,11 +123,11 @@ class Bench:
             manifest = [
                 item for item in self.suite.manifest(with_secrets=True) if item["kind"] != "PersistentVolumeClaim"
             ]
-            deploy.clear(env.pod, self.engine)
+            deployed.clear(self.suite.look(), self.engine)
             _, found["play"] = timed(lambda: self.invoke("play", as_defined=True), self.page)
-            deploy.clear(env.pod, self.engine)
+            deployed.clear(self.suite.look(), self.engine)
             _, found["play, without its start"] = timed(self.suite.play, self.page)
-            deploy.clear(env.pod, self.engine)
+            deployed.clear(self.suite.look(), self.engine)
             argv, text = play_argv(self.engine.version(), rootless()), render.dump(manifest).encode()
             _, found["plain play"] = timed(lambda: self.engine.run(argv, stdin=text), self.page)
             time.sleep(IDLE)

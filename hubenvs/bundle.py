@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from . import images, render, repositories
+from .commands import load_argv, save_argv
 from .console import Console
-from .engine import Engine, load_argv, save_argv
+from .engine import Engine
 from .errors import DefinitionError, StateError
-from .model import WORKING_COPIES, Environment
+from .model import Environment
+from .names import WORKING_COPIES
 
 INDEX = "bundle.json"
 IMAGES = "images.tar"

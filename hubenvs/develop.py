@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from . import deploy, images, inside, load
+from . import images, inside
+from .commands import exec_argv
 from .console import Console
-from .engine import Engine, exec_argv
-from .errors import DefinitionError, StateError
-from .model import REPOSITORIES, Endpoint, Environment
+from .definition import Endpoint
+from .engine import Engine
+from .errors import DefinitionError, StateError, suggestion
+from .model import Environment
+from .names import REPOSITORIES
+from .ports import port_problem
 from .reload import WARM, reason, require_development
 
 # debugpy's own default.
@@ -30,7 +34,7 @@ def test_repository(
 ) -> int:
     """Run the tests of the working copy of ``repository`` in its image, built first; return their exit status."""
     if repository not in REPOSITORIES:
-        raise DefinitionError(f"{repository}: no such repository", load.suggestion(repository, REPOSITORIES))
+        raise DefinitionError(f"{repository}: no such repository", suggestion(repository, REPOSITORIES))
     container = REPOSITORIES[repository]
     if container not in env.containers or env.stage != "dev":
         raise DefinitionError(f"--env {env.name}: does not install {repository} for development", "choose another")
@@ -47,7 +51,7 @@ def debug(env: Environment, port: int, engine: Engine, console: Console) -> None
     require_development(env)
     hub = inside.container(env, engine, "jupyterhub")
     endpoint = Endpoint(address="127.0.0.1", port=port)
-    if problem := deploy.port_problem(endpoint):
+    if problem := port_problem(endpoint):
         raise StateError(f"--port {port}: it {problem}", "choose another")
     started = engine.run(exec_argv(hub, *WARM, "debug", str(PORT)), check=False)
     try:

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import load
-from .deploy import port_problem
-from .engine import ANSWER, Engine, ca_bundle, containers_conf, instance_of, rootless
+from . import layers, load
+from .engine import ANSWER, Engine, instance_of
 from .errors import HubEnvsError
+from .host import ca_bundle, containers_conf, rootless
+from .ports import port_problem
 from .ready import http_status
 
 # Both images with their build caches take about 3 GB.
@@ -61,7 +62,7 @@ def examine(root: Path, engine: Engine) -> list[dict[str, Any]]:
 
 def load_debian(root: Path) -> str:
     """Return the address of the Debian release that images are made of."""
-    base = load.parse_yaml((root / "envs/base.yaml").read_text(), "envs/base.yaml").data["debian"]
+    base = layers.parse_yaml((root / "envs/base.yaml").read_text(), "envs/base.yaml").data["debian"]
     return f"{base['mirror']}/dists/{base['release']}/InRelease"
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 class HubEnvsError(Exception):
@@ -56,3 +57,10 @@ class CommandError(HubEnvsError):
         self.argv = tuple(argv)
         self.returncode = returncode
         self.output = output
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return ``did you mean …?`` if one of ``known`` is near ``name``, else the list of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"

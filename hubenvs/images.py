@@ -14,10 +14,14 @@ from functools import partial
 from pathlib import Path
 
 from . import archive, repositories
+from .commands import Argv, bootstrap_argv, build_argv, import_argv, push_argv
 from .console import Console
-from .engine import Argv, Engine, bootstrap_argv, build_argv, build_caches, ca_bundle, import_argv, push_argv
+from .definition import Debian
+from .engine import Engine
 from .errors import CommandError, DefinitionError, StateError
-from .model import PART_OF, REPOSITORIES, TUNNEL, WORKING_COPIES, Debian, Environment, digest
+from .host import build_caches, ca_bundle
+from .model import Environment
+from .names import PART_OF, REPOSITORIES, TUNNEL, WORKING_COPIES, digest
 
 # Each of our images and what it stands on, in the order in which they can be built.
 CHAIN = {

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import state
+from .commands import exec_argv, volume_data_argv
 from .console import Console
-from .engine import Engine, exec_argv, volume_data_argv
-from .errors import DefinitionError, StateError
-from .load import suggestion
+from .engine import Engine
+from .errors import DefinitionError, StateError, suggestion
 from .model import Environment
 
 

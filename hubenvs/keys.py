@@ -9,7 +9,6 @@ from collections.abc import Container, Mapping, Set
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from jwt.algorithms import RSAAlgorithm
 
 # JupyterHub takes a crypt key of exactly 32 bytes (it is a Fernet key), here as hexadecimal digits. munge takes 32 to
 # 1024 bytes and its own mungekey makes 128; 64 as hexadecimal digits are 128 that can be carried as text.
@@ -49,6 +48,8 @@ def authorized(public_key: str) -> str:
 
 def signing_keys() -> str:
     """Return a new JSON Web Key Set with one private key to sign ID tokens with (RS256, which every client takes)."""
+    from jwt.algorithms import RSAAlgorithm  # here: it takes 50 ms to import, and only a provider needs it
+
     key = RSAAlgorithm.to_jwk(rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS), as_dict=True)
     return json.dumps({"keys": [{**key, "kid": secrets.token_hex(8), "alg": "RS256", "use": "sig"}]})
 

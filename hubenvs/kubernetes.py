@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 from . import render
 from .errors import DefinitionError
-from .model import LABEL_CHECKOUT, LABEL_DIGEST, LABEL_INSTANCE, LABEL_PART_OF, Environment, digest
+from .model import Environment
+from .names import LABEL_CHECKOUT, LABEL_DIGEST, LABEL_INSTANCE, LABEL_PART_OF, digest
 
 RESOURCES = ("configmaps.yaml", "volumes.yaml", "deployment.yaml", "service.yaml", "networkpolicy.yaml")
 # Not among the resources: applying the folder again must not put its placeholders over a site's Secrets.

@@ -7,26 +7,23 @@ names the file, the line and the key it came from.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
-from .errors import DefinitionError
-from .model import MOST_USERS, DevUser, Environment, with_accounting, without_identity
+from . import state
+from .definition import DevUser
+from .errors import DefinitionError, suggestion
+from .layers import KeyPath, Source, check_keys, layer, merge, parse_documents, parse_set, parse_yaml, read_text, shown
+from .model import Environment, with_accounting, without_identity
+from .names import environment_names
 
-KeyPath = tuple[str | int, ...]
-
-# Bytes of a file that is read at most: far more than anybody writes, and soon read.
-LARGEST = 1 << 20
-# Dots in a key of --set at most: more than any key has, and far fewer than Python can follow.
-DEEPEST = 20
+# They all reach the containers in one environment variable, for which Linux has 128 KiB (MAX_ARG_STRLEN).
+MOST_USERS = 3000
 # What the keys of an existing deployment's ConfigMap are in a definition; its accounts and password are no keys of it.
 CONFIG_MAP_KEYS = {
     "logLevel": "log_level",
@@ -41,142 +38,12 @@ CONFIG_MAP_KEYS = {
     "jwtAudience": "auth.audience",
 }
 USERS_KEY, PASSWORD_KEY = "devUsers", "dummyAuthPassword"
-_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 # What pydantic calls these would be said in Python's words.
 PROBLEMS = {
     "model_type": "should be a mapping of keys to values",
     "tuple_type": "should be a list",
     "extra_forbidden": "unknown key",
 }
-
-
-@dataclass(frozen=True)
-class Source:
-    """One layer of a definition: its data, what to call it in an error, and the line of each key."""
-
-    label: str
-    data: Mapping[str, Any]
-    lines: Mapping[KeyPath, int]
-
-    def where(self, path: KeyPath) -> str:
-        """Return ``label``, with the line of ``path`` or of its nearest parent if the source has lines."""
-        while path and path not in self.lines:
-            path = path[:-1]
-        return f"{self.label}:{self.lines[path]}" if path else self.label
-
-
-class _Lines(yaml.SafeLoader):
-    """A safe loader that remembers each key's line, and refuses keys given twice, aliases, and tags on collections."""
-
-    def __init__(self, stream: str) -> None:
-        super().__init__(stream)
-        self.lines: dict[KeyPath, int] = {}
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        # Aliases of aliases make a small file endless; what there is to repeat here is little.
-        if self.check_event(yaml.AliasEvent):
-            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(None, None, f"*{event.anchor}: aliases are not taken", event.start_mark)
-        return super().compose_node(parent, index)
-
-    def read(self, node: yaml.Node | None, path: KeyPath = ()) -> Any:
-        if node is None:
-            return None
-        self.lines.setdefault(path, node.start_mark.line + 1)
-        if isinstance(node, yaml.CollectionNode) and node.tag not in (
-            self.DEFAULT_MAPPING_TAG,
-            self.DEFAULT_SEQUENCE_TAG,
-        ):
-            raise yaml.constructor.ConstructorError(None, None, f"the tag {node.tag} is not known", node.start_mark)
-        if isinstance(node, yaml.SequenceNode):
-            return [self.read(child, (*path, index)) for index, child in enumerate(node.value)]
-        if not isinstance(node, yaml.MappingNode):
-            value = self.construct_object(node)
-            if isinstance(value, str) and _NO_TEXT.search(value):  # by an escape: no file and no program takes it
-                raise yaml.constructor.ConstructorError(None, None, f"{value!r} is no text", node.start_mark)
-            return value
-        result: dict[Any, Any] = {}
-        for key_node, child in node.value:
-            key = self.construct_object(key_node)
-            if key in result:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
-                )
-            here = (*path, key)
-            self.lines[here] = key_node.start_mark.line + 1
-            result[key] = self.read(child, here)
-        return result
-
-
-def _documents(text: str, label: str) -> list[tuple[Any, Mapping[KeyPath, int]]]:
-    """Return each YAML document in ``text`` with the lines of its keys; raise DefinitionError with the line number."""
-    documents: list[tuple[Any, Mapping[KeyPath, int]]] = []
-    try:
-        loader = _Lines(text)
-        while loader.check_node():
-            loader.lines = {}
-            documents.append((loader.read(loader.get_node()), loader.lines))
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise DefinitionError(f"{label}:{line}: {error.problem}", "correct the YAML there") from error
-    except (yaml.YAMLError, TypeError, ValueError, KeyError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
-        raise DefinitionError(f"{label}: {reason}", "correct the YAML") from error
-    return documents
-
-
-def parse_yaml(text: str, label: str) -> Source:
-    """Return the mapping that the YAML ``text`` holds, ``label`` being its name in errors.
-
-    Raises DefinitionError with the line number if it doesn't parse, has a key twice, or isn't one mapping.
-    """
-    documents = _documents(text, label)
-    data, lines = documents[0] if documents else (None, {})
-    if data is None:
-        data = {}
-    if not isinstance(data, dict) or len(documents) > 1:
-        raise DefinitionError(f"{label}: not one mapping of keys to values", "write it as `key: value` lines")
-    return Source(label, data, lines)
-
-
-def read_text(path: Path, root: Path) -> str:
-    """Return the text of ``path``; raise DefinitionError (naming it relative to ``root``) if it can't be read."""
-    try:
-        with path.open("rb") as stream:
-            content = stream.read(LARGEST + 1)
-        if len(content) > LARGEST:
-            raise DefinitionError(f"{shown(path, root)}: more than {LARGEST} bytes", "is this the right file?")
-        return content.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise DefinitionError(f"{shown(path, root)}: can't be read ({reason})", "check that it is there") from error
-
-
-def parse_set(option: str) -> Source:
-    """Return the layer that ``--set a.b=c`` stands for; the value is read as YAML.
-
-    Raises DefinitionError if there is no ``=`` or no key.
-    """
-    key, separator, value = option.partition("=")
-    if not separator or not all(key.split(".")) or key.count(".") > DEEPEST:
-        raise DefinitionError(f"--set {option}: not of the form key.key=value", "for example --set slurm.nodes=4")
-    label = f"--set {key}"
-    return _layer(key, parse_value(value, label), label)
-
-
-def parse_value(text: str, label: str) -> Any:
-    """Return the value that is written as YAML in ``text``; raise DefinitionError, with ``label``, if none is."""
-    documents = _documents(text, label)
-    if len(documents) > 1:
-        raise DefinitionError(f"{label}: the value is several YAML documents", "quote it")
-    return documents[0][0] if documents else None
-
-
-def _layer(key: str, value: Any, label: str) -> Source:
-    """Return the layer that sets ``key`` (``a.b``) to ``value``."""
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return Source(label, value, {})
 
 
 @dataclass(frozen=True)
@@ -193,9 +60,8 @@ def parse_config_map(text: str, label: str) -> ConfigMap:
 
     Raises DefinitionError with the line number for a key that stands for nothing here, or a value that isn't text.
     """
-    found = [
-        item for item in _documents(text, label) if isinstance(item[0], dict) and item[0].get("kind") == "ConfigMap"
-    ]
+    documents = parse_documents(text, label)
+    found = [item for item in documents if isinstance(item[0], dict) and item[0].get("kind") == "ConfigMap"]
     if len(found) != 1:
         raise DefinitionError(f"{label}: {len(found)} ConfigMaps in it", "give a file with exactly one")
     document, lines = found[0]
@@ -215,54 +81,8 @@ def parse_config_map(text: str, label: str) -> ConfigMap:
         elif key == PASSWORD_KEY:
             password = value
         else:
-            layers.append(_layer(CONFIG_MAP_KEYS[key], value, where))
+            layers.append(layer(CONFIG_MAP_KEYS[key], value, where))
     return ConfigMap(tuple(layers), dev_users, password)
-
-
-def merge(layers: Iterable[Source]) -> tuple[dict[str, Any], dict[KeyPath, str]]:
-    """Return the layers laid over one another, and where each key's value was written (``file:line``).
-
-    Mappings merge key by key; anything else, lists too, is replaced whole.
-    """
-    merged: dict[str, Any] = {}
-    origin: dict[KeyPath, str] = {}
-
-    def lay(target: dict[str, Any], data: Mapping[str, Any], path: KeyPath, source: Source) -> None:
-        for key, value in data.items():
-            here = (*path, key)
-            origin[here] = source.where(here)
-            if isinstance(value, Mapping):
-                below = target.get(key)
-                target[key] = below = dict(below) if isinstance(below, dict) else {}
-                lay(below, value, here, source)
-            else:
-                target[key] = value
-
-    for layer in layers:
-        lay(merged, layer.data, (), layer)
-    return merged, origin
-
-
-def check_keys(data: Mapping[str, Any], base: Mapping[str, Any], origin: Mapping[KeyPath, str]) -> None:
-    """Raise DefinitionError for the first key of ``data`` that ``base`` doesn't have, with the nearest that it has."""
-
-    def look(given: Mapping[str, Any], known: Mapping[str, Any], path: KeyPath) -> None:
-        for key, value in given.items():
-            here = (*path, key)
-            name = ".".join(map(str, here))
-            if key not in known:
-                raise DefinitionError(f"{origin[here]}: unknown key {name!r}", suggestion(str(key), map(str, known)))
-            if isinstance(known[key], Mapping) and isinstance(value, Mapping):
-                look(value, known[key], here)
-
-    look(data, base, ())
-
-
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return ``did you mean …?`` if one of ``known`` is near ``name``, else the list of them."""
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
 
 
 def parse_dev_users(text: str, label: str) -> tuple[DevUser, ...]:
@@ -302,11 +122,6 @@ def write_dev_users(root: Path, name: str, users: str) -> None:
         path.write_text("".join(f"{user.account}\n" for user in given))
 
 
-def environment_names(root: Path) -> tuple[str, ...]:
-    """Return the names of the environments defined under ``root``/envs."""
-    return tuple(sorted(path.parent.name for path in (root / "envs").glob("*/env.yaml")))
-
-
 def definitions(root: Path) -> dict[str, Environment]:
     """Return the environments of ``root`` that load, by name; `invoke envs` says what is wrong with the others."""
     found = {}
@@ -337,6 +152,20 @@ def outline(root: Path, name: str) -> dict[str, Any]:
         "stage": data["stage"],
         "auth": auth.get("kind") if isinstance(auth, dict) else None,
     }
+
+
+def describe(root: Path) -> list[dict[str, Any]]:
+    """Return what `envs --json` prints: each environment, and why one can't run here."""
+    rows = []
+    for name in environment_names(root):
+        try:
+            env = load(root, name)
+            said = {"description": env.description, "stage": env.stage, "auth": env.auth.kind}
+            row = {**said, "can_run": True, "why_not": None}
+        except DefinitionError as error:
+            row = {**outline(root, name), "can_run": False, "why_not": str(error)}
+        rows.append({"env": name, **row})
+    return rows
 
 
 def load(
@@ -390,6 +219,15 @@ def load(
     return with_accounting(without_identity(env))
 
 
+def brought_up(folder: Path) -> Environment | None:
+    """Return the definition kept in a deploy ``folder``; None if there is none, or another version wrote it."""
+    try:
+        text = state.read_definition(folder)
+        return Environment.model_validate_json(text) if text else None
+    except (OSError, ValueError):  # pydantic's is one, and that of what isn't text
+        return None
+
+
 def _named_users(given: object, origin: Mapping[KeyPath, str]) -> tuple[DevUser, ...]:
     """Return the dev users that the definition itself names: none, if ``given`` is None."""
     if given is None:
@@ -439,11 +277,6 @@ def _definition_error(error: ValidationError, origin: Mapping[KeyPath, str], lab
     while path and path not in origin:
         path = path[:-1]
     return DefinitionError(f"{origin.get(path, label)}: {key}: {problem}{value}", "correct the value")
-
-
-def shown(path: Path, root: Path) -> str:
-    """Return what to call ``path`` in an error: relative to ``root`` if it is below."""
-    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
 def _read(path: Path, root: Path) -> Source:

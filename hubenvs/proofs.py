@@ -17,7 +17,8 @@ from invoke.exceptions import CommandTimedOut
 from invoke.runners import Result
 
 from . import state
-from .engine import Engine, exec_argv
+from .commands import exec_argv
+from .engine import Engine
 from .errors import StateError
 from .keys import ssh_key_pair
 from .model import Environment

@@ -9,8 +9,9 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .commands import exec_argv
 from .console import Console
-from .engine import Engine, exec_argv
+from .engine import Engine
 from .errors import StateError
 from .model import PORTS, Environment
 
@@ -72,9 +73,23 @@ def nodes_answer(states: str) -> bool:
 
 
 def probes(env: Environment, engine: Engine) -> tuple[Probe, ...]:
-    """Return what to wait for in ``env``, in the order in which it comes true."""
+    """Return what to wait for in ``env``: first what is asked over HTTP, which takes nothing from what is starting.
+
+    Each of the others starts a program in a container, and is there by the time that the hub's page is.
+    """
     hub, slurm = env.container("jupyterhub"), env.container("slurm")
     found = []
+    if env.hub_url:
+        page = f"{env.hub_url}/hub/login"
+        found.append(Probe("hub page", "jupyterhub", lambda: http_status(page) == LOGIN_PAGE[env.auth.kind]))
+    if "oidc-provider" in env.published:
+        discovery = f"{env.issuer}/.well-known/openid-configuration"
+        found.append(Probe("provider", "oidc-provider", lambda: http_status(discovery) == 200))
+    # A browser that comes to the gateway is sent to the provider; to the hub's own port, the page is there.
+    if env.gateway_url:
+        found.append(Probe("gateway", "gateway", lambda: http_status(f"{env.gateway_url}/hub/login") == 302))
+    if "jupyterhub" in env.containers:
+        found.append(Probe("hub", "jupyterhub", lambda: hub_answers(env, engine)))
     if "slurm" in env.containers:
         sinfo = exec_argv(slurm, "sinfo", "--noheader", "--Node", "--format=%t")
         found.append(Probe("Slurm", "slurm", lambda: nodes_answer(engine.run(sinfo, check=False).text)))
@@ -82,17 +97,6 @@ def probes(env: Environment, engine: Engine) -> tuple[Probe, ...]:
         # ssh as the hub does it; what it opens is the connection that the hub then shares.
         ssh = exec_argv(hub, "ssh", f"jupyterspawner@{env.slurm.ssh_hostname}", "true")
         found.append(Probe("SSH", "slurm", lambda: engine.run(ssh, check=False).returncode == 0))
-    if "jupyterhub" in env.containers:
-        found.append(Probe("hub", "jupyterhub", lambda: hub_answers(env, engine)))
-    if "oidc-provider" in env.published:
-        discovery = f"{env.issuer}/.well-known/openid-configuration"
-        found.append(Probe("provider", "oidc-provider", lambda: http_status(discovery) == 200))
-    # A browser that comes to the gateway is sent to the provider; to the hub's own port, the page is there.
-    if env.gateway_url:
-        found.append(Probe("gateway", "gateway", lambda: http_status(f"{env.gateway_url}/hub/login") == 302))
-    if env.hub_url:
-        page = f"{env.hub_url}/hub/login"
-        found.append(Probe("hub page", "jupyterhub", lambda: http_status(page) == LOGIN_PAGE[env.auth.kind]))
     return tuple(found)
 
 
@@ -104,12 +108,14 @@ def wait(env: Environment, engine: Engine, console: Console, timeout: float | No
     """
     started = time.monotonic()
     deadline = started + (timeout or env.wait_timeout)
-    found = probes(env, engine)
+    found, looked = probes(env, engine), started
     for probe in found:
         with console.busy("wait", probe.name):
             while not probe.look():
-                require_running(env, engine)
-                if time.monotonic() > deadline:
+                if (now := time.monotonic()) > looked + 1:
+                    require_running(env, engine)
+                    looked = now
+                if now > deadline:
                     raise StateError(
                         f"{probe.name} did not answer within {timeout or env.wait_timeout} s",
                         f"`invoke logs {env.options}` shows more",

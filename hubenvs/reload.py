@@ -10,11 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import archive, deploy, repositories
+from . import archive, repositories, volumes
+from .commands import exec_argv
 from .console import Console
-from .engine import Engine, exec_argv
+from .engine import Engine
 from .errors import StateError
-from .model import REPOSITORIES, Environment
+from .model import Environment
+from .names import REPOSITORIES
 
 # A change to what says how a package is installed needs more than its files.
 INSTALLATION = ("pyproject.toml", "setup.py", "setup.cfg")
@@ -79,7 +81,7 @@ def plan(env: Environment, container: str, current: Mapping[str, bytes], engine:
             change.notes.append(f"{repository}: what {again[0]} says is installed by `invoke up {env.options}`")
         if image == "jupyterhub" and (changed or gone):
             change.commands = ((*WARM, "check"), (*WARM, "restart"))
-    seeds = deploy.seeds(env)
+    seeds = volumes.seeds(env)
     for volume in env.volumes:
         if not volume.seeded or volume.container != container:
             continue
@@ -197,6 +199,6 @@ def _source(env: Environment, container: str, path: str) -> str:
         if path.startswith(f"{place}/"):
             relative = path.removeprefix(f"{place}/")
             volume = next((volume for volume in env.volumes if volume.path == place), None)
-            found = folder / relative if volume is None else deploy.seed_source(env, volume, relative) or Path(path)
+            found = folder / relative if volume is None else volumes.seed_source(env, volume, relative) or Path(path)
             return str(found.relative_to(env.root)) if found.is_relative_to(env.root) else str(found)
     return path

@@ -13,7 +13,8 @@ import jinja2
 import yaml
 
 from .errors import DefinitionError
-from .model import LABEL_DIGEST, Environment, digest
+from .model import Environment
+from .names import LABEL_DIGEST, digest
 
 Document = dict[str, Any]
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from . import archive
 from .engine import Engine
 from .errors import CommandError, StateError
-from .model import REPOSITORIES, Environment, digest, is_folder
+from .model import Environment, is_folder
+from .names import REPOSITORIES, digest
 
 # A working copy made from this checkout's own source remembers which state of it that was.
 _TRAILER = "Bundled-Source-Digest"

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from . import keys, state
 from .errors import DefinitionError
-from .load import parse_yaml, read_text, shown
+from .layers import parse_yaml, read_text, shown
 from .model import Environment
 
 

@@ -89,6 +89,11 @@ def lock(folder: Path) -> Iterator[None]:
                     remove(folder)
 
 
+def folders(root: Path) -> list[Path]:
+    """Return the deploy folders of the checkout ``root``."""
+    return sorted(path for path in (root / ".deploy").glob("*") if path.is_dir())
+
+
 def read_secrets(folder: Path, only: Container[str] | None = None) -> dict[str, str]:
     """Return the secrets kept in the deploy ``folder``, by key: all, or those in ``only``.
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from . import bundle, deploy, images, kubernetes, load, ready, render, repositories, site, ssh, state
+from . import deploy, deployed, images, load, ports, ready, render, repositories, site, ssh, state, volumes
+from .commands import play_argv, volume_argv, volume_data_argv
 from .console import Console
-from .engine import Engine, play_argv, rootless, volume_argv, volume_data_argv
+from .deployed import Deployed
+from .engine import Engine
 from .errors import DefinitionError, HubEnvsError, PortError, StateError
-from .model import REPOSITORIES, Environment, check_instance, checkout_id, deploy_folder, pod_name
+from .host import rootless
+from .model import PASSWORD_KEY, Environment
+from .names import REPOSITORIES, deploy_folder, environment_names
 
 
 @dataclass(frozen=True)
@@ -47,16 +52,16 @@ class Suite:
         prefers the definition that the environment was brought up with, if no ``settings`` say otherwise.
         """
         if not name:
-            raise DefinitionError("--env: which environment?", f"one of {', '.join(load.environment_names(root))}")
-        deployed = _definition(deploy_folder(root, name, instance)) if as_deployed and not settings else None
-        env = deployed or load.load(
+            raise DefinitionError("--env: which environment?", f"one of {', '.join(environment_names(root))}")
+        kept = load.brought_up(deploy_folder(root, name, instance)) if as_deployed and not settings else None
+        env = kept or load.load(
             root, name, instance=instance, settings=settings, configuration=configuration, config_map=config_map
         )
         keys = (setting.partition("=")[0] for setting in settings)
         declared = frozenset(key.removeprefix("publish.") for key in keys)
         console = Console(quiet, echo)
         engine = Engine(None if dry else root / ".deploy", console.echo)
-        return cls(deployed or deploy.with_ports(env, declared), engine, console, declared)
+        return cls(kept or ports.with_ports(env, declared), engine, console, declared)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -75,7 +80,7 @@ class Suite:
 
     def volumes(self) -> None:
         """Make and seed the volumes."""
-        deploy.make_volumes(self.env, self.engine, self.console)
+        volumes.make_volumes(self.env, self.engine, self.console)
 
     def secrets(self, rotate: bool = False) -> dict[str, str]:
         """Make the secrets if they aren't there, or anew, and return them."""
@@ -100,12 +105,16 @@ class Suite:
 
     def kubernetes(self) -> dict[str, str]:
         """Return the files of the folder that `kubectl apply -k` takes."""
+        from . import kubernetes
+
         builds = images.of_containers(self.env, images.current(self.env, self.engine))
         references = {container: build.tag for container, build in builds.items()}
-        return kubernetes.folder(self.env, references, deploy.seeds(self.env))
+        return kubernetes.folder(self.env, references, volumes.seeds(self.env))
 
     def bundle(self, target: Path) -> None:
         """Write images, working copies and manifest to the file ``target``."""
+        from . import bundle
+
         if target.is_dir():
             raise StateError(f"{target}: a folder", "name the file to write")
         bundle.write(self.env, self.build(), self.manifest(), target, self.engine, self.console)
@@ -138,64 +147,64 @@ class Suite:
             raise StateError(f"{self.env.name} has no secrets yet", f"invoke secrets {self.env.options}")
         return values
 
-    def _play(self, builds: tuple[images.Build, ...], values: Mapping[str, str], deployed: deploy.Deployed) -> bool:
+    def _play(self, builds: tuple[images.Build, ...], values: Mapping[str, str], found: Deployed) -> bool:
         documents = deploy.documents(self.env, builds, values)
-        return deploy.play(self.env, documents, deployed, self.engine, self.console)
+        return deploy.play(self.env, documents, found, self.engine, self.console)
 
-    def look(self) -> deploy.Deployed:
+    def look(self) -> Deployed:
         """Return what there is of the environment; refuse what somebody else made under its names."""
-        there = self.engine.holdings()
-        deployed = deploy.look(self.env, there)
-        deploy.refuse_foreign(self.env, deployed, there)
-        return deployed
+        found = self._find()
+        deployed.refuse_foreign(self.env, found)
+        return found
+
+    def _find(self) -> Deployed:
+        return deployed.look(self.engine.holdings(), self.env.root, self.env.name, self.env.instance)
 
     def is_up(self) -> bool:
         """Return whether the pod is there."""
-        return deploy.look(self.env, self.engine.holdings()).pod is not None
+        return self._find().pod is not None
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the pod answers."""
         ready.wait(self.env, self.engine, self.console, timeout)
 
-    def preflight(self) -> deploy.Deployed:
+    def preflight(self) -> Deployed:
         """Refuse, before anything is made, what would fail later, and return what there is of the environment."""
         self.engine.version()
-        deployed = self.look()
-        if not deployed.holds_ports:
-            deploy.require_free(self.env, self.engine)
-        deploy.seeds(self.env)
+        found = self.look()
+        if not found.holds_ports:
+            ports.require_free(self.env, self.engine)
+        volumes.seeds(self.env)
         site.read(self.env)
-        return deployed
+        return found
 
     def up(self) -> None:
         """Bring the environment up: clone, build, volumes, secrets, play, wait, check."""
         with self.locked():
-            deployed = self.preflight()
+            found = self.preflight()
             self.clone()
             builds = self.build()
             self.volumes()
             values = self.secrets()
-            played = self._play_where_free(builds, values, deployed)
+            played = self._play_where_free(builds, values, found)
             played.remember()
             played.wait()
             if "jupyterhub" in played.env.containers:
                 ssh.check(played.env, self.engine, self.console, brief=True)
         played.announce()
 
-    def _play_where_free(
-        self, builds: tuple[images.Build, ...], values: Mapping[str, str], deployed: deploy.Deployed
-    ) -> Suite:
+    def _play_where_free(self, builds: tuple[images.Build, ...], values: Mapping[str, str], found: Deployed) -> Suite:
         """Play, and return the suite with the ports that it took: another `up` may be faster to those found free."""
         suite = self
         while True:
             try:
-                suite._play(builds, values, deployed)
+                suite._play(builds, values, found)
                 return suite
             except PortError:
-                env = deploy.with_ports(suite.env, self.declared)
+                env = ports.with_ports(suite.env, self.declared)
                 if env.publish == suite.env.publish:
                     raise
-                suite, deployed = replace(suite, env=env), suite.look()
+                suite, found = replace(suite, env=env), suite.look()
 
     def remember(self) -> None:
         """Keep what was chosen and what the definition is: later tasks look at what is up, whatever is written now."""
@@ -220,7 +229,7 @@ class Suite:
         import watchfiles
 
         folders = [self.env.working_copy(name) for name, image in REPOSITORIES.items() if image in self.env.containers]
-        folders += [folder for folder in deploy.seed_folders(self.env) if folder.is_dir()]
+        folders += [folder for folder in volumes.seed_folders(self.env) if folder.is_dir()]
         self.console.say("watch", f"{len(folders)} folders; Ctrl-C ends it")
         try:
             self._reload_saying()
@@ -237,7 +246,7 @@ class Suite:
 
     def announce(self) -> None:
         """Say where the hub is, who logs in, and what can be done next."""
-        password = self.env.deploy_folder / state.SECRETS / deploy.PASSWORD_KEY
+        password = self.env.deploy_folder / state.SECRETS / PASSWORD_KEY
         options = self.env.options
         say = self.console.say
         if "jupyterhub" not in self.env.containers:
@@ -280,103 +289,9 @@ class Suite:
             say("wait", env.url)
 
     def _show(self, command: Sequence[str]) -> None:
-        import shlex
-
         self.console.say("", f"$ {shlex.join(command)}")
 
 
 def _near(path: Path) -> str:
     """Return ``path`` as seen from the current folder, if that is shorter."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def _definition(folder: Path) -> Environment | None:
-    """Return the definition kept in a deploy ``folder``; None if there is none, or another version wrote it."""
-    try:
-        text = state.read_definition(folder)
-        return Environment.model_validate_json(text) if text else None
-    except (OSError, ValueError):  # pydantic's is one, and that of what isn't text
-        return None
-
-
-def describe(root: Path) -> list[dict[str, Any]]:
-    """Return what `envs --json` prints: each environment, and why one can't run here."""
-    rows = []
-    for name in load.environment_names(root):
-        try:
-            env = load.load(root, name)
-            said = {"description": env.description, "stage": env.stage, "auth": env.auth.kind}
-            row = {**said, "can_run": True, "why_not": None}
-        except HubEnvsError as error:
-            row = {**load.outline(root, name), "can_run": False, "why_not": str(error)}
-        rows.append({"env": name, **row})
-    return rows
-
-
-def status(root: Path, engine: Engine) -> list[dict[str, Any]]:
-    """Return what `status --json` prints, one entry a deployment."""
-    deployed = deploy.find(engine.holdings())
-    definitions = load.definitions(root)
-    environments = []
-    for found in deployed.values():
-        folder = deploy.own_folder(root, found)
-        if folder and (brought_up := _definition(folder)):
-            environments.append(brought_up)
-        elif env := definitions.get(found.environment):
-            environments.append(env.model_copy(update={"instance": found.instance_name}))
-    return deploy.status(root, deployed, environments, engine)
-
-
-def down(
-    root: Path,
-    engine: Engine,
-    console: Console,
-    *,
-    env: str | None,
-    instance: str | None,
-    every: bool,
-    keep_volumes: bool,
-    confirm: Callable[[str], None],
-) -> None:
-    """Take down environment ``env`` (its ``instance``), the only one that is up, or ``every`` one of this checkout.
-
-    ``confirm`` gets each one's name before anything is taken down, and raises what it likes to keep it from that.
-    Raises DefinitionError for a name that can't be, StateError when it isn't clear which one is meant.
-    """
-    try:
-        check_instance(instance)
-    except ValueError as error:
-        raise DefinitionError(f"--instance {instance!r}: {error}", "`invoke status` lists what is up") from None
-    mine = checkout_id(root)
-    there = engine.holdings()
-    deployed = deploy.find(there)
-    if env is not None:
-        if env not in load.environment_names(root) and not any(item.environment == env for item in deployed.values()):
-            names = load.environment_names(root)
-            raise DefinitionError(f"--env {env}: there is no such environment", load.suggestion(env, names))
-        pod = pod_name(env, instance)
-        chosen = [deployed[pod]] if pod in deployed else [deploy.leftovers(pod, env, mine, there)]
-        if chosen[0].checkout != mine:
-            raise StateError(f"{pod} was brought up from another checkout", "take it down there")
-    else:
-        chosen = [item for item in deployed.values() if item.checkout == mine]
-        if instance is not None:
-            chosen = [item for item in chosen if item.instance_name == instance]
-        if len(chosen) > 1 and not every:
-            raise StateError(
-                f"{len(chosen)} are up: {', '.join(item.instance for item in chosen)}", "give --env, or --all"
-            )
-    to_do = []
-    for item in chosen:
-        folder = deploy.own_folder(root, item)
-        if folder and not folder.exists():
-            folder = None
-        if folder or item.pod or item.containers or item.secrets or (item.volumes and not keep_volumes):
-            confirm(item.environment)
-            to_do.append((item, folder))
-    for item, folder in to_do:
-        # A folder made just to be locked would be left behind if we are stopped.
-        with state.lock(folder) if folder else nullcontext():
-            deploy.down(root, item, engine, console, keep_volumes)
-    if not to_do:
-        console.say("down", "there is nothing to take down")

@@ -9,8 +9,7 @@ from typing import Any
 
 import jwt
 
-from .errors import DefinitionError, StateError
-from .load import suggestion
+from .errors import DefinitionError, StateError, suggestion
 from .model import Environment
 
 # How long ago an expired token expired, in seconds: more than any leeway that a hub would grant.

@@ -9,12 +9,13 @@ from contextlib import contextmanager, suppress
 import httpx
 from websockets.exceptions import WebSocketException
 
-from . import deploy, ready, ssh, state
+from . import ready, ssh, state
 from .client import HubUser
+from .commands import exec_argv
 from .console import Console
-from .engine import Engine, exec_argv
+from .engine import Engine
 from .errors import HubEnvsError, StateError
-from .model import Environment
+from .model import PASSWORD_KEY, Environment
 
 # Seconds for a server to start and to stop, and to start after all if it is to be stopped unused; on a loaded laptop
 # a start takes some ten.
@@ -109,7 +110,7 @@ def log_in(env: Environment, token: str | None = None) -> Callable[[HubUser], No
     if token:
         return lambda user: user.log_in_with(token)
     if env.auth.kind == "dummy":
-        return lambda user: user.log_in(secrets[deploy.PASSWORD_KEY], env.user)
+        return lambda user: user.log_in(secrets[PASSWORD_KEY], env.user)
     if env.gateway_url:
         return lambda user: user.log_in_at_provider(env.user)
     raise StateError(

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from hubenvs.client import HubUser
-from hubenvs.engine import Engine, rootless
+from hubenvs.engine import Engine
+from hubenvs.host import rootless
 from hubenvs.ready import http_status
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from hubenvs.client import HubUser
-from hubenvs.engine import Engine, rootless
+from hubenvs.engine import Engine
+from hubenvs.host import rootless
 
 from .conftest import ROOT, Deployment, entry, invoke
 

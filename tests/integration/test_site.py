@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from hubenvs import state
-from hubenvs.engine import Engine, build_argv, ca_bundle, exec_argv, rootless
+from hubenvs.commands import build_argv, exec_argv
+from hubenvs.engine import Engine
 from hubenvs.errors import CommandError
+from hubenvs.host import ca_bundle, rootless
 from hubenvs.keys import ssh_key_pair
 from hubenvs.ready import http_status
 

@@ -12,7 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from hubenvs import deploy, kubernetes, load
+from hubenvs import kubernetes, load, volumes
 
 from .test_manifests import ENVIRONMENTS, VERSIONS
 
@@ -77,7 +77,7 @@ def folder(request: pytest.FixtureRequest, root: Path, tmp_path: Path) -> Path:
     images = {name: f"localhost/{name}:1" for name in env.containers}
     target = tmp_path / "folder"
     target.mkdir()
-    for name, content in kubernetes.folder(env, images, deploy.seeds(env)).items():
+    for name, content in kubernetes.folder(env, images, volumes.seeds(env)).items():
         (target / name).write_text(content)
     return target
 

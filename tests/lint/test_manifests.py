@@ -9,9 +9,10 @@ import pytest
 
 from hubenvs import load, render, site, state
 from hubenvs.keys import ssh_key_pair
+from hubenvs.names import environment_names
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENTS = load.environment_names(ROOT)
+ENVIRONMENTS = environment_names(ROOT)
 # Kubernetes supports its three newest minors.
 MAJOR, NEWEST, *_ = kubernetes_validate.latest_version().split(".")
 VERSIONS = (f"{MAJOR}.{int(NEWEST) - 2}", f"{MAJOR}.{NEWEST}")

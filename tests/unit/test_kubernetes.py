@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from hubenvs import deploy, kubernetes, render
+from hubenvs import kubernetes, render, volumes
 from hubenvs.errors import DefinitionError
 from hubenvs.load import load
 from hubenvs.model import Environment
@@ -21,7 +21,7 @@ def images(env: Environment) -> dict[str, str]:
 
 
 def folder(env: Environment, seeds: dict[str, dict[str, bytes]] | None = None) -> dict[str, list[Document]]:
-    files = kubernetes.folder(env, images(env), deploy.seeds(env) | (seeds or {}))
+    files = kubernetes.folder(env, images(env), volumes.seeds(env) | (seeds or {}))
     return {name: list(yaml.safe_load_all(text)) for name, text in files.items()}
 
 
@@ -66,7 +66,7 @@ def test_every_seed_file_is_brought_in(env: Environment) -> None:
         source = sources[container["name"]]
         contents = {item["path"]: maps[source["name"]][item["key"]].encode() for item in source["items"]}
         brought[source["name"]] = (path, int(owner), {name: contents[name] for name in names})
-    seeds = deploy.seeds(env)
+    seeds = volumes.seeds(env)
     assert brought == {item.name: (item.path, item.owner, seeds[item.name]) for item in env.volumes if item.seeded}
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hubenvs.definition import DevUser
 from hubenvs.errors import DefinitionError
-from hubenvs.load import environment_names, load, merge, parse_dev_users, parse_set, parse_yaml
-from hubenvs.model import DevUser
-from hubenvs.suite import describe
+from hubenvs.load import describe, load, parse_dev_users
+from hubenvs.names import environment_names
 
 OVERLAY = "envs/dev_dummyauth/local.yaml"
 
@@ -185,31 +184,6 @@ def test_a_bad_instance_is_refused(root: Path) -> None:
     for instance in ("Not Valid", "../x", "", "-a", "a-", "a" * 33, "a" * 5000):
         with pytest.raises(DefinitionError, match="--instance: "):
             load(root, "dev_dummyauth", instance=instance)
-
-
-@pytest.mark.parametrize(
-    "option", ["", "a." * 3000 + "a=1", "nodes", "=1", "a..b=1", "slurm.nodes=[1", "a={b: 1, b: 2}", "a=1\n---\n2"]
-)
-def test_a_malformed_set_is_refused(option: str) -> None:
-    """--set takes key.key=value, nothing else."""
-    with pytest.raises(DefinitionError, match="--set"):
-        parse_set(option)
-
-
-def test_origins_name_the_layer_that_won() -> None:
-    """An error about a merged value points at the file and line that it was written in."""
-    low = parse_yaml("a: {b: 1, c: 2}", "low.yaml")
-    high = parse_yaml("\na:\n  c: 3", "high.yaml")
-    data, origin = merge([low, high])
-    assert data == {"a": {"b": 1, "c": 3}}
-    assert (origin[("a", "b")], origin[("a", "c")]) == ("low.yaml:1", "high.yaml:3")
-
-
-@given(st.text())
-def test_any_text_is_read_or_refused(text: str) -> None:
-    """Whatever stands in a definition, the only error that comes out is ours."""
-    with contextlib.suppress(DefinitionError):
-        parse_yaml(text, "any.yaml")
 
 
 def config_map(data: str) -> str:

@@ -10,9 +10,11 @@ from pydantic import ValidationError
 
 from hubenvs import repositories
 from hubenvs.console import Console
+from hubenvs.definition import Endpoint
 from hubenvs.engine import Engine
 from hubenvs.load import load
-from hubenvs.model import Endpoint, Environment, digest
+from hubenvs.model import Environment
+from hubenvs.names import digest
 from hubenvs.suite import Suite
 
 

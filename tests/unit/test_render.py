@@ -10,7 +10,8 @@ import pytest
 from hubenvs import keys, render
 from hubenvs.errors import DefinitionError
 from hubenvs.load import load
-from hubenvs.model import CONTAINERS, Environment
+from hubenvs.model import Environment
+from hubenvs.names import CONTAINERS
 
 IMAGES = {name: f"localhost/{name}:1" for name in CONTAINERS}
 

@@ -1,0 +1,62 @@
+"""The command lines, for each engine and system."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hubenvs import commands
+
+
+def test_a_build_gets_the_trust_store_and_leaves_it_out_of_the_image() -> None:
+    """The host's certificates are mounted for the build; nothing copies them."""
+    argv = commands.build_argv(
+        tag="t", context=Path("/c"), base="b", target="stage-dev", contexts={"repo": "/r"}, ca_bundle="/x/ca.crt"
+    )
+    assert argv[:2] == ("podman", "build")
+    assert "/x:/etc/ssl/certs:ro" in argv
+    assert "SSL_CERT_FILE=/etc/ssl/certs/ca.crt" in argv
+    assert argv[argv.index("--security-opt") + 1] == "label=disable"
+    assert argv[argv.index("--build-context") + 1] == "repo=/r"
+    assert argv[-1] == "/c"
+
+
+def test_an_ordinary_users_build_has_caches_of_its_own() -> None:
+    """Podman 4.3 would look for them where another user has theirs."""
+    argv = commands.build_argv(tag="t", context=Path("/c"), base="b", caches=Path("/var/tmp/mine"))
+    assert argv[:4] == ("env", "TMPDIR=/var/tmp/mine", "podman", "build")
+    assert "--security-opt" not in argv
+
+
+@pytest.mark.parametrize(
+    ("version", "rootless", "network"),
+    [
+        pytest.param((4, 3, 1), False, "bridge", id="Debian 12, root"),
+        pytest.param((4, 3, 1), True, "slirp4netns", id="Debian 12"),
+        pytest.param((4, 9, 3), False, "bridge", id="Ubuntu 24.04, root"),
+        pytest.param((4, 9, 3), True, "slirp4netns", id="Ubuntu 24.04"),
+        pytest.param((5, 4, 2), False, "bridge", id="Debian 13, root"),
+        pytest.param((5, 4, 2), True, "pasta", id="Debian 13"),
+        pytest.param((4, 9, 4), True, "slirp4netns", id="RHEL 9.4"),
+        pytest.param((5, 6, 0), True, "pasta", id="RHEL 9.7, Fedora, macOS"),
+    ],
+)
+def test_a_pod_goes_on_a_network_that_podman_has(version: tuple[int, ...], rootless: bool, network: str) -> None:
+    """Left to itself `kube play` makes a network and keeps it."""
+    argv = commands.play_argv(version, rootless)
+    assert argv[argv.index("--network") + 1] == network
+
+
+def test_volume_data_goes_through_the_machine_on_macos() -> None:
+    """There the volumes are inside the podman machine, and only its own podman can import and export."""
+    assert commands.volume_data_argv("import", "v", "Linux") == ("podman", "volume", "import", "v", "-")
+    assert commands.volume_data_argv("export", "v", "Darwin") == (
+        "podman",
+        "machine",
+        "ssh",
+        "podman",
+        "volume",
+        "export",
+        "v",
+    )
