@@ -7,6 +7,7 @@ itself has; the hub's own ``ssh`` runs too, which proves the key and the pinned 
 from __future__ import annotations
 
 import io
+import itertools
 import shlex
 from collections.abc import Iterator
 from functools import partial
@@ -39,13 +40,11 @@ def proofs(env: Environment, engine: Engine) -> list[Row]:
     if not rows[0].ok:
         return rows
     try:
-        with way.connect(SERVICE_ACCOUNT, pkey=way.key) as connection:
-            session = Session(env, connection)
-            rows.extend(_allowed(env, session))
-            rows.extend(_forbidden(env, session))
+        proving = [partial(_service_account, env, way)]
         # A site's server would count these, and shut the hub out with those who do such things (PerSourcePenalties).
         if not env.slurm_elsewhere:
-            rows.extend(_strangers(way, engine))
+            proving.append(partial(_strangers, way, engine))
+        rows.extend(itertools.chain.from_iterable(engine.at_once(proving)))
     except (paramiko.SSHException, CommandTimedOut, OSError, EOFError) as error:
         reason = " ".join(str(error).split())
         rows.append(Row(f"SSH to {way.host}:{way.port} from {way.hub}", False, f"{type(error).__name__}: {reason}"))
@@ -128,6 +127,13 @@ def _own_ssh(env: Environment, engine: Engine) -> Row:
     own = engine.run(argv, check=False, timeout=TIMEOUT)
     seen = own.text if own.returncode == 0 else own.stderr.strip().replace("\n", " ")
     return Row("the hub's own ssh, with its mounted key", own.text == SERVICE_ACCOUNT, seen)
+
+
+def _service_account(env: Environment, way: Way) -> list[Row]:
+    """Log in as the service account, and do there what it may do and what it must not be able to do."""
+    with way.connect(SERVICE_ACCOUNT, pkey=way.key) as connection:
+        session = Session(env, connection)
+        return [*_allowed(env, session), *_forbidden(env, session)]
 
 
 def _allowed(env: Environment, session: Session) -> Iterator[Row]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -188,7 +189,9 @@ class Suite:
             values = self.secrets()
             played = self._play_where_free(builds, values, found)
             played.remember()
-            played.wait()
+            with ThreadPoolExecutor() as pool:
+                pool.submit(ssh.prepare)  # while the pod starts there is time for that
+                played.wait()
             if "jupyterhub" in played.env.containers:
                 ssh.check(played.env, self.engine, self.console, brief=True)
         played.announce()
