@@ -72,8 +72,10 @@ def lint(session: nox.Session) -> None:
 
 def _tracked(session: nox.Session) -> list[Path]:
     """Return the files of this checkout that Git has or would take, relative to it."""
-    listing = session.run("git", "ls-files", "--cached", "--others", "--exclude-standard", silent=True, external=True)
-    return [Path(name) for name in str(listing).splitlines() if (ROOT / name).is_file()]
+    listing = session.run(
+        *("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"), silent=True, external=True
+    )
+    return [Path(name) for name in str(listing).split("\0") if (ROOT / name).is_file()]
 
 
 def _is_shell(file: Path) -> bool:

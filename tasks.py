@@ -11,6 +11,7 @@ from invoke import Collection, Context, Exit
 
 from hubenvs import variables
 from hubenvs.cli import BASE, ROOT, Settings, confirm, open_engine, open_suite, task, whole, words
+from hubenvs.errors import DefinitionError
 
 
 @task()
@@ -97,8 +98,11 @@ def secrets(
         suite.init_secrets()
         return
     with suite.locked():
+        restart = rotate and suite.is_up()
+        if restart:
+            suite.build()  # before the secrets change: the pod is replaced by one of the working copies as they are
         suite.secrets(rotate)
-        if rotate and suite.is_up():
+        if restart:
             suite.play()
             suite.wait()
 
@@ -125,7 +129,7 @@ def render(
 
     if target == "kubernetes":
         if with_secrets or not output:
-            raise Exit("error: --target kubernetes: give --output FOLDER (Secrets are never in it)", code=1)
+            raise DefinitionError("--target kubernetes", "give --output FOLDER; Secrets are never in it")
         files = open_suite(ctx, env, instance, set_, quiet=True).kubernetes()
         folder = Path(output)
         folder.mkdir(parents=True, exist_ok=True)
@@ -133,12 +137,10 @@ def render(
             state.write(folder / name, content)
         return
     if target != "podman":
-        raise Exit(f"error: --target {target}: podman or kubernetes", code=1)
+        raise DefinitionError(f"--target {target}: there is no such target", "podman or kubernetes")
 
     if with_secrets and not output:
-        raise Exit(
-            "error: --with-secrets: Secrets are not printed: give --output FILE (it is made for you alone)", code=1
-        )
+        raise DefinitionError("--with-secrets: Secrets are not printed", "give --output FILE; it is made for you alone")
     text = documents.dump(open_suite(ctx, env, instance, set_, quiet=True).manifest(with_secrets))
     if output:
         state.write(Path(output), text)
@@ -161,7 +163,7 @@ def load(ctx: Context, file: str, set_: Settings = None) -> None:
     from hubenvs import bundle
 
     index = bundle.read(Path(file))
-    suite = open_suite(ctx, index["env"], None, set_)
+    suite = open_suite(ctx, index.env, None, set_)
     with suite.locked():
         bundle.load(suite.env, index, Path(file), suite.engine, suite.console)
 
@@ -344,7 +346,7 @@ def status(ctx: Context, json: bool = False) -> None:
     if not rows:
         console.say("status", "nothing is up")
     for row in rows:
-        console.say(row["state"], f"{row['pod'] or row['env']}  {row['url'] or ''}")
+        console.say(row["state"], f"{row['pod'] or row['env']}  {row['gateway_url'] or row['url'] or ''}")
         console.say("", ", ".join(f"{item['name']} {item['state']}" for item in row["containers"]))
         console.say("", f"volumes: {', '.join(row['volumes']) or 'none'}")
         if row["password_file"]:

@@ -24,22 +24,30 @@ class Seeding:
     notes: tuple[str, ...]
 
 
-def read_tree(folder: Path, skip: Iterable[str] = ()) -> dict[str, bytes]:
+def paths(folder: Path, skip: Iterable[str] = ()) -> dict[str, Path]:
     """Return the files under ``folder`` by their path relative to it, without those below a name in ``skip``."""
     left_out = {*skip, "__pycache__"}
     return {
-        str(relative): path.read_bytes()
+        str(relative): path
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not left_out.intersection((relative := path.relative_to(folder)).parts)
     }
 
 
+def read_tree(folder: Path) -> dict[str, bytes]:
+    """Return the content of the files under ``folder`` by their path relative to it."""
+    return {name: path.read_bytes() for name, path in paths(folder).items()}
+
+
 def pack(files: Tree, owner: int) -> bytes:
-    """Return ``files`` as a tar whose bytes depend on nothing but names, contents and ``owner`` (user and group id)."""
+    """Return ``files`` as a tar whose bytes depend on nothing but names, contents and ``owner`` (user and group id).
+
+    The record of what was seeded comes last: where an import was interrupted, the next one brings in the rest.
+    """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
         folders = {str(parent) for name in files for parent in Path(name).parents}
-        for name in sorted(folders | set(files)):
+        for name in sorted(folders | set(files), key=lambda name: (name == RECORD, name)):
             info = tarfile.TarInfo(name)
             info.uid = info.gid = owner
             if name in files:
@@ -64,7 +72,7 @@ def seeding(seed: Tree, current: Tree) -> Seeding:
     A seed file wins over a copy that nobody edited in the volume. An edited copy is kept; if its seed has changed
     since, the new one is laid beside it as ``<name>.new``.
     """
-    record: dict[str, str] = json.loads(current.get(RECORD, b"{}"))
+    record = _record(current)
     files: dict[str, bytes] = {}
     notes: list[str] = []
     for name, content in sorted(seed.items()):
@@ -84,6 +92,15 @@ def seeding(seed: Tree, current: Tree) -> Seeding:
     if files or current.get(RECORD) != new_record.encode():
         files[RECORD] = new_record.encode()
     return Seeding(files, tuple(notes))
+
+
+def _record(current: Tree) -> dict[str, str]:
+    """Return the digest of each file as it was seeded; none where the record is damaged: what differs is then kept."""
+    try:
+        record = json.loads(current.get(RECORD, b"{}"))
+    except ValueError:
+        record = None
+    return record if isinstance(record, dict) else {}
 
 
 def _sha256(content: bytes) -> str:

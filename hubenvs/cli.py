@@ -41,12 +41,13 @@ def _base() -> dict[str, Any]:
 
 
 BASE = _base()
+# Invoke keeps Python from writing compiled files; to compile the package at each run takes 0.1 s.
+sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
 HELP = {
     "env": "name of the environment (a folder of envs/)",
     "instance": "name of a further deployment of the same environment, with ports of its own",
     "set": "set a key of the definition, like slurm.nodes=4; can be given several times",
     "json": "print JSON, for scripts",
-    "echo-commands": "show every command that is run",
 }
 
 
@@ -58,7 +59,8 @@ def task(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
             _open_closed()
             for number in (signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, _interrupt)
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+                    signal.signal(number, _interrupt)
             try:
                 return function(*args, **kwargs)
             except HubEnvsError as error:
@@ -140,7 +142,7 @@ def open_engine(ctx: Context, quiet: bool = False) -> tuple[Engine, Console]:
 def whole(option: str, text: str, numbers: range = range(10**9)) -> int:
     """Return which of ``numbers`` the ``option`` was given; Invoke's own conversion ends in a traceback."""
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) in numbers):
-        raise DefinitionError(f"{option} {text}: not a whole number", f"one from {numbers[0]} to {numbers[-1]}")
+        raise DefinitionError(f"{option} {text}", f"give a whole number from {numbers[0]} to {numbers[-1]}")
     return int(text)
 
 
@@ -149,7 +151,7 @@ def confirm(what: str, env: str | None, yes: bool) -> None:
     if env != "prod" or yes:
         return
     if not sys.stdin.isatty():
-        raise Exit(f"error: {what} --env prod: there is nobody to ask: give --yes", code=1)
+        raise DefinitionError(f"{what} --env prod: there is nobody to ask", "give --yes")
     try:
         answer = input(f"{what} prod? [y/N] ")
     except EOFError:  # Ctrl-D

@@ -244,8 +244,9 @@ class Publish(Frozen):
 
 class Debian(Frozen):
     release: Annotated[str, Field(pattern=r"^[a-z]+$")]
-    mirror: Annotated[str, Field(pattern=r"^https?://\S+$")]
-    security_mirror: Annotated[str, Field(pattern=r"^https?://\S+$")]
+    # Without a user and password, which every command line would show.
+    mirror: Annotated[str, Field(pattern=r"^https?://[^\s@]+$")]
+    security_mirror: Annotated[str, Field(pattern=r"^https?://[^\s@]+$")]
     snapshot: Annotated[str, Field(pattern=r"^\d{8}T\d{6}Z$")] | None
 
 
@@ -289,8 +290,9 @@ class Repository(Frozen):
     @model_validator(mode="after")
     def _no_password(self) -> Repository:
         # Of the whole, not of the URL: what is wrong with a key is shown with its value.
-        if re.match(r"[a-z+]+://[^/@]*:[^/@]*@", self.url):
-            raise ValueError("its url has a password in it: leave that to Git's credential helper")
+        # http's user name may be a token, ssh's is just a name.
+        if re.match(r"https?://[^/]*@|[a-z+]+://[^/@]*:[^/@]*@", self.url):
+            raise ValueError("its url has a password or token in it: leave that to Git's credential helper")
         return self
 
 

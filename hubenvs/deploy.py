@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,10 +11,14 @@ from .commands import play_argv
 from .console import Console
 from .deployed import Deployed
 from .engine import Engine
-from .errors import CommandError
+from .errors import CommandError, StateError
 from .host import rootless
 from .model import PASSWORD_KEY, Environment
 from .names import LABEL_DIGEST, LABEL_RECIPE
+
+# A pod that is made of this is no manifest's: part of a reload has been brought in. The next `up` replaces it.
+MIXED = "mixed"
+
 
 # -- secrets -------------------------------------------------------------------------------------------------------
 
@@ -28,7 +33,10 @@ def make_secrets(env: Environment, console: Console, rotate: bool = False) -> di
     values = state.read_secrets(folder)
     where = (env.slurm.ssh_hostname, env.slurm.ssh_port)
     if rotate and values:
-        made, text = keys.rotate(values, *where), "rotated; the new crypt key stands before the old"
+        made, text = (
+            keys.rotate(values, *where),
+            "rotated; the old crypt key stays, for what is encrypted with it",
+        )
     else:
         # What is there stays: after `down --keep-volumes` that is the crypt key.
         wanted = env.secret_keys - own.keys()
@@ -75,6 +83,7 @@ def play(
         if made_of(env, found.pod) == render.pod_digest(manifest) and found.state(env) == "up":
             console.say("play", f"pod {env.pod} is up and unchanged")
             return False
+        ports.require_free(env, engine, found.held_ports)  # before what runs is taken away
         console.say("play", f"replacing pod {env.pod}")
     if found.pod or found.secrets:
         deployed.clear(found, engine)
@@ -98,18 +107,25 @@ def made_of(env: Environment, pod: Mapping[str, Any]) -> str:
     return record["digest"] if record.get("reloaded") == pod["Id"] else pod["Labels"].get(LABEL_DIGEST, "")
 
 
-def reloaded(
-    env: Environment, manifest: tuple[render.Document, ...], whole: bool, engine: Engine, console: Console
-) -> None:
-    """Keep what the pod is made of after a reload: ``manifest``, if that has been brought in ``whole``.
+def inspect_pod(env: Environment, engine: Engine) -> Mapping[str, Any]:
+    """Return what podman says of the pod of ``env``; raise StateError if there is none."""
+    described = engine.run(("podman", "pod", "inspect", env.pod), check=False)
+    if described.returncode != 0:
+        raise StateError(f"{env.pod} is not up", f"invoke up {env.options}", described.stderr.splitlines()[-3:])
+    pod = json.loads(described.stdout)
+    found: Mapping[str, Any] = pod[0] if isinstance(pod, list) else pod  # podman 5 makes a list of it
+    return found
 
-    Otherwise it is nothing that a manifest describes, and the next `up` replaces it.
-    """
-    described = engine.json(("podman", "pod", "inspect", env.pod))
-    pod = described[0] if isinstance(described, list) else described  # podman 5 makes a list of it
-    if whole and pod["Labels"].get(LABEL_RECIPE) != render.pod_digest(manifest, LABEL_RECIPE):
-        whole = False
-        console.say("reload", f"more than that has changed: `invoke up {env.options}` replaces the pod")
-    digest = render.pod_digest(manifest) if whole else "mixed"
+
+def remember_made_of(env: Environment, pod: Mapping[str, Any], digest: str) -> None:
+    """Keep that ``pod`` is made of what has ``digest``, until it is replaced."""
     record = state.read_record(env.deploy_folder)
     state.write_record(env.deploy_folder, {**record, "reloaded": pod["Id"], "digest": digest})
+
+
+def reloaded(env: Environment, pod: Mapping[str, Any], manifest: tuple[render.Document, ...], console: Console) -> None:
+    """Keep that ``pod`` is as ``manifest`` says, unless more has changed than a reload brings in."""
+    if pod["Labels"].get(LABEL_RECIPE) == render.pod_digest(manifest, LABEL_RECIPE):
+        remember_made_of(env, pod, render.pod_digest(manifest))
+    else:
+        console.say("reload", f"more than that has changed: `invoke up {env.options}` replaces the pod")

@@ -68,9 +68,11 @@ class Deployed:
         return self.instance.removeprefix(pod_name(self.environment, None)).removeprefix("-") or None
 
     @property
-    def holds_ports(self) -> bool:
-        """Return whether the pod listens on what it publishes, whatever has become of the containers in it."""
-        return self.pod is not None and self.pod["Status"] in ("Running", "Degraded", "Paused")
+    def held_ports(self) -> set[int]:
+        """Return the ports of this host that the pod listens on, whatever has become of the containers in it."""
+        if self.pod is None or self.pod["Status"] not in ("Running", "Degraded", "Paused"):
+            return set()
+        return {port.get("host_port", 0) for item in self.containers for port in item.get("Ports") or ()}
 
     def state(self, env: Environment | None) -> str:
         """Return ``up``, ``degraded``, ``stopped`` or ``partial`` (parts without a pod).
@@ -118,9 +120,10 @@ def look(there: Holdings, root: Path, environment: str, instance: str | None) ->
 
 def refuse_foreign(env: Environment, deployed: Deployed) -> None:
     """Raise StateError if ``deployed`` is another checkout's, or somebody has a pod or a volume of one of its names."""
-    if deployed.checkout != checkout_id(env.root):
+    if deployed.checkout != checkout_id(env.root) or deployed.environment != env.name:
+        whose = "another checkout" if deployed.environment == env.name else f"environment {deployed.environment}"
         raise StateError(
-            f"{env.pod} is up already, from another checkout", "give this one a name of its own with --instance NAME"
+            f"{env.pod} is up already, from {whose}", "give this one a name of its own with --instance NAME"
         )
     hint = "it isn't ours to touch: remove it by hand, or take --instance NAME"
     there = deployed.there
@@ -178,6 +181,8 @@ def _named(there: Holdings, root: Path, env: str, instance: str | None) -> Deplo
     if env not in names and not any(item.environment == env for item in find(there).values()):
         raise DefinitionError(f"--env {env}: there is no such environment", suggestion(env, names))
     found = look(there, root, env, instance)
+    if found.environment != env:
+        raise StateError(f"{found.instance} is of environment {found.environment}", f"--env {found.environment}")
     if found.checkout != checkout_id(root):
         raise StateError(f"{found.instance} was brought up from another checkout", "take it down there")
     return found

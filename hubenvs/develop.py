@@ -73,5 +73,7 @@ def debug(env: Environment, port: int, engine: Engine, console: Console) -> None
     except KeyboardInterrupt:
         pass
     finally:
-        engine.run(exec_argv(hub, *WARM, "debug", "0"), check=False)
+        ended = engine.run(exec_argv(hub, *WARM, "debug", "0"), check=False)
+    if ended.returncode != 0:
+        raise StateError("the hub does not start any more", "what it logged is above", reason(ended.text))
     console.say("debug", "ended; the hub runs without it again")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import layers, load
+from . import load
 from .engine import ANSWER, Engine, instance_of
 from .errors import HubEnvsError
 from .host import ca_bundle, containers_conf, rootless
@@ -40,12 +40,12 @@ def examine(root: Path, engine: Engine) -> list[dict[str, Any]]:
         ("certificates", _certificates),
         (
             "Debian mirror",
-            lambda: _reachable(load_debian(root), "images can't be built: set debian.mirror to one you reach"),
+            lambda: _mirrors(root),
         ),
         (
             "PyPI",
             lambda: _reachable(
-                "https://pypi.org/simple/uv/", "images can't be built: set up a mirror (UV_DEFAULT_INDEX)"
+                "https://pypi.org/simple/uv/", "images can't be built: is a proxy needed (https_proxy)?"
             ),
         ),
         ("checkout", lambda: _checkout(root)),
@@ -58,12 +58,6 @@ def examine(root: Path, engine: Engine) -> list[dict[str, Any]]:
             ok, found, remedy = False, error.message, error.hint
         rows.append({"check": name, "ok": ok, "found": found, "remedy": None if ok else remedy})
     return rows
-
-
-def load_debian(root: Path) -> str:
-    """Return the address of the Debian release that images are made of."""
-    base = layers.parse_yaml((root / "envs/base.yaml").read_text(), "envs/base.yaml").data["debian"]
-    return f"{base['mirror']}/dists/{base['release']}/InRelease"
 
 
 def _podman(engine: Engine) -> Finding:
@@ -112,15 +106,15 @@ def _limits() -> Finding:
 def _user_namespaces() -> Finding:
     if platform.system() != "Linux" or not rootless():
         return True, "not needed", ""
-    user = Path("/etc/subuid").read_text() if Path("/etc/subuid").exists() else ""
     name = pwd.getpwuid(os.geteuid()).pw_name
-    has = any(line.split(":")[0] in (name, str(os.geteuid())) for line in user.splitlines())
-    if not has:
-        return (
-            False,
-            f"no range for {name} in /etc/subuid",
-            f"as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}",
-        )
+    for path in (Path("/etc/subuid"), Path("/etc/subgid")):
+        lines = path.read_text().splitlines() if path.exists() else []
+        if not any(line.split(":")[0] in (name, str(os.geteuid())) for line in lines):
+            return (
+                False,
+                f"no range for {name} in {path}",
+                f"as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}",
+            )
     devices = [path for path in ("/dev/net/tun", "/dev/fuse") if not os.access(path, os.R_OK | os.W_OK)]
     if devices:
         return False, f"{' and '.join(devices)} can't be used", f"as root: chmod 0666 {' '.join(devices)}"
@@ -174,6 +168,19 @@ def _certificates() -> Finding:
 def _reachable(url: str, remedy: str) -> Finding:
     status = http_status(url, timeout=10, proxied=True)
     return status == 200, f"{url} {'answers' if status == 200 else f'does not answer ({status})'}", remedy
+
+
+def _mirrors(root: Path) -> Finding:
+    """Look for the Debian release of each environment that can be brought up, where its definition says."""
+    defined = {(env.debian.mirror, env.debian.release) for env in load.definitions(root).values()}
+    finding = (True, "no environment is defined", "")
+    for mirror, release in sorted(defined):
+        finding = _reachable(
+            f"{mirror}/dists/{release}/InRelease", "images can't be built: set debian.mirror to one you reach"
+        )
+        if not finding[0]:
+            break
+    return finding
 
 
 def _checkout(root: Path) -> Finding:

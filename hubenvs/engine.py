@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shlex
 import socket
 import subprocess
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from . import state
-from .errors import CommandError, StateError
+from .errors import CommandError, StateError, quoted
 from .host import containers_conf
 from .names import LABEL_INSTANCE, LABEL_PART_OF, PART_OF
 
@@ -70,6 +70,7 @@ class Engine:
     def __init__(self, folder: Path | None, echo: Callable[[str], None] | None = None) -> None:
         self._echo = echo
         self._running: set[subprocess.Popen[bytes]] = set()
+        self._interrupted = False
         self._version: tuple[int, ...] | None = None
         self._folder = folder
 
@@ -92,34 +93,37 @@ class Engine:
         check: bool = True,
         timeout: float | None = LONGEST,
         log: BinaryIO | None = None,
+        stdout: BinaryIO | None = None,
         terminal: bool = False,
         whole: bool = False,
     ) -> Completed:
         """Run ``argv`` to its end and return what came of it.
 
-        ``stdin`` is what it reads (nothing if not given), ``timeout`` in seconds, ``log`` a file that takes its output
-        instead, ``terminal`` lets it have ours. ``whole``: if we are interrupted it may end by itself first, out of
-        reach of the terminal's Ctrl-C; what podman has half done to the network nobody can undo. Raises CommandError
-        if it fails and ``check`` is set or if it takes too long, StateError if the program isn't there. However this
-        ends, the program isn't left running.
+        ``stdin`` is what it reads (nothing if not given), ``timeout`` in seconds. ``log`` is a file that takes all it
+        writes instead, ``stdout`` one for that alone, ``terminal`` lets it have our streams. ``whole``: if we are
+        interrupted, it may end by itself first, in a session of its own that the terminal's Ctrl-C doesn't reach; what
+        podman has half done to the network nobody can undo. Raises CommandError if it fails and ``check`` is set or if
+        it takes too long, StateError if the program isn't there. However this ends, the program isn't left running.
         """
         if self._echo:
-            self._echo(shlex.join(argv))
+            self._echo(quoted(argv))
         given: dict[str, Any] = {"stdin": subprocess.DEVNULL if stdin is None else subprocess.PIPE}
         if terminal:
             given = {}
         elif log:
             given |= {"stdout": log, "stderr": subprocess.STDOUT}
         else:
-            given |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            given |= {"stdout": stdout or subprocess.PIPE, "stderr": subprocess.PIPE}
         given |= {"env": self.environment, "start_new_session": whole}
+        if self._interrupted and threading.current_thread() is not threading.main_thread():
+            raise KeyboardInterrupt  # what `at_once` runs side by side goes no further
         try:
             process = subprocess.Popen(argv, **given)
         except (FileNotFoundError, PermissionError):
             raise StateError(f"{argv[0]} is not installed", "run scripts/bootstrap, it says what is missing") from None
         self._running.add(process)
         try:
-            stdout, stderr = process.communicate(stdin, timeout)
+            written, errors = process.communicate(stdin, timeout)
         except KeyboardInterrupt:
             if whole:
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -127,12 +131,12 @@ class Engine:
             raise
         except subprocess.TimeoutExpired:
             raise CommandError(
-                argv, None, "", f"ended after {timeout:g} s; `invoke doctor` looks at the host"
+                argv, None, "", f"stopped after {timeout:g} s; `invoke doctor` looks at the host"
             ) from None
         finally:
             _end(process)
             self._running.discard(process)
-        result = Completed(process.returncode, stdout or b"", (stderr or b"").decode(errors="replace"))
+        result = Completed(process.returncode, written or b"", (errors or b"").decode(errors="replace"))
         if check and result.returncode != 0:
             raise CommandError(argv, result.returncode, result.stderr or result.text)
         return result
@@ -162,14 +166,18 @@ class Engine:
 
         All run to their end; if we are interrupted, the programs that they run are ended.
         """
-        with ThreadPoolExecutor(max_workers=max(1, len(calls))) as pool:
-            running = [pool.submit(call) for call in calls]
-            try:
-                wait(running)
-            except BaseException:
-                for process in tuple(self._running):
-                    process.terminate()
-                raise
+        try:
+            with ThreadPoolExecutor(max_workers=max(1, len(calls))) as pool:
+                running = [pool.submit(call) for call in calls]
+                try:
+                    wait(running)
+                except BaseException:
+                    self._interrupted = True
+                    for process in tuple(self._running):
+                        process.terminate()
+                    raise
+        finally:
+            self._interrupted = False  # what was side by side has ended; tidying up may go on
         return [future.result() for future in running]
 
     def json(self, argv: Sequence[str]) -> Any:
@@ -179,7 +187,7 @@ class Engine:
             return json.loads(printed) or []
         except ValueError:
             self.version()  # says so if it is too old
-            raise StateError(f"`{shlex.join(argv)}` printed no JSON", f"is this the real {argv[0]}?") from None
+            raise StateError(f"`{quoted(argv)}` printed no JSON", f"is this the real {argv[0]}?") from None
 
     def version(self) -> tuple[int, ...]:
         """Return podman's version, such as (4, 3, 1); raise StateError if there is none or it is too old."""
@@ -188,7 +196,7 @@ class Engine:
         text = self.run(("podman", "--version"), timeout=ANSWER).text
         try:
             version = tuple(int(part) for part in text.split()[-1].split("-")[0].split(".")[:3])
-        except ValueError:
+        except (ValueError, IndexError):
             raise StateError(f"`podman --version` says {text!r}", "is this podman?") from None
         if version < OLDEST:
             raise StateError(f"podman {text.split()[-1]} is too old", "install podman 4.3 or newer")

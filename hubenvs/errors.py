@@ -46,17 +46,19 @@ class PortError(StateError):
 class CommandError(HubEnvsError):
     """A program we started failed.
 
-    ``argv`` is the command, ``returncode`` its exit status (None if it was ended because it took too long), ``output``
-    what it wrote (its last lines are shown).
+    ``argv`` is the command, ``returncode`` its exit status (None if it took too long and was stopped), ``output`` what
+    it wrote (its last lines are shown).
     """
 
     def __init__(self, argv: Sequence[str], returncode: int | None, output: str, hint: str = "") -> None:
         lines = [line for line in output.splitlines() if line.strip()]
-        what = "does not answer" if returncode is None else f"failed (exit status {returncode})"
-        super().__init__(f"`{shlex.join(argv)}` {what}", hint, lines[-12:])
-        self.argv = tuple(argv)
-        self.returncode = returncode
-        self.output = output
+        what = "did not end" if returncode is None else f"failed (exit status {returncode})"
+        super().__init__(f"`{quoted(argv)}` {what}", hint, lines[-12:])
+
+
+def quoted(argv: Sequence[str]) -> str:
+    """Return ``argv`` as a person would type it, in one line: an argument of several is cut after its first."""
+    return shlex.join(f"{text.splitlines()[0]} …" if "\n" in text else text for text in argv)
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -37,18 +37,23 @@ def ca_bundle() -> str | None:
 
 
 def build_caches() -> Path | None:
-    """Return the folder (made if need be) for the cache mounts of this user's builds, or None where podman has its own.
+    """Return the folder for the cache mounts of this user's builds, or None where podman has its own.
 
     podman 4.3 has one for all users, /var/tmp/buildah-cache: who builds first owns it, and nobody else can build.
-    Raises StateError if somebody else has the folder.
     """
     if platform.system() != "Linux" or not rootless() or "TMPDIR" in os.environ:
         return None
-    folder = Path(f"/var/tmp/hubenvs-{os.geteuid()}")
+    return Path(f"/var/tmp/hubenvs-{os.geteuid()}")
+
+
+def make_build_caches() -> None:
+    """Make the folder of `build_caches` if it is needed; raise StateError if somebody else has it."""
+    folder = build_caches()
+    if folder is None:
+        return
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
         raise StateError(f"{folder} is not yours", "set TMPDIR to a folder of yours on a local disk")
-    return folder
 
 
 def containers_conf() -> str | None:

@@ -19,7 +19,7 @@ from .console import Console
 from .definition import Debian
 from .engine import Engine
 from .errors import CommandError, DefinitionError, StateError
-from .host import build_caches, ca_bundle
+from .host import build_caches, ca_bundle, make_build_caches
 from .model import Environment
 from .names import PART_OF, REPOSITORIES, TUNNEL, WORKING_COPIES, digest
 
@@ -37,6 +37,8 @@ CHAIN = {
 # What containers run: nothing else stands on it. Those made here have the files of containers/common too.
 PRODUCTS = (CHAIN.keys() - CHAIN.values() - {"tools"}) | {TUNNEL}
 COMMON = "common"
+# A copy of the file of certificates that this host trusts, for builds: what lies beside that is not their business.
+CERTIFICATES = "certificates/ca-certificates.crt"
 _NOTE = "note: "
 _REGISTRY = re.compile(r"[a-z0-9][a-z0-9.-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)*\Z")
 
@@ -79,7 +81,7 @@ class Build:
                 base=self.base,
                 target=self.target,
                 contexts=contexts,
-                ca_bundle=ca_bundle(),
+                ca_bundle=str(scratch / CERTIFICATES) if ca_bundle() else None,
                 caches=build_caches(),
             ),
         )
@@ -98,6 +100,9 @@ class Build:
             shutil.copytree(env.root / "containers" / COMMON, scratch / COMMON)
         for name, paths in self.copies.items():
             repositories.copy(paths, scratch / name)
+        if bundle := ca_bundle():
+            (scratch / CERTIFICATES).parent.mkdir()
+            shutil.copyfile(bundle, scratch / CERTIFICATES)
         for path in scratch.rglob("*"):
             path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
 
@@ -128,7 +133,7 @@ def plan(env: Environment, copies: Mapping[str, Mapping[str, Path]], has_mmdebst
     """
     references: dict[str, str] = {}
     builds: list[Build] = []
-    common = archive.read_tree(env.root / "containers" / COMMON)
+    common = _content(archive.paths(env.root / "containers" / COMMON))
     base = env.images.base("debian-base")
     if base is None and has_mmdebstrap:
         tag = _debian_base(env)
@@ -149,20 +154,21 @@ def plan(env: Environment, copies: Mapping[str, Mapping[str, Path]], has_mmdebst
         carried = {repository: copies[repository] for repository, image in REPOSITORIES.items() if image == name}
         stage = env.stage if carried else None
         reference = env.images.base(name) or references[below]
-        content = archive.read_tree(context, skip=(WORKING_COPIES, *REPOSITORIES))
-        repository_content = {
-            f"{repository}/{path}:{file.stat().st_mode & 0o111:o}": file.read_bytes()
-            for repository, files in carried.items()
-            for path, file in files.items()
-        }
+        content = _content(archive.paths(context, skip=(WORKING_COPIES, *REPOSITORIES)))
+        copied = {f"{repository}/{path}": file for repository, files in carried.items() for path, file in files.items()}
         tools = references.get("tools")
         recipe = digest(reference, tools or "", stage or "", content, common if name in PRODUCTS else {})
-        references[name] = tag = _tag(name, digest(recipe, repository_content), stage)
+        references[name] = tag = _tag(name, digest(recipe, _content(copied)), stage)
         target = f"stage-{stage}" if stage else None
         builds.append(Build(name, tag, reference, context, target, tools, carried, recipe))
     if TUNNEL in env.containers:
         builds.append(_pulled(TUNNEL, env.zenith.image))
     return tuple(builds)
+
+
+def _content(files: Mapping[str, Path]) -> dict[str, bytes]:
+    """Return the content of ``files`` by name, with the one mode bit that `gather` takes along."""
+    return {f"{name}:{path.stat().st_mode & 0o100:o}": path.read_bytes() for name, path in files.items()}
 
 
 def _pulled(name: str, reference: str) -> Build:
@@ -213,6 +219,7 @@ def build(env: Environment, engine: Engine, console: Console) -> tuple[Build, ..
         console.say("build", "images are up to date")
         return builds
     engine.version()
+    make_build_caches()
     chains = [[item for item in to_do if item.name.startswith(name)] for name in env.containers]
     first = [item for item in to_do if not any(item in chain for chain in chains)]
     with console.busy("build", ", ".join(item.name for item in to_do)):

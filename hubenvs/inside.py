@@ -65,5 +65,6 @@ def export_volume(env: Environment, engine: Engine, console: Console, suffix: st
     name = by_suffix[suffix].name
     if name not in engine.volume_names():
         raise StateError(f"volume {name} is not there", f"invoke volumes {env.options}")
-    state.write(output, engine.run(volume_data_argv("export", name), timeout=None).stdout)
+    with state.writing(output) as stream:
+        engine.run(volume_data_argv("export", name), timeout=None, stdout=stream)
     console.say("export", f"{name} to {output}")

@@ -57,9 +57,11 @@ def deploy_folder(root: Path, environment: str, instance: str | None) -> Path:
 
 
 def check_instance(name: str | None) -> None:
-    """Raise ValueError unless ``name`` (None for none) can be part of Kubernetes names."""
+    """Raise ValueError unless ``name`` (None for none) can be part of Kubernetes names, and of no container's."""
     if name is not None and not _INSTANCE_NAME.match(name):
         raise ValueError("an instance's name has lower-case letters, digits and '-' inside")
+    if name in CONTAINERS:
+        raise ValueError("a container has that name, so the pod would be called like one")
 
 
 def digest(*parts: str | bytes | Mapping[str, bytes]) -> str:

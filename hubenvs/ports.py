@@ -14,9 +14,14 @@ from .errors import PortError
 from .model import Environment
 
 
-def require_free(env: Environment, engine: Engine) -> None:
-    """Raise PortError, saying who has it if that can be told, unless all that ``env`` publishes can be listened on."""
+def require_free(env: Environment, engine: Engine, held: Container[int] = ()) -> None:
+    """Raise PortError, saying who has it if that can be told, unless all that ``env`` publishes can be listened on.
+
+    ``held`` are ports that the deployment has itself.
+    """
     for container, endpoint in env.published.items():
+        if endpoint.port in held:
+            continue
         if problem := port_problem(endpoint):
             holder = _holder(endpoint.port, engine) if problem == "is taken" else ""
             by = f" by {holder}" if holder else ""
@@ -28,22 +33,23 @@ def require_free(env: Environment, engine: Engine) -> None:
 def port_problem(endpoint: Endpoint) -> str | None:
     """Return what keeps this user from listening on ``endpoint``, or None."""
     family = socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((endpoint.address, endpoint.port))
-        except PermissionError:
-            return "needs root (it is below 1024)"
-        except OSError as error:
-            return "is taken" if error.errno == errno.EADDRINUSE else f"can't be had ({error.strerror})"
+    except PermissionError:
+        return "needs root (it is below 1024)"
+    except OSError as error:
+        return "is taken" if error.errno == errno.EADDRINUSE else f"can't be used ({error.strerror})"
     return None
 
 
 def _holder(port: int, engine: Engine) -> str:
-    """Return which container or program has ``port``; empty if that can't be told."""
-    for container in engine.json(("podman", "ps", "--format=json")):
+    """Return which pod, container or program has ``port``; empty if that can't be told."""
+    for container in engine.json(("podman", "ps", "--pod", "--format=json")):
         if any(published.get("host_port") == port for published in container.get("Ports") or ()):
-            return f"container {container['Names'][0]}"
+            pod = container.get("PodName")
+            return f"pod {pod}" if pod else f"container {container['Names'][0]}"
     if shutil.which("ss") is None:
         return ""
     listing = engine.run(("ss", "-Hltnp", f"sport = :{port}"), check=False).text

@@ -21,16 +21,21 @@ def write(path: str, content: bytes) -> None:
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
     like = os.stat(path if os.path.exists(path) else folder)
-    with open(f"{path}.part", "wb") as stream:
-        stream.write(content)
-    os.chown(stream.name, like.st_uid, like.st_gid)
-    os.chmod(stream.name, like.st_mode & 0o666)
-    os.replace(stream.name, path)
+    part = f"{path}.part"
+    try:
+        with open(part, "wb") as stream:
+            stream.write(content)
+        os.chown(part, like.st_uid, like.st_gid)
+        os.chmod(part, like.st_mode & (0o777 if os.path.exists(path) else 0o666))
+        os.replace(part, path)
+    except OSError:
+        if os.path.exists(part):
+            os.unlink(part)
+        raise
 
 
-def replace(files: Files) -> Files:
-    """Make ``files`` what is there, and return what was."""
-    before: Files = {}
+def replace(files: Files, before: Files) -> None:
+    """Make ``files`` what is there; what was goes into ``before`` one by one, in case this doesn't come to its end."""
     for path, content in files.items():
         before[path] = None
         if os.path.isfile(path):
@@ -40,7 +45,6 @@ def replace(files: Files) -> Files:
             write(path, content)
         elif before[path] is not None:
             os.unlink(path)
-    return before
 
 
 def main() -> int:
@@ -58,12 +62,18 @@ def main() -> int:
             except (SyntaxError, ValueError):
                 traceback.print_exc(limit=0, file=sys.stdout)
                 return 1
-    before = replace(files)
+    before: Files = {}
+    try:
+        replace(files, before)
+    except OSError as error:  # a full disk, a folder where a file should be
+        print(f"{error.filename}: {error.strerror}")
+        replace(before, {})
+        return 1
     for number, command in enumerate(task["commands"]):
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode:
             print(done.stdout)
-            replace(before)
+            replace(before, {})
             for again in task["commands"][1 : number + 1]:
                 subprocess.run(again, stdout=subprocess.DEVNULL)
             return 1

@@ -69,7 +69,9 @@ def hub_answers(env: Environment, engine: Engine) -> bool:
 
 def nodes_answer(states: str) -> bool:
     """Return whether all nodes of which sinfo printed ``states`` (%t, separated by white space) answer slurmctld."""
-    return bool(states.split()) and ANSWERING.issuperset(states.split())
+    # "-" after it says that the backfill scheduler has plans for the node, "$" that it is in a maintenance reservation.
+    bare = {state.rstrip("-$") for state in states.split()}
+    return bool(bare) and bare <= ANSWERING
 
 
 def probes(env: Environment, engine: Engine) -> tuple[Probe, ...]:

@@ -6,8 +6,8 @@ import json
 import re
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from . import archive, repositories, volumes
@@ -108,34 +108,48 @@ def require_development(env: Environment) -> None:
         raise StateError(f"{env.name} has its packages installed (stage: prod)", f"invoke up {env.options}")
 
 
-def reload(env: Environment, engine: Engine, console: Console) -> bool | None:
-    """Bring what was edited into the pod of ``env``; return whether the pod is now as a new one would be.
+@dataclass(frozen=True)
+class Reloaded:
+    """What came of a reload: the ``changes`` that were brought in, and the first ``failure``.
 
-    None if nothing had been edited. Raises StateError, with the person's own file and line, if an edit doesn't work;
-    what ran before then runs on.
+    A container with a failure is as it was before.
+    """
+
+    changes: tuple[Change, ...]
+    failure: StateError | None
+
+    @property
+    def whole(self) -> bool:
+        """Return whether the pod is now as a new one would be."""
+        return self.failure is None and all(change.whole for change in self.changes)
+
+
+def reload(env: Environment, engine: Engine, console: Console) -> Reloaded:
+    """Bring what was edited into the pod of ``env``, and return what came of it.
+
+    A failure says which of the person's own files and lines doesn't work.
     """
     started = time.monotonic()
-    require_development(env)
-    with ThreadPoolExecutor(len(env.containers)) as pool:
-        changes = list(pool.map(lambda container: _bring(env, container, engine), env.containers))
-    for change in changes:
-        if isinstance(change, StateError):
-            raise change
-    done = [change for change in changes if isinstance(change, Change) and change]
+    results = engine.at_once([partial(_bring, env, container, engine) for container in env.containers])
+    failure = next((result for result in results if isinstance(result, StateError)), None)
+    done = tuple(result for result in results if isinstance(result, Change) and result)
     for note in (note for change in done for note in change.notes):
         console.say("reload", note)
     took = f"{time.monotonic() - started:.1f} s"
-    if not done:
+    if done:
+        restarted = any(command[-1] == "restart" for change in done for command in change.commands)
+        what = "the hub has restarted" if restarted else "nothing had to restart"
+        console.say("reload", f"live after {took}, {what}")
+    elif failure is None:
         console.say("reload", "nothing has been edited")
-        return None
-    restarted = any(command[-1] == "restart" for change in done for command in change.commands)
-    console.say("reload", f"live after {took}, {'the hub has restarted' if restarted else 'nothing had to restart'}")
-    return all(change.whole for change in done)
+    return Reloaded(done, failure)
 
 
 def _bring(env: Environment, container: str, engine: Engine) -> Change | StateError:
     name = env.container(container)
     folders = [path.lstrip("/") for path in places(env, container)]
+    if not folders:
+        return Change()
     listed = engine.run(
         exec_argv(name, "tar", "--create", "--directory=/", "--exclude=__pycache__", *folders), check=False
     )
@@ -171,9 +185,13 @@ def _explained(env: Environment, container: str, output: list[str]) -> StateErro
     if where:
         path, line = where
         return StateError(
-            f"{_source(env, container, path)}:{line}: {problem}", "correct it; what ran before runs on", details
+            f"{_source(env, container, path)}:{line}: {problem}",
+            "correct it; the previous version keeps running",
+            details,
         )
-    return StateError(f"the edit does not work in {container}: {problem}", "what ran before runs on", details)
+    return StateError(
+        f"the edit does not work in {container}: {problem}", "the previous version keeps running", details
+    )
 
 
 def locate(output: Iterable[str], folders: Iterable[str]) -> tuple[tuple[str, int] | None, str]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 from . import archive
-from .engine import Engine
+from .engine import Completed, Engine
 from .errors import CommandError, StateError
 from .model import Environment, is_folder
-from .names import REPOSITORIES, digest
+from .names import REPOSITORIES, WORKING_COPIES, digest
 
 # A working copy made from this checkout's own source remembers which state of it that was.
 _TRAILER = "Bundled-Source-Digest"
@@ -22,8 +24,8 @@ _REF = "hubenvs.ref"
 _IDENTITY = ("-c", "user.name=hubenvs", "-c", "user.email=hubenvs@localhost", "-c", "commit.gpgsign=false")
 # What makes a folder a Python package that can be installed.
 _PACKAGE = ("pyproject.toml", "setup.py", "setup.cfg")
-# Never ask for a password on a terminal: say that the URL can't be reached.
-_GIT = ("env", "GIT_TERMINAL_PROMPT=0", "git")
+# Never ask for a password on a terminal: say that the URL can't be reached. And say it in words that are known here.
+_GIT = ("env", "GIT_TERMINAL_PROMPT=0", "LC_ALL=C")
 
 
 def clone(env: Environment, engine: Engine) -> list[str]:
@@ -33,6 +35,19 @@ def clone(env: Environment, engine: Engine) -> list[str]:
     """
     names = [name for name, image in REPOSITORIES.items() if image in env.containers]
     return [f"{name}: {_clone_one(env, name, engine)}" for name in names]
+
+
+def _git(folder: Path, *command: str, engine: Engine, check: bool = False, stdin: bytes | None = None) -> Completed:
+    """Run a command of Git's about ``folder`` and return what came of it.
+
+    Raises StateError where Git refuses to look at the folder, and with ``check`` CommandError where it fails.
+    """
+    # A working copy that has lost its .git is a plain folder, not a part of the checkout that it lies in.
+    ceiling = (f"GIT_CEILING_DIRECTORIES={folder.parent}",) if folder.parent.name == WORKING_COPIES else ()
+    done = engine.run((*_GIT, *ceiling, "git", "-C", str(folder), *command), check=check, stdin=stdin)
+    if done.returncode == 128 and "dubious ownership" in done.stderr:
+        raise StateError(f"{folder} belongs to another user, so Git doesn't look at it", "work as its owner")
+    return done
 
 
 def _clone_one(env: Environment, name: str, engine: Engine) -> str:
@@ -75,12 +90,17 @@ def _clone_one(env: Environment, name: str, engine: Engine) -> str:
                 ("add", "--all"),
                 (*_IDENTITY, "commit", "--quiet", f"--message={message}"),
             ):
-                engine.run(("git", "-C", str(fresh), *command))
+                _git(fresh, *command, engine=engine, check=True)
         else:
             _clone_url(name, source.url, source.ref, fresh, engine)
         if aside:
             target.rename(aside)
-        fresh.rename(target)
+        try:
+            fresh.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+            return _clone_one(env, name, engine)  # another environment's `up` was faster
     text = f"made {target.relative_to(env.root)} from {source.url}" + (f" at {source.ref}" if source.ref else "")
     return text + (f"; the one from before is kept as {aside.name}" if aside else "")
 
@@ -93,45 +113,43 @@ def restore(env: Environment, name: str, bundle: Path, engine: Engine) -> None:
         fresh = Path(scratch) / name
         engine.run(("git", "clone", "--quiet", "--", str(bundle), str(fresh)))
         remote = ("remove", "origin") if source.url == "bundled" else ("set-url", "origin", source.url)
-        engine.run(("git", "-C", str(fresh), "remote", *remote))
+        _git(fresh, "remote", *remote, engine=engine, check=True)
         fresh.rename(target)
 
 
 def _clone_url(name: str, url: str, ref: str | None, fresh: Path, engine: Engine) -> None:
     hint = f"check the URL and the network, or use this checkout's own: --set repositories.{name}.url=bundled"
     try:
-        engine.run((*_GIT, "clone", "--quiet", "--", url, str(fresh)))
+        engine.run((*_GIT, "git", "clone", "--quiet", "--", url, str(fresh)))
     except CommandError as error:
         raise StateError(f"repositories.{name}.url: {url} can't be cloned ({_reason(error)})", hint) from None
     if ref:
         try:
-            engine.run(("git", "-C", str(fresh), "checkout", "--quiet", ref, "--"))
+            _git(fresh, "checkout", "--quiet", ref, "--", engine=engine, check=True)
         except CommandError as error:
             raise StateError(f"repositories.{name}.ref: {url} has no {ref} ({_reason(error)})", "correct it") from None
-    engine.run(("git", "-C", str(fresh), "config", "--local", _REF, ref or "HEAD"))
+    _git(fresh, "config", "--local", _REF, ref or "HEAD", engine=engine, check=True)
 
 
 def _checked_out(target: Path, ref: str, engine: Engine) -> bool:
     """Check out ``ref`` if the definition asks for it only now and nothing of a person's is in the way."""
-    git = (*_GIT, "-C", str(target))
-    asked = engine.run((*git, "config", "--local", _REF), check=False).text
-    edits = engine.run((*git, "status", "--porcelain"), check=False)
-    commits = engine.run((*git, "log", "--format=%h", "HEAD", "--not", "--remotes", "--tags"), check=False)
+    git = partial(_git, target, engine=engine)
+    asked = git("config", "--local", _REF).text
+    edits = git("status", "--porcelain")
+    commits = git("log", "--format=%h", "HEAD", "--not", "--remotes", "--tags")
     if asked in ("", ref) or edits.text or commits.text:
         return False
-    engine.run((*git, "fetch", "--quiet", "--tags", "origin"), check=False)  # without a network, what is there may do
-    if engine.run((*git, "checkout", "--quiet", ref, "--"), check=False).returncode != 0:
+    git("fetch", "--quiet", "--tags", "origin")  # without a network, what is there may do
+    if git("checkout", "--quiet", ref, "--").returncode != 0:
         return False
-    engine.run((*git, "merge", "--quiet", "--ff-only"), check=False)  # a branch that was checked out before
-    engine.run((*git, "config", "--local", _REF, ref))
+    git("merge", "--quiet", "--ff-only")  # a branch that was checked out before
+    git("config", "--local", _REF, ref, check=True)
     return True
 
 
 def _origin(target: Path, engine: Engine) -> str:
     """Return the URL that a working copy was cloned from."""
-    # --local: not what the repository that the copy lies in came from.
-    argv = ("git", "-C", str(target), "config", "--local", "remote.origin.url")
-    return engine.run(argv, check=False).text or "bundled"
+    return _git(target, "config", "--local", "remote.origin.url", engine=engine).text or "bundled"
 
 
 def present(env: Environment, name: str, engine: Engine) -> Path:
@@ -156,18 +174,16 @@ def _existing(env: Environment, name: str, target: Path, engine: Engine, text: s
     """Bring a working copy to the ref that is asked for if it can be; return ``text`` with what there is to say."""
     source = env.repositories.source(name)
     if source.ref:
-        found = [
-            engine.run(
-                ("git", "-C", str(target), "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"), check=False
-            )
-            for name in ("HEAD", source.ref)
-        ]
-        if found[0].text != found[1].text:
+        here, there = (
+            _git(target, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}", engine=engine).text
+            for ref in ("HEAD", source.ref)
+        )
+        if here != there:
             if _checked_out(target, source.ref, engine):
                 return f"{text}, {source.ref} checked out"
             text += f" (it is not at {source.ref}: check that out there)"
     if source.url == "bundled":
-        first = engine.run(("git", "-C", str(target), "log", "--max-parents=0", "--format=%B"), check=False).text
+        first = _git(target, "log", "--max-parents=0", "--format=%B", engine=engine).text
         if _TRAILER in first and f"{_TRAILER}: {_bundled_digest(env, name, engine)}" not in first:
             text += " (the bundled source has changed since it was made: move the copy away to get that)"
     return text
@@ -179,13 +195,11 @@ def _bundled_digest(env: Environment, name: str, engine: Engine) -> str:
 
 def files(folder: Path, engine: Engine) -> dict[str, Path]:
     """Return the files of a working copy that belong into an image: those that Git has or does not ignore."""
-    listed = engine.run(
-        ("git", "-C", str(folder), "ls-files", "-z", "--cached", "--others", "--exclude-standard"), check=False
-    )
+    listed = _git(folder, "ls-files", "-z", "--cached", "--others", "--exclude-standard", engine=engine)
     if listed.returncode == 0:
         names = [name for name in listed.stdout.decode().split("\0") if name]
     else:  # a plain folder
-        names = list(archive.read_tree(folder, skip=(".git",)))
+        names = list(archive.paths(folder, skip=(".git",)))
     return {name: folder / name for name in sorted(names) if (folder / name).is_file()}
 
 
@@ -201,9 +215,7 @@ def not_ignored(folder: Path, names: Iterable[str], engine: Engine) -> list[str]
     asked = sorted(names)
     if not asked:
         return []
-    listed = engine.run(
-        ("git", "-C", str(folder), "check-ignore", "-z", "--stdin"), stdin="\0".join(asked).encode(), check=False
-    )
+    listed = _git(folder, "check-ignore", "-z", "--stdin", engine=engine, stdin="\0".join(asked).encode())
     ignored = set(listed.stdout.decode().split("\0"))
     return [name for name in asked if name not in ignored] if listed.returncode in (0, 1) else []
 
@@ -214,10 +226,11 @@ def describe(env: Environment, engine: Engine) -> list[dict[str, object]]:
     for name, image in REPOSITORIES.items():
         if image not in env.containers:
             continue
-        copy = present(env, name, engine)
-        commit = engine.run(("git", "-C", str(copy), "rev-parse", "--short", "HEAD"), check=False).text or None
-        # --no-optional-locks: looking must not rewrite the index of somebody's repository.
-        changes = engine.run(("git", "--no-optional-locks", "-C", str(copy), "status", "--porcelain"), check=False)
-        edited = bool(changes.text) if commit else None
+        git = partial(_git, present(env, name, engine), engine=engine)
+        commit, edited = None, None
+        with contextlib.suppress(StateError):  # another user's: what else there is can be shown all the same
+            if commit := git("rev-parse", "--short", "HEAD").text or None:
+                # --no-optional-locks: looking must not rewrite the index of somebody's repository.
+                edited = bool(git("--no-optional-locks", "status", "--porcelain", "--", ".").text)
         rows.append({"name": name, "url": env.repositories.source(name).url, "commit": commit, "edited": edited})
     return rows

@@ -11,11 +11,14 @@ import sys
 import tempfile
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO, TextIO
 
 from .errors import StateError
 
 LOCK = "lock"
 SECRETS = "secrets"
+# New secrets are gathered in the one, and the old ones kept in the other, until they have changed places.
+NEW, OLD = f"{SECRETS}.new", f"{SECRETS}.old"
 DEFINITION = "definition.json"
 
 
@@ -48,14 +51,23 @@ def make(folder: Path) -> Path:
 
 def write(path: Path, content: str | bytes) -> None:
     """Write ``path`` (0600) whole or not at all; raise StateError if it can't be, or is a device or the like."""
+    with writing(path) as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """Give a file that becomes ``path`` (0600) when the block has come to its end.
+
+    Raises StateError if it can't be written, or if ``path`` is a device or the like.
+    """
     if path.exists() and not path.is_file():  # renaming would put a file in its place, /dev/full's too
         raise StateError(f"{path}: not a file", "name another")
-    data = content.encode() if isinstance(content, str) else content
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with open(handle, "wb") as stream:
-                stream.write(data)
+                yield stream
             os.replace(name, path)
         finally:
             Path(name).unlink(missing_ok=True)
@@ -76,6 +88,8 @@ def lock(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             holder = stream.read().strip() or "another task"
             raise StateError(f"{folder.name} is being changed by {holder}", "wait until that has ended") from None
+        if not _is_at(stream, path):  # a `down` that has just ended removed it with its folder
+            raise StateError(f"{folder.name} has just been taken down by another task", "try again")
         holder = f"process {os.getpid()} ({' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])})"
         with contextlib.suppress(OSError):  # on a full disk `down` has to work all the same
             stream.truncate(0)
@@ -85,8 +99,16 @@ def lock(folder: Path) -> Iterator[None]:
         finally:
             # A task that was refused before it made anything leaves no folder either.
             with contextlib.suppress(OSError):
-                if [item.name for item in folder.iterdir()] == [LOCK]:
+                if _is_at(stream, path) and [item.name for item in folder.iterdir()] == [LOCK]:
                     remove(folder)
+
+
+def _is_at(stream: TextIO, path: Path) -> bool:
+    """Return whether the open file ``stream`` is still the one at ``path``."""
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def folders(root: Path) -> list[Path]:
@@ -99,7 +121,9 @@ def read_secrets(folder: Path, only: Container[str] | None = None) -> dict[str, 
 
     Raises StateError if one is empty or isn't text.
     """
-    secrets = folder / SECRETS
+    secrets, old = folder / SECRETS, folder / OLD
+    if old.is_dir() and not secrets.exists():  # a task was killed between two renames
+        old.rename(secrets)
     if not secrets.is_dir():
         return {}
     values = {}
@@ -120,8 +144,9 @@ def write_secrets(folder: Path, values: Mapping[str, str]) -> None:
 
     Halves of two key pairs would fit nowhere.
     """
-    secrets, old = folder / SECRETS, folder / f"{SECRETS}.old"
-    fresh = make(folder / f"{SECRETS}.new")
+    secrets, old = folder / SECRETS, folder / OLD
+    shutil.rmtree(folder / NEW, ignore_errors=True)
+    fresh = make(folder / NEW)
     try:
         for name, value in values.items():
             write(fresh / name, value)
@@ -129,6 +154,8 @@ def write_secrets(folder: Path, values: Mapping[str, str]) -> None:
             secrets.rename(old)
         fresh.rename(secrets)
     finally:
+        if old.exists() and not secrets.exists():
+            old.rename(secrets)
         for leftover in (fresh, old):
             shutil.rmtree(leftover, ignore_errors=True)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from . import deployed, load, ready, repositories, state
+from .definition import Endpoint
 from .deployed import Deployed
 from .engine import Engine
 from .model import PASSWORD_KEY, PORTS, Environment
@@ -47,7 +48,8 @@ def _published_url(found: Deployed, env: Environment | None, name: str) -> str |
     for container in found.containers:
         for port in container.get("Ports") or ():
             if port.get("container_port") == PORTS[name] and port.get("host_port"):
-                return f"http://{port.get('host_ip') or '127.0.0.1'}:{port['host_port']}{path}"
+                endpoint = Endpoint(address=port.get("host_ip") or "127.0.0.1", port=port["host_port"])
+                return f"http://{endpoint}{path}"
     return None
 
 

@@ -150,7 +150,9 @@ class Suite:
 
     def _play(self, builds: tuple[images.Build, ...], values: Mapping[str, str], found: Deployed) -> bool:
         documents = deploy.documents(self.env, builds, values)
-        return deploy.play(self.env, documents, found, self.engine, self.console)
+        played = deploy.play(self.env, documents, found, self.engine, self.console)
+        self.remember()
+        return played
 
     def look(self) -> Deployed:
         """Return what there is of the environment; refuse what somebody else made under its names."""
@@ -173,8 +175,7 @@ class Suite:
         """Refuse, before anything is made, what would fail later, and return what there is of the environment."""
         self.engine.version()
         found = self.look()
-        if not found.holds_ports:
-            ports.require_free(self.env, self.engine)
+        ports.require_free(self.env, self.engine, found.held_ports)
         volumes.seeds(self.env)
         site.read(self.env)
         return found
@@ -188,7 +189,6 @@ class Suite:
             self.volumes()
             values = self.secrets()
             played = self._play_where_free(builds, values, found)
-            played.remember()
             with ThreadPoolExecutor() as pool:
                 pool.submit(ssh.prepare)  # while the pod starts there is time for that
                 played.wait()
@@ -220,12 +220,21 @@ class Suite:
         """Bring what was edited into the running pod."""
         from . import reload
 
+        reload.require_development(self.env)
         with self.locked():
-            whole = reload.reload(self.env, self.engine, self.console)
-            if whole is not None:
-                builds = images.current(self.env, self.engine)
-                manifest = deploy.documents(self.env, builds, self._kept_secrets())
-                deploy.reloaded(self.env, manifest, whole, self.engine, self.console)
+            pod = deploy.inspect_pod(self.env, self.engine)
+            # As the edits are now: one that is saved meanwhile may be brought in, but doesn't count as that.
+            builds = images.current(self.env, self.engine)
+            manifest = deploy.documents(self.env, builds, self._kept_secrets())
+            before = state.read_record(self.env.deploy_folder)
+            deploy.remember_made_of(self.env, pod, deploy.MIXED)  # for good if we are interrupted
+            outcome = reload.reload(self.env, self.engine, self.console)
+            if not outcome.changes:
+                state.write_record(self.env.deploy_folder, before)
+            elif outcome.whole:
+                deploy.reloaded(self.env, pod, manifest, self.console)
+            if outcome.failure:
+                raise outcome.failure
 
     def watch(self) -> None:
         """Reload at every save until Ctrl-C; an edit that doesn't work is reported, and the next one awaited."""
@@ -245,7 +254,9 @@ class Suite:
         try:
             self.reload()
         except HubEnvsError as error:
-            self.console.say("error", str(error))
+            print(error.report)
+        except OSError as error:  # an editor's temporary file is gone again
+            self.console.say("watch", f"{error.filename}: {error.strerror}; the next save is awaited")
 
     def announce(self) -> None:
         """Say where the hub is, who logs in, and what can be done next."""

@@ -56,16 +56,16 @@ class Walk:
             ) from error
         self.hops.append((name, f"{time.monotonic() - started:.2f} s", " ".join(seen)))
 
-    def jobs(self) -> dict[str, tuple[str, str]]:
-        """Return Slurm's jobs: state and node by job number."""
-        command = ("squeue", "--noheader", "--format=%i %T %B")
+    def jobs(self, account: str) -> dict[str, tuple[str, str]]:
+        """Return the jobs of ``account``: state and node by job number."""
+        command = ("squeue", "--noheader", "--format=%i %T %B", f"--user={account}")
         listing = self.engine.run(exec_argv(self.env.container("slurm"), *command)).text
         return {number: (status, node) for number, status, node in (line.split() for line in listing.splitlines())}
 
     def is_gone(self, job: str, account: str) -> bool:
         """Return whether Slurm, wherever it is, is done with ``job`` of ``account``."""
         if "slurm" in self.env.containers:
-            return self.jobs().get(job, ("COMPLETING", ""))[0] == "COMPLETING"
+            return self.jobs(account).get(job, ("COMPLETING", ""))[0] == "COMPLETING"
         ask = self.as_hub("sudo", "-n", "-u", account, f"{self.env.slurm.wrappers_bin}/slurmspawner_squeue", job=job)
         done = self.engine.run(ask, check=False)
         return done.text.partition(" ")[0] in ("", "COMPLETING") and (
@@ -179,19 +179,19 @@ def _none_left(user: HubUser) -> Iterator[None]:
 
 def _submitted(walk: Walk, user: HubUser, project: str, account: str) -> None:
     """Send the spawn form for ``project``, and follow its job in our own Slurm until it runs."""
-    before = set(walk.jobs())
+    before = set(walk.jobs(account))
     started = time.monotonic()
     with walk.hop("sbatch", "jupyterhub") as seen:
         user.spawn({"brics_project": project})
         job = ""
         while not job:
-            job = next(iter(set(walk.jobs()) - before), "")
+            job = next(iter(set(walk.jobs(account)) - before), "")
             _not_longer_than(START_TIMEOUT, started, "no job was submitted", user)
         seen.append(f"job {job}")
     with walk.hop("node", "slurm") as seen:
         status = ("", "")
         while status[0] != "RUNNING":
-            status = walk.jobs().get(job, ("gone", ""))
+            status = walk.jobs(account).get(job, ("gone", ""))
             if status[0] == "gone":
                 raise StateError(f"job {job} ended at once", details=_job_log(walk.env, walk.engine, account, job))
             _not_longer_than(START_TIMEOUT, started, f"job {job} is {status[0]}", user)

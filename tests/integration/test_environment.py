@@ -380,6 +380,22 @@ def test_reload_puts_back_what_does_not_work(deployment: Deployment, file: Path,
 
 
 @once
+def test_what_half_a_reload_brought_in_is_not_taken_for_whole(deployment: Deployment) -> None:
+    """One container has its edit, the other's didn't work: when both edits are gone, `up` replaces the pod."""
+    wrappers = COPIES[1] / "src/slurmspawner_wrappers/__init__.py"
+    with edited(wrappers, "# brought in\n"), edited(COPIES[0] / "src/bricsauthenticator/auth.py", "def f(:\n"):
+        done = invoke("reload", *deployment.options, check=False)
+    assert done.returncode == 1
+    assert "slurmspawner_wrappers: src/slurmspawner_wrappers/__init__.py" in done.stdout
+    assert "replacing pod" in invoke("up", *deployment.options, *deployment.settings).stdout
+
+
+def test_reload_has_nothing_to_do_where_nothing_is_edited(deployment: Deployment) -> None:
+    """Containers that carry neither working copies nor seed files (gateway, provider) are left alone."""
+    assert "nothing has been edited" in invoke("reload", *deployment.options).stdout
+
+
+@once
 def test_a_template_is_shown_without_a_restart(deployment: Deployment) -> None:
     """JupyterHub looks at a template's file each time."""
     mark = "{% block login_terms %}edited-just-now{% endblock %}\n"
@@ -485,9 +501,24 @@ def test_a_taken_port_is_named(deployment: Deployment) -> None:
         check=False,
     )
     assert done.returncode == 1
-    assert f"port {port} is taken by container {deployment.status['pod']}-" in done.stderr
+    assert f"port {port} is taken by pod {deployment.status['pod']}:" in done.stderr
     assert "Traceback" not in done.stderr
     assert entry("taken") is None
+
+
+@once
+def test_a_pod_stays_where_its_new_port_is_taken(deployment: Deployment) -> None:
+    """What runs is not taken away for what can't be brought up."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        # After those of the deployment itself: of several the last counts.
+        done = invoke(
+            *("up", *deployment.options, *deployment.settings, "--set", f"publish.jupyterhub=127.0.0.1:{port}"),
+            check=False,
+        )
+    assert done.returncode == 1
+    assert f"publish.jupyterhub: port {port} is taken" in done.stderr
+    assert deployment.health == 200
 
 
 @once

@@ -14,12 +14,13 @@ from hubenvs import bundle
 from hubenvs.errors import HubEnvsError
 
 CONTENT = {"images.tar": b"layers" * 4000, "manifest.yaml": b"kind: Pod\n"}
+RIGHT = {"format": bundle.FORMAT, "env": "dev", "checkout": None, "images": [], "repositories": {}}
 
 
 def made(path: Path, index: object = None, content: dict[str, bytes] | None = None) -> Path:
     """Write a bundle with ``index`` (by default the right one) and ``content``."""
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in CONTENT.items()}
-    right = {"format": bundle.FORMAT, "env": "dev", "files": digests}
+    right = RIGHT | {"files": digests}
     members = {bundle.INDEX: json.dumps(right if index is None else index).encode(), **(content or CONTENT)}
     with tarfile.open(path, "w") as tar:
         for name, data in members.items():
@@ -31,7 +32,7 @@ def made(path: Path, index: object = None, content: dict[str, bytes] | None = No
 
 def test_a_whole_bundle_is_read(tmp_path: Path) -> None:
     """What `bundle` wrote is taken."""
-    assert bundle.read(made(tmp_path / "site.tar"))["env"] == "dev"
+    assert bundle.read(made(tmp_path / "site.tar")).env == "dev"
 
 
 @pytest.mark.parametrize("kept", [0, 100, 1500, 20_000])
@@ -56,6 +57,20 @@ def test_a_damaged_bundle_is_refused(tmp_path: Path, content: dict[str, bytes]) 
     """A file that isn't what the index says, one too many, and one too few."""
     with pytest.raises(HubEnvsError, match="nothing was loaded"):
         bundle.read(made(tmp_path / "site.tar", content=content))
+
+
+@pytest.mark.parametrize(
+    ("index", "where"),
+    [
+        (RIGHT, "files"),
+        (RIGHT | {"files": {}, "images": "all"}, "images"),
+        (RIGHT | {"files": {}, "repositories": {"../else": "abc"}}, "repositories"),
+    ],
+)
+def test_an_index_that_does_not_say_all_is_refused(tmp_path: Path, index: object, where: str) -> None:
+    """Nothing of a bundle is used whose index names no files, or other working copies than there are."""
+    with pytest.raises(HubEnvsError, match=f"bundle.json: {where}.*nothing was loaded"):
+        bundle.read(made(tmp_path / "site.tar", index=index))
 
 
 @pytest.mark.parametrize("index", [{}, [], {"format": "another"}, {"format": bundle.FORMAT}])

@@ -15,7 +15,7 @@ from hubenvs.errors import DefinitionError
 @pytest.mark.parametrize("text", ["x", "-1", "1.5", "", "\u0663", "65536", "9" * 5000])
 def test_an_option_that_is_no_such_number_is_named(text: str) -> None:
     """Neither is a number of something else, or one that Python refuses to read."""
-    with pytest.raises(DefinitionError, match=r"^--port .*not a whole number: one from 1 to 65535$"):
+    with pytest.raises(DefinitionError, match=r"^--port .*: give a whole number from 1 to 65535$"):
         cli.whole("--port", text, range(1, 65536))
 
 
@@ -23,7 +23,7 @@ def test_prod_is_not_touched_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without --yes somebody has to say so at a terminal; other environments are never asked about."""
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     for what in ("up", "down"):
-        with pytest.raises(Exit, match=f"{what} --env prod: there is nobody to ask: give --yes"):
+        with pytest.raises(DefinitionError, match=f"{what} --env prod: there is nobody to ask: give --yes"):
             cli.confirm(what, "prod", yes=False)
         cli.confirm(what, "prod", yes=True)
         cli.confirm(what, "dev_dummyauth", yes=False)

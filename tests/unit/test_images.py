@@ -37,6 +37,18 @@ def test_each_image_stands_on_the_one_below(env: Environment, copies: dict[str, 
     assert builds["slurm"].target == "stage-dev"
 
 
+def test_a_script_that_can_be_run_now_is_another_image(root: Path, copies: dict[str, dict[str, Path]]) -> None:
+    """`chmod +x` is what `build` takes along, so it is part of what the tag stands for."""
+    env = load(root, "dev_dummyauth")
+    script = root / "containers/slurm/files/entrypoint"
+    script.parent.mkdir(parents=True)
+    script.write_text("#!/bin/sh\n")
+    before = by_name(env, copies)
+    script.chmod(0o755)
+    after = by_name(env, copies)
+    assert {name for name, build in after.items() if build.tag != before[name].tag} == {"slurm"}
+
+
 def test_an_edit_changes_only_the_image_that_carries_it(env: Environment, copies: dict[str, dict[str, Path]]) -> None:
     """A changed working copy gives a new hub image, and nothing else."""
     before = by_name(env, copies)
@@ -99,7 +111,8 @@ def test_a_persons_umask_is_no_part_of_an_image(env: Environment, tmp_path: Path
             (context / name).write_text(content)
         (context / name).chmod(mode)
     images.Build("base", "tag", "scratch", context).gather(env, scratch)
-    modes = {str(path.relative_to(scratch)): path.stat().st_mode & 0o777 for path in scratch.rglob("*")}
+    made = [scratch / "context", *(scratch / "context").rglob("*")]
+    modes = {str(path.relative_to(scratch)): path.stat().st_mode & 0o777 for path in made}
     assert modes == {
         "context": 0o755,
         "context/files": 0o755,

@@ -65,7 +65,7 @@ def test_later_layers_win_key_by_key(root: Path) -> None:
         ("hub: {cookie_max_age_days: 1.0e+300}", "hub.cookie_max_age_days: input should be less than or equal to 3650"),
         (
             "repositories: {bricsauthenticator: {url: 'https://u:secret@h/x.git'}}",
-            "local.yaml:1: repositories.bricsauthenticator: its url has a password in it: leave",
+            "local.yaml:1: repositories.bricsauthenticator: its url has a password or token in it: leave",
         ),
         ("publish: {jupyterhub: nowhere}", "publish.jupyterhub: should be address:port"),
         ("publish: {jupyterhub: {127.0.0.1: }}", "publish.jupyterhub: should be address:port"),
@@ -103,6 +103,8 @@ def test_later_layers_win_key_by_key(root: Path) -> None:
         ),
         ("containers: [jupyterhub]\nslurm: {reservations: [{name: a, users: [bob.project1]}]}", "there is no Slurm"),
         ("slurm: {host_aliases: [{ip: here, hostnames: [a]}]}", "slurm.host_aliases.0.ip: 'here' does not appear"),
+        ("repositories: {bricsauthenticator: {url: 'https://token@h/x.git'}}", "password or token in it"),
+        ("debian: {mirror: 'http://u:secret@h/debian'}", "local.yaml:1: debian.mirror"),
         ("slurm: {gpus_per_node: -1}", "local.yaml:1: slurm.gpus_per_node"),
         ("repositories: {bricsauthenticator: {url: --upload-pack=x}}", "repositories.bricsauthenticator.url"),
         ("images: {slurm: {image: example.org/slurm:1}}", "local.yaml:1: images.slurm.image: "),

@@ -13,6 +13,7 @@ from hubenvs.ready import nodes_answer
         ("idle\nidle", True),
         ("mix", True),
         ("alloc\ndrain\ndrng\nresv", True),
+        ("mix- alloc$", True),
         ("", False),
         ("idle\nidle*", False),
         ("mix*", False),

@@ -23,6 +23,42 @@ def test_a_damaged_secret_is_refused_and_does_not_keep_the_folder(tmp_path: Path
     assert state.read_secrets(folder) == {"crypt_keys": "kept"}
 
 
+def test_secrets_outlive_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the two renames that put new ones in place, the old ones are put back; after a kill they are found."""
+    folder = tmp_path / "env"
+    state.write_secrets(folder, {"crypt_keys": "old"})
+    rename = Path.rename
+
+    def interrupted(path: Path, target: Path) -> Path:
+        if path.name == state.NEW:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            state.write_secrets(folder, {"crypt_keys": "new"})
+    assert state.read_secrets(folder) == {"crypt_keys": "old"}
+
+    (folder / state.SECRETS).rename(folder / state.OLD)  # as a kill would have left them
+    (folder / state.NEW).mkdir()
+    assert state.read_secrets(folder) == {"crypt_keys": "old"}
+    state.write_secrets(folder, {"crypt_keys": "new"})
+    assert [path.name for path in folder.iterdir()] == [state.SECRETS]
+
+
+def test_a_lock_whose_folder_is_gone_locks_nothing(tmp_path: Path) -> None:
+    """`down` removes the folder that it has locked: who has opened that lock meanwhile does not take it for theirs."""
+    folder = tmp_path / "env"
+    with state.lock(folder):
+        state.remove(folder)
+        with state.lock(folder):
+            pass
+        assert not folder.exists()
+        (folder / state.SECRETS).mkdir(parents=True)
+    assert (folder / state.SECRETS).is_dir()
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff", b'{"jupyterhub": null}'])
 def test_a_damaged_record_is_refused(tmp_path: Path, content: bytes) -> None:
     """What isn't a mapping of text is named instead of read."""
