@@ -51,6 +51,10 @@ HELP = {
 }
 
 
+# Tasks that may leave something half done when they are interrupted.
+CHANGING = {"up", "build", "volumes", "secrets", "play", "load"}
+
+
 def task(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """Return Invoke's task decorator, with our help texts and our errors: one line and an exit status."""
 
@@ -70,7 +74,8 @@ def task(**options: Any) -> Callable[[Callable[..., Any]], Any]:
                 raise Exit(f"error: {where}{error.strerror or error}", code=1) from None
             except KeyboardInterrupt as error:
                 number = error.args[0] if error.args else signal.SIGINT
-                text = "interrupted; `invoke up` goes on from here, `invoke down` removes what there is"
+                changes = function.__name__ in CHANGING
+                text = "interrupted" + ("; `invoke up` continues, `invoke down` cleans up" if changes else "")
                 raise Exit(text, code=128 + number) from None
 
         names = {

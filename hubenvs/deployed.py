@@ -123,7 +123,7 @@ def refuse_foreign(env: Environment, deployed: Deployed) -> None:
     if deployed.checkout != checkout_id(env.root) or deployed.environment != env.name:
         whose = "another checkout" if deployed.environment == env.name else f"environment {deployed.environment}"
         raise StateError(
-            f"{env.pod} is up already, from {whose}", "give this one a name of its own with --instance NAME"
+            f"{env.pod} is up already, brought up from {whose}", "give this one a name of its own with --instance NAME"
         )
     hint = "it isn't ours to touch: remove it by hand, or take --instance NAME"
     there = deployed.there

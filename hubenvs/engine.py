@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 OLDEST = (4, 3)
 # What Git sets for its hooks (githooks(5)): the working copies are other repositories than the one it runs them for.
 GIT_HOOK = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR"}
-# Seconds: what only asks podman something answers at once, unless it is stuck; what changes something takes longer; a
-# program that is told to end has its own to tidy up.
+# Seconds: a question to podman is answered at once, unless it hangs; a change takes longer; and a program that is told
+# to end has its own to clean up.
 ANSWER, LONGEST, GRACE = 30, 600, 5
 
 
@@ -142,7 +142,7 @@ class Engine:
         return result
 
     def relay(self, endpoint: Endpoint, argv: Sequence[str]) -> None:
-        """Listen on ``endpoint`` until interrupted; whoever comes talks to an ``argv`` of their own."""
+        """Listen on ``endpoint`` until interrupted; each connection is served by a new process that runs ``argv``."""
         family = socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET
         open_ones: list[tuple[socket.socket, subprocess.Popen[bytes]]] = []
         try:
@@ -214,7 +214,7 @@ class Engine:
         return done.returncode == 0
 
     def holdings(self) -> Holdings:
-        """Return what there is now."""
+        """Return podman's current pods, containers, volumes and names of secrets."""
         pods, containers, volumes, secrets = self.at_once(
             (
                 lambda: self.json(("podman", "pod", "ps", "--format=json")),

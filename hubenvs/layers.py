@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -78,8 +79,9 @@ class _Lines(yaml.SafeLoader):
         return result
 
 
+@functools.lru_cache(maxsize=16)  # base.yaml is below every environment, and takes longest of all
 def parse_yaml(text: str, label: str) -> Source:
-    """Return the mapping that the YAML ``text`` holds, ``label`` being its name in errors.
+    """Return the mapping that the YAML ``text`` holds, ``label`` being its name in errors; nobody may change it.
 
     Raises DefinitionError with the line number if it doesn't parse, has a key twice, or isn't one mapping.
     """

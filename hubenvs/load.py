@@ -58,7 +58,7 @@ class ConfigMap:
 def parse_config_map(text: str, label: str) -> ConfigMap:
     """Return what the only ConfigMap among the YAML documents in ``text`` says.
 
-    Raises DefinitionError with the line number for a key that stands for nothing here, or a value that isn't text.
+    Raises DefinitionError with the line number for a key that has no meaning here, or a value that isn't text.
     """
     documents = parse_documents(text, label)
     found = [item for item in documents if isinstance(item[0], dict) and item[0].get("kind") == "ConfigMap"]
@@ -73,7 +73,7 @@ def parse_config_map(text: str, label: str) -> ConfigMap:
         where = f"{label}:{lines['data', key]}: data.{key}"
         if key not in (*CONFIG_MAP_KEYS, USERS_KEY, PASSWORD_KEY):
             known = suggestion(str(key), (*CONFIG_MAP_KEYS, USERS_KEY, PASSWORD_KEY))
-            raise DefinitionError(f"{where}: stands for nothing here", known)
+            raise DefinitionError(f"{where}: has no meaning here", known)
         if not isinstance(value, str) or not (value := value.strip()):
             raise DefinitionError(f"{where}: should be text", "quote it, or leave the key out")
         if key == USERS_KEY:
@@ -100,7 +100,7 @@ def parse_dev_users(text: str, label: str) -> tuple[DevUser, ...]:
         except ValueError as error:
             raise DefinitionError(f"{label}:{number}: {error}", "correct the line") from error
         if name in found:
-            raise DefinitionError(f"{label}:{number}: {name!r} stands on line {found[name][1]} already", "remove one")
+            raise DefinitionError(f"{label}:{number}: {name!r} is on line {found[name][1]} already", "remove one")
         found[name] = (dev_user, number)
     if not found:
         raise DefinitionError(f"{label}: no dev user in it", "add a line such as alice.project1")
@@ -117,7 +117,9 @@ def write_dev_users(root: Path, name: str, users: str) -> None:
     given = parse_dev_users(users.replace(",", "\n"), "--users")
     path = known(root, name) / "dev_users"
     if path.exists() and parse_dev_users(read_text(path, root), shown(path, root)) != given:
-        raise DefinitionError(f"--users: {shown(path, root)} is there and has others", "edit or remove that file")
+        raise DefinitionError(
+            f"--users: {shown(path, root)} already exists, with other accounts", "edit or remove that file"
+        )
     if not path.exists():
         path.write_text("".join(f"{user.account}\n" for user in given))
 
@@ -252,7 +254,7 @@ def _read_dev_users(path: Path, root: Path) -> tuple[DevUser, ...]:
         example = path.with_name(f"{path.name}.example")
         how = f"`cp {shown(example, root)} {shown(path, root)}`" if example.exists() else "make it"
         up = f"invoke up --env {path.parent.name} --users alice.project1,bob.project1"
-        raise DefinitionError(f"{shown(path, root)}: not there", f"{how}, or `{up}`")
+        raise DefinitionError(f"{shown(path, root)}: does not exist", f"{how}, or `{up}`")
     return parse_dev_users(read_text(path, root), shown(path, root))
 
 
@@ -262,7 +264,7 @@ def _definition_error(error: ValidationError, origin: Mapping[KeyPath, str], lab
     if absent:
         keys = ", ".join(".".join(map(str, key)) for key in absent)
         local = label.replace("env.yaml", "local.yaml")
-        return DefinitionError(f"{origin.get(absent[0], label)}: {keys}: not set", f"say it in {local}")
+        return DefinitionError(f"{origin.get(absent[0], label)}: {keys}: not set", f"set it in {local}")
     first = error.errors()[0]
     problem = PROBLEMS.get(first["type"], first["msg"]).removeprefix("Value error, ")
     key = ".".join(map(str, first["loc"]))

@@ -124,7 +124,7 @@ def wait(env: Environment, engine: Engine, console: Console, timeout: float | No
                         engine.logs(env.container(probe.container)),
                     )
                 time.sleep(INTERVAL)
-    console.say("wait", f"{', '.join(probe.name for probe in found)} answer after {time.monotonic() - started:.1f} s")
+    console.say("wait", f"ready after {time.monotonic() - started:.1f} s: {', '.join(probe.name for probe in found)}")
     if wanted := {item.name for item in env.slurm.reservations}:
         listing = engine.run(exec_argv(env.container("slurm"), "scontrol", "show", "reservation"), check=False).text
         for name in sorted(wanted - set(re.findall(r"^ReservationName=(\S+)", listing, re.MULTILINE))):

@@ -128,7 +128,7 @@ class Suite:
             builds = self.build()
             with self.console.busy("push", registry):
                 pushed = images.push(self.env, builds, registry, self.engine)
-        self.console.say("push", f"{len(pushed)} images; in local.yaml of those who are to run them:")
+        self.console.say("push", f"{len(pushed)} images; add this to the local.yaml of whoever runs them:")
         print("images:")
         for name, reference in pushed.items():
             print(f"  {name}: {{image: {reference!r}}}".replace("'", '"'))
@@ -285,12 +285,12 @@ class Suite:
         absent = images.missing(builds, self.engine)
         scratch = Path(tempfile.gettempdir()) / "hubenvs-XXXX"
         for build in builds:
-            say("build", f"{build.tag}" + ("" if build in absent else " (there)"))
+            say("build", f"{build.tag}" + ("" if build in absent else " (exists)"))
             for command in build.commands(env, scratch) if build in absent else ():
                 self._show(command)
         there = self.engine.volume_names()
         for volume in env.volumes:
-            say("volumes", volume.name + (" (there)" if volume.name in there else ""))
+            say("volumes", volume.name + (" (exists)" if volume.name in there else ""))
             if volume.name not in there:
                 self._show(volume_argv(volume.name, env.labels))
             if volume.seeded:

@@ -50,7 +50,7 @@ class Walk:
             if container not in self.env.containers:  # a site's own: what the hub says of it
                 container = "jupyterhub"
             raise StateError(
-                f"verify: the hop '{name}' broke: {text}",
+                f"verify: hop '{name}' failed: {text}",
                 f"`invoke logs {self.env.options} --container {container}` shows more",
                 (*details, *self.engine.logs(self.env.container(container), 8)),
             ) from error
@@ -114,7 +114,8 @@ def log_in(env: Environment, token: str | None = None) -> Callable[[HubUser], No
     if env.gateway_url:
         return lambda user: user.log_in_at_provider(env.user)
     raise StateError(
-        f"{env.name}: nobody here can log in at {env.issuer}", "give one of its ID tokens with --token-file"
+        f"{env.name}: there is no way to log in at {env.issuer} from here",
+        "give one of its ID tokens with --token-file",
     )
 
 

@@ -172,7 +172,7 @@ def test_up_goes_on_where_a_signal_ended_it(deployment: Deployment, stage: str, 
         process.send_signal(number)
         output = process.stdout.read()
         assert process.wait(20) == 128 + number, output
-    assert "interrupted; `invoke up` goes on from here" in output
+    assert "interrupted; `invoke up` continues" in output
     assert "Traceback" not in output
     invoke("up", *deployment.options, *deployment.settings)
     assert (entry(deployment.instance) or {})["state"] == "up"

@@ -28,14 +28,14 @@ def test_another_environments_pod_of_the_same_name_is_not_taken_over(env: Enviro
     """dev_dummyauth's instance `extslurm` would have the name of dev_dummyauth_extslurm's pod."""
     there = holdings(env, **{LABEL_ENVIRONMENT: "another_one"})
     found = deployed.look(there, env.root, env.name, env.instance)
-    with pytest.raises(StateError, match=r"is up already, from environment another_one: .*--instance"):
+    with pytest.raises(StateError, match=r"is up already, brought up from environment another_one: .*--instance"):
         deployed.refuse_foreign(env, found)
 
 
 def test_another_checkouts_pod_is_not_taken_over(env: Environment) -> None:
     """Two clones on one host have the same names."""
     found = deployed.look(holdings(env, **{LABEL_CHECKOUT: "other"}), env.root, env.name, env.instance)
-    with pytest.raises(StateError, match=r"is up already, from another checkout: .*--instance"):
+    with pytest.raises(StateError, match=r"is up already, brought up from another checkout: .*--instance"):
         deployed.refuse_foreign(env, found)
 
 

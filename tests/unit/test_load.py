@@ -134,7 +134,7 @@ def test_a_bad_definition_names_file_line_and_key(root: Path, text: str, error: 
     [
         (
             "",
-            "extslurm/env.yaml:4: slurm.ssh_hostname, slurm.hub_connect_url: not set: say it in envs/",
+            "extslurm/env.yaml:4: slurm.ssh_hostname, slurm.hub_connect_url: not set: set it in envs/",
         ),
         ("slurm: {ssh_hostname: a, hub_connect_url: http://b:8081}", "publish.hub-api: an address of this host that"),
         (
@@ -161,7 +161,7 @@ def test_prod_guesses_nothing(root: Path) -> None:
         load(root, "prod")
     (row,) = (row for row in describe(root) if row["env"] == "prod")
     assert (row["stage"], row["auth"], row["can_run"]) == ("prod", "oidc", False)
-    assert "not set: say it in envs/prod/local.yaml" in row["why_not"]
+    assert "not set: set it in envs/prod/local.yaml" in row["why_not"]
     local.write_text(example.replace("server_address", "# server_address"))
     with pytest.raises(DefinitionError, match=r"zenith\.server_address: not set"):
         load(root, "prod")
@@ -222,7 +222,7 @@ def test_an_existing_config_map_lies_between_the_files_and_set(root: Path) -> No
     [
         (
             config_map("  loglevel: INFO"),
-            "deploy.yaml:7: data.loglevel: stands for nothing here: did you mean 'logLevel'?",
+            "deploy.yaml:7: data.loglevel: has no meaning here: did you mean 'logLevel'?",
         ),
         (config_map("  logLevel: LOUD"), "deploy.yaml:7: data.logLevel: log_level: input should be 'DEBUG', 'INFO'"),
         (config_map("  logLevel: 10"), "deploy.yaml:7: data.logLevel: should be text"),
@@ -267,7 +267,7 @@ def test_a_long_dev_user_is_refused() -> None:
 
 def test_a_repeated_or_missing_dev_user_is_refused() -> None:
     """A name given twice names both lines; an empty list says what to add, and there is an end to a long one."""
-    with pytest.raises(DefinitionError, match=r"dev_users:3: 'a\.p1' stands on line 1"):
+    with pytest.raises(DefinitionError, match=r"dev_users:3: 'a\.p1' is on line 1"):
         parse_dev_users("a.p1\nb.p1\na.p1\n", "dev_users")
     with pytest.raises(DefinitionError, match="no dev user in it"):
         parse_dev_users("# nobody\n", "dev_users")
