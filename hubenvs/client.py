@@ -130,20 +130,23 @@ class HubUser:
         answer = self.http.request(method, f"{self.url}/hub/api{path}", headers=self._bearer, json=body)
         return self._ok(answer, f"{method} /hub/api{path}")
 
-    def spawn_form(self) -> tuple[dict[str, str], dict[str, list[str]]]:
-        """Return the fields of the spawn form with their values, and the choices of each select."""
-        return form_fields(self.page("/hub/spawn").text)
+    def spawn_form(self, server: str = "") -> tuple[dict[str, str], dict[str, list[str]]]:
+        """Return the fields of the spawn form of ``server`` with their values, and the choices of each select."""
+        return form_fields(self.page(self._spawn_path(server)).text)
 
     def spawn(self, choices: Mapping[str, str], server: str = "") -> None:
         """Send the spawn form filled with ``choices``; returns when the hub has taken it."""
-        path = f"/hub/spawn/{self.name}/{server}" if server else "/hub/spawn"
-        fields, _ = form_fields(self.page(path).text)
+        path = self._spawn_path(server)
+        fields, _ = self.spawn_form(server)
         fields.pop("_xsrf", None)  # belongs into the URL only
         answer = self.http.post(
             f"{self.url}{path}", params={"_xsrf": self._xsrf()}, data={**fields, **choices}, follow_redirects=False
         )
         if answer.status_code != 302:
             raise StateError(f"POST {path} answered {answer.status_code}", details=_message(answer.text))
+
+    def _spawn_path(self, server: str) -> str:
+        return f"/hub/spawn/{self.name}/{server}" if server else "/hub/spawn"
 
     def server(self, server: str = "") -> dict[str, Any] | None:
         """Return the user's ``server`` as the hub's API describes it, or None."""
@@ -184,9 +187,9 @@ class HubUser:
         raise StateError(f"the spawn's events ended, with status {answer.status_code}")
 
     def stop(self, timeout: float, server: str = "") -> None:
-        """Stop ``server`` and wait until the hub says that it has."""
+        """Stop ``server``, forget it if it has a name, and wait until the hub says that it has."""
         path = f"/users/{self.name}/servers/{server}" if server else f"/users/{self.name}/server"
-        self.api("DELETE", path)
+        self.api("DELETE", path, {"remove": True} if server else None)
         deadline = time.monotonic() + timeout
         while self.server(server) is not None:
             if time.monotonic() > deadline:

@@ -22,6 +22,7 @@ from .model import PASSWORD_KEY, Environment
 START_TIMEOUT = 90
 STOP_TIMEOUT = 30
 TIDY_TIMEOUT = 10
+SERVER = "verify"  # the name of the server that is started beside one that the user has
 # What a hop may break with.
 BROKEN = (HubEnvsError, OSError, ValueError, LookupError, httpx.HTTPError, WebSocketException)
 
@@ -29,9 +30,11 @@ BROKEN = (HubEnvsError, OSError, ValueError, LookupError, httpx.HTTPError, WebSo
 class Walk:
     """The way from the page to the kernel and back; remembers each hop and how long it took."""
 
-    def __init__(self, env: Environment, engine: Engine) -> None:
+    def __init__(self, env: Environment, engine: Engine, user: HubUser) -> None:
         self.env = env
         self.engine = engine
+        self.user = user
+        self.server = ""  # the name of the server that is started; empty: the user's default one
         self.hops: list[tuple[str, str, str]] = []
 
     @contextmanager
@@ -90,10 +93,10 @@ def verify(
     if where is None:
         raise StateError(f"{env.name} publishes no hub", "say with --url where people find it")
     ready.require_running(env, engine)
-    walk = Walk(env, engine)
     with HubUser(where) as user, console.busy("verify", where):
+        walk = Walk(env, engine, user)
         try:
-            _walk(walk, user, log_in(env, token))
+            _walk(walk, log_in(env, token))
         finally:
             console.table(("hop", "time", "seen"), walk.hops)
     console.say("verify", f"{len(walk.hops)} hops, all well")
@@ -119,18 +122,17 @@ def log_in(env: Environment, token: str | None = None) -> Callable[[HubUser], No
     )
 
 
-def _walk(walk: Walk, user: HubUser, log_in: Callable[[HubUser], None]) -> None:
-    env, engine = walk.env, walk.engine
+def _walk(walk: Walk, log_in: Callable[[HubUser], None]) -> None:
+    env, engine, user = walk.env, walk.engine, walk.user
     with walk.hop("page", "gateway" if env.gateway_url else "jupyterhub"):
         # Who brings no token to the hub's own port is turned away at the log-in.
         user.page("/hub/health" if env.auth.at_provider else "/hub/login")
     with walk.hop("login", "jupyterhub") as seen:
         log_in(user)
         seen.append(user.name)
-    if user.server() is not None:
-        raise StateError(f"verify: {user.name} has a server already", f"stop it at {user.url}/hub/home")
+    walk.server = _server_of_its_own(env, user)
     with walk.hop("form", "jupyterhub") as seen:
-        _, options = user.spawn_form()
+        _, options = user.spawn_form(walk.server)
         project = options["brics_project"][0]
         seen.append(project)
     account = f"{user.name}.{project.partition('.')[0]}"
@@ -140,54 +142,66 @@ def _walk(walk: Walk, user: HubUser, log_in: Callable[[HubUser], None]) -> None:
         wrapper = f"{env.slurm.wrappers_bin}/slurmspawner_squeue"
         engine.run(walk.as_hub("sudo", "-n", "-l", "-u", account, wrapper))
         seen.append(account)
-    with _none_left(user):
+    with _none_left(walk):
         started = time.monotonic()
         if "slurm" in env.containers:
-            _submitted(walk, user, project, account)
+            _submitted(walk, project, account)
         else:  # what a site's queue has in it is the site's
             with walk.hop("sbatch", "jupyterhub"):
-                user.spawn({"brics_project": project})
+                user.spawn({"brics_project": project}, walk.server)
         with walk.hop("callback", "slurm"):
-            user.wait_ready(START_TIMEOUT)
+            user.wait_ready(START_TIMEOUT, walk.server)
         with walk.hop("proxy", "jupyterhub") as seen:
-            seen.append(f"JupyterLab's server {user.notebook_api('GET', '').json()['version']}")
+            seen.append(f"JupyterLab's server {user.notebook_api('GET', '', walk.server).json()['version']}")
             seen.append(f"({time.monotonic() - started:.1f} s since the form)")
-        with walk.hop("kernel", "slurm") as seen, user.kernel() as execute:
+        with walk.hop("kernel", "slurm") as seen, user.kernel(walk.server) as execute:
             printed = execute("import getpass, os\nprint(6 * 7, getpass.getuser(), os.environ['SLURM_JOB_ID'])")
             answer, who, job = printed.split()
             if (answer, who) != ("42", account):
                 raise StateError(f"the kernel printed {printed!r}, not 42 {account}")
             seen.append(printed.strip())
         with walk.hop("stop", "jupyterhub"):
-            user.stop(STOP_TIMEOUT)
+            user.stop(STOP_TIMEOUT, walk.server)
     stopped = time.monotonic()
     with walk.hop("gone", "slurm"):
         while not walk.is_gone(job, account):
             _not_longer_than(STOP_TIMEOUT, stopped, f"job {job} is still there")
 
 
+def _server_of_its_own(env: Environment, user: HubUser) -> str:
+    """Return the name of a server that ``user`` doesn't have: the default one, or if that is in use a named one.
+
+    Raises StateError if there is none that could be started.
+    """
+    names = ("", SERVER) if env.hub.named_servers else ("",)
+    for name in names:
+        if user.server(name) is None:
+            return name
+    raise StateError(f"verify: {user.name} has a server already", f"stop it at {user.url}/hub/home")
+
+
 @contextmanager
-def _none_left(user: HubUser) -> Iterator[None]:
-    """Stop the server that ``user`` has if the block, which starts it, doesn't come to its end."""
+def _none_left(walk: Walk) -> Iterator[None]:
+    """Stop the server that the block starts if the block doesn't come to its end."""
     try:
         yield
     except BaseException:
         with suppress(*BROKEN):  # what broke is what is told
-            user.wait_ready(TIDY_TIMEOUT)  # the hub doesn't stop a server that is starting
-            user.stop(STOP_TIMEOUT)
+            walk.user.wait_ready(TIDY_TIMEOUT, walk.server)  # the hub doesn't stop a server that is starting
+            walk.user.stop(STOP_TIMEOUT, walk.server)
         raise
 
 
-def _submitted(walk: Walk, user: HubUser, project: str, account: str) -> None:
+def _submitted(walk: Walk, project: str, account: str) -> None:
     """Send the spawn form for ``project``, and follow its job in our own Slurm until it runs."""
     before = set(walk.jobs(account))
     started = time.monotonic()
     with walk.hop("sbatch", "jupyterhub") as seen:
-        user.spawn({"brics_project": project})
+        walk.user.spawn({"brics_project": project}, walk.server)
         job = ""
         while not job:
             job = next(iter(set(walk.jobs(account)) - before), "")
-            _not_longer_than(START_TIMEOUT, started, "no job was submitted", user)
+            _not_longer_than(START_TIMEOUT, started, "no job was submitted", walk)
         seen.append(f"job {job}")
     with walk.hop("node", "slurm") as seen:
         status = ("", "")
@@ -195,14 +209,14 @@ def _submitted(walk: Walk, user: HubUser, project: str, account: str) -> None:
             status = walk.jobs(account).get(job, ("gone", ""))
             if status[0] == "gone":
                 raise StateError(f"job {job} ended at once", details=_job_log(walk.env, walk.engine, account, job))
-            _not_longer_than(START_TIMEOUT, started, f"job {job} is {status[0]}", user)
+            _not_longer_than(START_TIMEOUT, started, f"job {job} is {status[0]}", walk)
         seen.append(status[1])
 
 
-def _not_longer_than(seconds: float, since: float, otherwise: str, user: HubUser | None = None) -> None:
+def _not_longer_than(seconds: float, since: float, otherwise: str, spawning: Walk | None = None) -> None:
     """Rest a moment; raise StateError saying ``otherwise`` once ``seconds`` have passed, or if the spawn has failed."""
-    if user is not None and user.server() is None:
-        user.wait_ready(0)  # raises with the hub's own words
+    if spawning is not None and spawning.user.server(spawning.server) is None:
+        spawning.user.wait_ready(0, spawning.server)  # raises with the hub's own words
     if time.monotonic() - since > seconds:
         raise StateError(f"{otherwise} after {seconds:g} s")
     time.sleep(0.05)
