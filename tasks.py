@@ -74,8 +74,7 @@ def volumes(ctx: Context, env: str | None = None, instance: str | None = None, s
     """Make the volumes and bring changed seed files into them; what was edited in a volume is kept."""
     suite = open_suite(ctx, env, instance, set_)
     with suite.locked():
-        suite.look()
-        suite.volumes()
+        suite.volumes(suite.look())
 
 
 @task(

@@ -227,10 +227,6 @@ class Engine:
         containers = [container for container in containers if not container.get("IsInfra")]
         return Holdings(pods, containers, volumes, frozenset(secrets))
 
-    def volume_names(self) -> set[str]:
-        """Return the names of all volumes, whoever made them."""
-        return set(self.run(("podman", "volume", "ls", "--quiet"), timeout=ANSWER).text.split())
-
     def logs(self, container: str, lines: int = 20) -> list[str]:
         """Return the last ``lines`` lines that ``container`` wrote."""
         done = self.run(("podman", "logs", "--tail", str(lines), container), check=False)

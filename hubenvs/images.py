@@ -21,7 +21,7 @@ from .engine import Engine
 from .errors import CommandError, DefinitionError, StateError
 from .host import build_caches, ca_bundle, make_build_caches
 from .model import Environment
-from .names import PART_OF, REPOSITORIES, TUNNEL, WORKING_COPIES, digest
+from .names import CONTAINERS, PART_OF, REPOSITORIES, TUNNEL, WORKING_COPIES, digest
 
 # Each of our images and what it stands on, in the order in which they can be built.
 CHAIN = {
@@ -34,9 +34,7 @@ CHAIN = {
     "gateway": "debian-base",
     "accounting": "debian-base",
 }
-# What containers run: nothing else stands on it. Those made here have the files of containers/common too.
-PRODUCTS = (CHAIN.keys() - CHAIN.values() - {"tools"}) | {TUNNEL}
-COMMON = "common"
+COMMON = "common"  # the folder of files that the images of all containers made here have
 # A copy of the file of certificates that this host trusts, for builds: what lies beside that is not their business.
 CERTIFICATES = "certificates/ca-certificates.crt"
 _NOTE = "note: "
@@ -72,7 +70,7 @@ class Build:
         contexts = {name: str(scratch / name) for name in self.copies}
         if self.tools:
             contexts["tools"] = f"container-image://{self.tools}"
-        if self.name in PRODUCTS:
+        if self.name in CONTAINERS:
             contexts[COMMON] = str(scratch / COMMON)
         return (
             build_argv(
@@ -96,7 +94,7 @@ class Build:
             return
         left_out = shutil.ignore_patterns(WORKING_COPIES, *REPOSITORIES, "__pycache__")
         shutil.copytree(self.context, scratch / "context", ignore=left_out)
-        if self.name in PRODUCTS:
+        if self.name in CONTAINERS:
             shutil.copytree(env.root / "containers" / COMMON, scratch / COMMON)
         for name, paths in self.copies.items():
             repositories.copy(paths, scratch / name)
@@ -141,7 +139,7 @@ def plan(env: Environment, copies: Mapping[str, Mapping[str, Path]], has_mmdebst
         base = tag
     references["debian-base"] = base or f"docker.io/library/debian:{env.debian.release}-slim"
     for name, below in CHAIN.items():
-        product = name.removesuffix("-base")
+        product = _container(name)
         if name != "tools" and product not in env.containers:
             continue
         if reference := env.images.image(product):
@@ -157,13 +155,18 @@ def plan(env: Environment, copies: Mapping[str, Mapping[str, Path]], has_mmdebst
         content = _content(archive.paths(context, skip=(WORKING_COPIES, *REPOSITORIES)))
         copied = {f"{repository}/{path}": file for repository, files in carried.items() for path, file in files.items()}
         tools = references.get("tools")
-        recipe = digest(reference, tools or "", stage or "", content, common if name in PRODUCTS else {})
+        recipe = digest(reference, tools or "", stage or "", content, common if name in CONTAINERS else {})
         references[name] = tag = _tag(name, digest(recipe, _content(copied)), stage)
         target = f"stage-{stage}" if stage else None
         builds.append(Build(name, tag, reference, context, target, tools, carried, recipe))
     if TUNNEL in env.containers:
         builds.append(_pulled(TUNNEL, env.zenith.image))
     return tuple(builds)
+
+
+def _container(image: str) -> str:
+    """Return which container ``image`` is made for, if it is made for one."""
+    return image.removesuffix("-base")
 
 
 def _content(files: Mapping[str, Path]) -> dict[str, bytes]:
@@ -198,7 +201,7 @@ def of_containers(env: Environment, builds: tuple[Build, ...]) -> dict[str, Buil
 def missing(builds: tuple[Build, ...], engine: Engine) -> tuple[Build, ...]:
     """Return those of ``builds`` that have to be made, without what is only underneath an image that is there."""
     by_tag = {build.tag: build for build in builds}
-    products = [build.tag for build in builds if build.name in PRODUCTS]
+    products = [build.tag for build in builds if build.name in CONTAINERS]
     there = engine.at_once([partial(engine.has_image, tag) for tag in products])
     needed = {tag for tag, found in zip(products, there, strict=True) if not found}
     for build in reversed(builds):  # from what stands on top to what is underneath
@@ -220,7 +223,7 @@ def build(env: Environment, engine: Engine, console: Console) -> tuple[Build, ..
         return builds
     engine.version()
     make_build_caches()
-    chains = [[item for item in to_do if item.name.startswith(name)] for name in env.containers]
+    chains = [[item for item in to_do if _container(item.name) == name] for name in env.containers]
     first = [item for item in to_do if not any(item in chain for chain in chains)]
     with console.busy("build", ", ".join(item.name for item in to_do)):
         for item in first:

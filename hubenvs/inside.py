@@ -63,7 +63,7 @@ def export_volume(env: Environment, engine: Engine, console: Console, suffix: st
     if suffix not in by_suffix:
         raise DefinitionError(f"--volume {suffix}: {env.name} has no such volume", suggestion(suffix, by_suffix))
     name = by_suffix[suffix].name
-    if name not in engine.volume_names():
+    if name not in engine.holdings().volume_names:
         raise StateError(f"volume {name} is not there", f"invoke volumes {env.options}")
     with state.writing(output) as stream:
         engine.run(volume_data_argv("export", name), timeout=None, stdout=stream)

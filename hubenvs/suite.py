@@ -79,9 +79,9 @@ class Suite:
         """Build the images that are missing, and return what all of them are."""
         return images.build(self.env, self.engine, self.console)
 
-    def volumes(self) -> None:
-        """Make and seed the volumes."""
-        volumes.make_volumes(self.env, self.engine, self.console)
+    def volumes(self, found: Deployed) -> None:
+        """Make and seed the volumes that aren't ``found``, and bring changed seed files into the others."""
+        volumes.make_volumes(self.env, found.there.volume_names, self.engine, self.console)
 
     def secrets(self, rotate: bool = False) -> dict[str, str]:
         """Make the secrets if they aren't there, or anew, and return them."""
@@ -186,7 +186,7 @@ class Suite:
             found = self.preflight()
             self.clone()
             builds = self.build()
-            self.volumes()
+            self.volumes(found)
             values = self.secrets()
             played = self._play_where_free(builds, values, found)
             with ThreadPoolExecutor() as pool:
@@ -288,7 +288,7 @@ class Suite:
             say("build", f"{build.tag}" + ("" if build in absent else " (exists)"))
             for command in build.commands(env, scratch) if build in absent else ():
                 self._show(command)
-        there = self.engine.volume_names()
+        there = self._find().there.volume_names
         for volume in env.volumes:
             say("volumes", volume.name + (" (exists)" if volume.name in there else ""))
             if volume.name not in there:

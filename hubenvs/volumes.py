@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Container
 from functools import partial
 from pathlib import Path
 
@@ -40,9 +41,8 @@ def seed_source(env: Environment, volume: Volume, name: str) -> Path | None:
     return next((path for path in found if path.is_file()), None)
 
 
-def make_volumes(env: Environment, engine: Engine, console: Console) -> None:
-    """Make the volumes of ``env`` that aren't there, and bring changed seed files into those that are."""
-    there = engine.volume_names()
+def make_volumes(env: Environment, there: Container[str], engine: Engine, console: Console) -> None:
+    """Make the volumes of ``env`` that aren't among ``there``, and bring changed seed files into those that are."""
     seed = seeds(env)
 
     def make(volume: Volume) -> list[str]:
