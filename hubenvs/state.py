@@ -171,7 +171,7 @@ def read_record(folder: Path) -> dict[str, str]:
     except ValueError:
         record = None
     if not isinstance(record, dict) or not all(isinstance(value, str) for value in record.values()):
-        raise StateError(f"{path}: damaged", "remove it; only a port chosen before is forgotten")
+        raise StateError(f"{path}: damaged", "remove it: the next `up` chooses ports anew, and may replace the pod")
     return record
 
 
