@@ -128,7 +128,7 @@ class Bench:
             deployed.clear(self.suite.look(), self.engine)
             _, found["play, without its start"] = timed(self.suite.play, self.page)
             deployed.clear(self.suite.look(), self.engine)
-            argv, text = play_argv(self.engine.version(), rootless()), render.dump(manifest).encode()
+            argv, text = play_argv(self.engine.network), render.dump(manifest).encode()
             _, found["plain play"] = timed(lambda: self.engine.run(argv, stdin=text), self.page)
             time.sleep(IDLE)
         finally:

@@ -96,12 +96,18 @@ def volume_data_argv(action: str, name: str, system: str = platform.system()) ->
     return (*through, "podman", "volume", action, name, *target)
 
 
-def play_argv(version: tuple[int, ...], rootless: bool) -> Argv:
+def pod_network(version: tuple[int, ...], rootless: bool, has_pasta: bool) -> str:
+    """Return the network that podman ``version`` gives a pod; ``has_pasta``: that program is installed."""
+    if not rootless:
+        return "bridge"
+    return "pasta" if version >= (5, 0) and has_pasta else "slirp4netns"
+
+
+def play_argv(network: str) -> Argv:
     """Return the command that plays a manifest given on stdin.
 
     The network is named: left to itself podman makes `podman-default-kube-network`, and keeps it.
     """
-    network = ("slirp4netns" if version < (5, 0) else "pasta") if rootless else "bridge"
     return ("podman", "kube", "play", "--quiet", "--network", network, "-")
 
 

@@ -12,7 +12,6 @@ from .console import Console
 from .deployed import Deployed
 from .engine import Engine
 from .errors import CommandError, StateError
-from .host import rootless
 from .model import PASSWORD_KEY, Environment
 from .names import LABEL_DIGEST, LABEL_RECIPE
 
@@ -91,7 +90,7 @@ def play(
     # The volumes are there by now, and podman 4.3 refuses a claim for one that is.
     played = [document for document in manifest if document["kind"] != "PersistentVolumeClaim"]
     try:
-        engine.run(play_argv(engine.version(), rootless()), stdin=render.dump(played).encode(), whole=True)
+        engine.run(play_argv(engine.network), stdin=render.dump(played).encode(), whole=True)
     except BaseException as error:
         deployed.clear(deployed.look(engine.holdings(), env.root, env.name, env.instance), engine)
         if isinstance(error, CommandError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import threading
@@ -16,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from . import state
+from .commands import pod_network
 from .errors import CommandError, StateError, quoted
-from .host import containers_conf
+from .host import containers_conf, rootless
 from .names import LABEL_INSTANCE, LABEL_PART_OF, PART_OF
 
 if TYPE_CHECKING:
@@ -202,6 +204,11 @@ class Engine:
             raise StateError(f"podman {text.split()[-1]} is too old", "install podman 4.3 or newer")
         self._version = version
         return version
+
+    @property
+    def network(self) -> str:
+        """The network that a pod is played on."""
+        return pod_network(self.version(), rootless(), shutil.which("pasta") is not None)
 
     # -- what there is ---------------------------------------------------------------------------------------------
 

@@ -17,7 +17,6 @@ from .console import Console
 from .deployed import Deployed
 from .engine import Engine
 from .errors import DefinitionError, HubEnvsError, PortError, StateError
-from .host import rootless
 from .model import PASSWORD_KEY, Environment
 from .names import REPOSITORIES, deploy_folder, environment_names
 
@@ -297,7 +296,7 @@ class Suite:
                 self._show(volume_data_argv("import", volume.name))
         for secret in env.secrets:
             say("secrets", f"{secret.name}: {', '.join(secret.keys)}")
-        self._show(play_argv(self.engine.version(), rootless()))
+        self._show(play_argv(self.engine.network))
         say("play", f"pod {env.pod}: {', '.join(env.container(name) for name in env.containers)}")
         if env.url:
             say("wait", env.url)

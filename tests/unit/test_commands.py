@@ -44,8 +44,14 @@ def test_an_ordinary_users_build_has_caches_of_its_own() -> None:
 )
 def test_a_pod_goes_on_a_network_that_podman_has(version: tuple[int, ...], rootless: bool, network: str) -> None:
     """Left to itself `kube play` makes a network and keeps it."""
-    argv = commands.play_argv(version, rootless)
+    assert commands.pod_network(version, rootless, has_pasta=True) == network
+    argv = commands.play_argv(network)
     assert argv[argv.index("--network") + 1] == network
+
+
+def test_without_pasta_an_ordinary_users_pod_has_the_network_from_before() -> None:
+    """Podman 5 takes both; Debian's only recommends pasta."""
+    assert commands.pod_network((5, 4, 2), rootless=True, has_pasta=False) == "slirp4netns"
 
 
 def test_volume_data_goes_through_the_machine_on_macos() -> None:
