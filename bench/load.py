@@ -16,7 +16,7 @@ from statistics import median
 import httpx
 from websockets.exceptions import WebSocketException
 
-from hubenvs import deployed, ssh, state, tokens
+from hubenvs import deployed, state, tokens
 from hubenvs.client import HubUser
 from hubenvs.commands import exec_argv
 from hubenvs.console import Console
@@ -122,8 +122,7 @@ class Pod:
     def squeue(self) -> float:
         """Return the median seconds of the hub's question about all jobs, the whole way there and back."""
         command = f"{self.env.slurm.wrappers_bin}/slurmspawner_squeue_many"
-        target = f"{ssh.SERVICE_ACCOUNT}@{self.env.slurm.ssh_hostname}"
-        question = ("ssh", target, "sudo", "-n", "-u", self.env.slurm.query_many_as or "slurm", command)
+        question = ("ssh", self.env.ssh_target, "sudo", "-n", "-u", self.env.slurm.query_many_as or "slurm", command)
         jobs = self.run_in("slurm", "squeue", "--noheader", "--format=%i") or "1"
         answer = self.run_in("jupyterhub", "sh", "-c", TIMED, "sh", str(ROUND_TRIPS), jobs, *question)
         return median(map(int, answer.split())) / 1e9 if answer else math.nan

@@ -38,6 +38,7 @@ from .names import (
     PART_OF,
     POD_NAME_LENGTH,
     REPOSITORIES,
+    SERVICE_ACCOUNT,
     TUNNEL,
     WORKING_COPIES,
     check_instance,
@@ -260,6 +261,11 @@ class Environment(Frozen):
     def slurm_elsewhere(self) -> bool:
         """Return whether the hub's Slurm is another host's."""
         return "jupyterhub" in self.containers and "slurm" not in self.containers
+
+    @property
+    def ssh_target(self) -> str:
+        """Return what the hub's ssh connects to; port, key and known hosts are in its container's configuration."""
+        return f"{SERVICE_ACCOUNT}@{self.slurm.ssh_hostname}"
 
     @property
     def host_aliases(self) -> list[dict[str, Any]]:

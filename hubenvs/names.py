@@ -18,6 +18,7 @@ LABEL_RECIPE = "jupyterhub-slurm/recipe"
 
 # Which image carries which development repository.
 REPOSITORIES = {"bricsauthenticator": "jupyterhub", "slurmspawner_wrappers": "slurm"}
+SERVICE_ACCOUNT = "jupyterspawner"  # as which the hub logs in where Slurm is
 WORKING_COPIES = "_dev_build_data"  # the folder that their working copies are in, beside the image's Containerfile
 # The containers that stand in for an identity provider elsewhere.
 IDENTITY = ("oidc-provider", "gateway")

@@ -23,7 +23,8 @@ from .engine import Engine
 from .errors import StateError
 from .keys import ssh_key_pair
 from .model import Environment
-from .ssh import SERVICE_ACCOUNT, Row
+from .names import SERVICE_ACCOUNT
+from .ssh import Row
 
 # Seconds for each connection and command; a healthy one takes well under one.
 TIMEOUT = 15
@@ -122,8 +123,7 @@ def _row(what: str, ok: bool, result: Result) -> Row:
 
 
 def _own_ssh(env: Environment, engine: Engine) -> Row:
-    target = f"{SERVICE_ACCOUNT}@{env.slurm.ssh_hostname}"
-    argv = exec_argv(env.container("jupyterhub"), "ssh", target, "whoami")
+    argv = exec_argv(env.container("jupyterhub"), "ssh", env.ssh_target, "whoami")
     own = engine.run(argv, check=False, timeout=TIMEOUT)
     seen = own.text if own.returncode == 0 else own.stderr.strip().replace("\n", " ")
     return Row("the hub's own ssh, with its mounted key", own.text == SERVICE_ACCOUNT, seen)

@@ -97,7 +97,7 @@ def probes(env: Environment, engine: Engine) -> tuple[Probe, ...]:
         found.append(Probe("Slurm", "slurm", lambda: nodes_answer(engine.run(sinfo, check=False).text)))
     if "slurm" in env.containers and "jupyterhub" in env.containers:
         # ssh as the hub does it; what it opens is the connection that the hub then shares.
-        ssh = exec_argv(hub, "ssh", f"jupyterspawner@{env.slurm.ssh_hostname}", "true")
+        ssh = exec_argv(hub, "ssh", env.ssh_target, "true")
         found.append(Probe("SSH", "slurm", lambda: engine.run(ssh, check=False).returncode == 0))
     return tuple(found)
 

@@ -10,8 +10,6 @@ from .engine import Engine
 from .errors import StateError
 from .model import Environment
 
-SERVICE_ACCOUNT = "jupyterspawner"
-
 
 @dataclass(frozen=True)
 class Row:

@@ -90,7 +90,7 @@ class Suite:
         """Make the key pair that the site owns if it isn't there, and print its public line."""
         line = site.init(self.env)
         self.console.say("secrets", f"key pair in {self.env.site_data}")
-        self.console.say("", f"for the authorized_keys of {ssh.SERVICE_ACCOUNT} on {self.env.slurm.ssh_hostname}:")
+        self.console.say("", f"for the authorized_keys of {self.env.ssh_target}:")
         print(line, end="")
 
     def manifest(self, with_secrets: bool = False) -> tuple[render.Document, ...]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 import httpx
 from websockets.exceptions import WebSocketException
 
-from . import ready, ssh, state
+from . import ready, state
 from .client import HubUser
 from .commands import exec_argv
 from .console import Console
@@ -78,8 +78,7 @@ class Walk:
     def as_hub(self, *command: str, job: str = "") -> tuple[str, ...]:
         """Return the command that runs ``command``, about ``job``, where Slurm is, by the hub's own ssh."""
         variables = ("env", f"SLURMSPAWNER_JOB_ID={job}") if job else ()
-        target = f"{ssh.SERVICE_ACCOUNT}@{self.env.slurm.ssh_hostname}"
-        return exec_argv(self.env.container("jupyterhub"), *variables, "ssh", target, *command)
+        return exec_argv(self.env.container("jupyterhub"), *variables, "ssh", self.env.ssh_target, *command)
 
 
 def verify(
