@@ -68,7 +68,7 @@ def test_check_proves_every_row(deployment: Deployment) -> None:
     """SSH from the hub does what it must, and everything else is refused."""
     done = invoke("check", *deployment.options)
     rows = [line for line in done.stdout.splitlines() if line.startswith("ok")]
-    assert len(rows) == 13
+    assert len(rows) == 15
     assert any("slurmspawner_squeue_many" in row and "|alice.project1|" in row for row in rows)
     assert "FAIL" not in done.stdout
 
@@ -85,6 +85,20 @@ def test_check_notices_a_wrong_host_key(deployment: Deployment) -> None:
         pinned.write_text(right)
     assert done.returncode == 1
     assert "BadHostKey" in done.stdout + done.stderr
+
+
+@once
+def test_check_notices_that_sudo_lets_variables_through(deployment: Deployment) -> None:
+    """With SETENV a wrapper would run whatever code PYTHONPATH or LD_PRELOAD names."""
+    rules = "/etc/sudoers.d/jupyterspawner"
+    deployment.run_in("slurm", "sed", "-i", "s/NOPASSWD: SLURMSPAWNER/NOPASSWD: SETENV: SLURMSPAWNER/", rules)
+    try:
+        done = invoke("check", *deployment.options, check=False)
+    finally:
+        deployment.run_in("slurm", "sed", "-i", "s/ SETENV://", rules)
+    assert done.returncode == 1
+    assert "no LD_PRELOAD for a wrapper as alice.project1" in done.stderr
+    assert "FAIL  no PYTHONPATH for a wrapper" in done.stdout
 
 
 def test_verify_walks_every_hop(deployment: Deployment) -> None:
