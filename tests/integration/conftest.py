@@ -219,6 +219,14 @@ def env_name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
+def here() -> str:
+    """This host's address as others see it, which pods can come to as well."""
+    with socket.socket(type=socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # says which way it would go; nothing is sent
+        return str(probe.getsockname()[0])
+
+
+@pytest.fixture(scope="session")
 def deployment(env_name: str, instance: str, engine: Engine) -> Iterator[Deployment]:
     """The environment, up; taken down after the last test, when nothing may be left of it."""
     # A first image build leaves nothing but images, so the picture is taken after it.

@@ -115,14 +115,6 @@ class Hub:
 
 
 @pytest.fixture(scope="module")
-def here() -> str:
-    """This host's address as others see it, which pods can come to as well."""
-    with socket.socket(type=socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))  # says which way it would go; nothing is sent
-        return str(probe.getsockname()[0])
-
-
-@pytest.fixture(scope="module")
 def site(env_name: str, instance: str, here: str, engine: Engine) -> Iterator[Site]:
     """What the site has, up."""
     with socket.create_server((here, 0)) as free:
