@@ -178,6 +178,11 @@ class Deployment:
         """Run ``command`` in ``container`` and return what it prints."""
         return self.engine.run(("podman", "exec", f"{self.status['pod']}-{container}", *command), check=check).text
 
+    def log(self, container: str) -> str:
+        """Return all that ``container`` has printed."""
+        printed = self.engine.run(("podman", "logs", f"{self.status['pod']}-{container}"))
+        return printed.text + printed.stderr
+
     def jobs(self) -> dict[str, str]:
         """Return the state of each of Slurm's jobs."""
         listing = self.run_in("slurm", "squeue", "--noheader", "--format=%i %T")
