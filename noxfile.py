@@ -32,6 +32,7 @@ LOCKS = {
     "requirements/browser.in": "3.10",
     "requirements/bench.in": "3.10",
     "containers/tools/tools.in": "3.13",
+    "containers/tools/build.in": "3.10",
     "containers/jupyterhub-base/requirements.in": "3.13",
     "containers/jupyterhub/requirements.in": "3.13",
     "containers/jupyterhub/dev.in": "3.13",
@@ -45,6 +46,8 @@ USER = "hubenvs-ci"
 # What of this process's environment says how the network is reached.
 NETWORK = {"SSL_CERT_FILE", "PIP_INDEX_URL", "UV_DEFAULT_INDEX", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
 PACKAGES = ("containers/jupyterhub/bricsauthenticator", "containers/slurm/slurmspawner_wrappers")
+# What these are built by, in the images too.
+BUILT_BY = {"UV_BUILD_CONSTRAINT": "containers/tools/build.txt"}
 
 nox.options.default_venv_backend = "uv"
 nox.options.download_python = "never"
@@ -96,7 +99,7 @@ def packages(session: nox.Session, package: str) -> None:
     """The bundled packages' own tests, with what the images install."""
     install(session, "tests")
     pins = ("-c", f"{HUB_BASE}/requirements.txt", "--overrides", f"{HUB_BASE}/overrides.txt")
-    session.install(*pins, "-e", f"{package}[dev]")
+    session.install(*pins, "-e", f"{package}[dev]", env=BUILT_BY)
     # Hubs are started, and take three times as long without compiled files; those stay out of the sources.
     session.env.update(PYTHONDONTWRITEBYTECODE="", PYTHONPYCACHEPREFIX=str(ROOT / ".nox/bytecode"))
     session.run("pytest", f"{package}/tests", "--rootdir", package, *session.posargs)
@@ -108,7 +111,7 @@ def newest(session: nox.Session, release: str) -> None:
     """The hub's package with the newest JupyterHub of a major release, whatever is pinned."""
     install(session, "tests")
     package = PACKAGES[0]
-    session.install("--upgrade", f"jupyterhub=={release}.*", "-e", f"{package}[dev]")
+    session.install("--upgrade", f"jupyterhub=={release}.*", "-e", f"{package}[dev]", env=BUILT_BY)
     session.env["PYTHONPYCACHEPREFIX"] = str(ROOT / ".nox/bytecode")
     session.run("pytest", f"{package}/tests", "--rootdir", package, *session.posargs)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Sequence
 
 from . import images, inside
@@ -67,9 +68,10 @@ def debug(env: Environment, port: int, engine: Engine, console: Console) -> None
             "name": env.name,
             "connect": {"host": "127.0.0.1", "port": port},
         }
-        console.say("debug", f"attach to {endpoint}; Ctrl-C ends it. For launch.json of VS Code:")
-        console.say("", json.dumps({**attach, "pathMappings": [mapping]}))
-        engine.relay(endpoint, exec_argv(hub, "nc", "-N", "127.0.0.1", str(PORT), interactive=True))
+        with socket.create_server((endpoint.address, endpoint.port)) as server:
+            console.say("debug", f"attach to {endpoint}; Ctrl-C ends it. For launch.json of VS Code:")
+            console.say("", json.dumps({**attach, "pathMappings": [mapping]}))
+            engine.relay(server, exec_argv(hub, "nc", "-N", "127.0.0.1", str(PORT), interactive=True))
     except KeyboardInterrupt:
         pass
     finally:

@@ -14,16 +14,13 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from . import state
 from .commands import pod_network
 from .errors import CommandError, StateError, quoted
 from .host import containers_conf, rootless
 from .names import LABEL_INSTANCE, LABEL_PART_OF, PART_OF
-
-if TYPE_CHECKING:
-    from .definition import Endpoint
 
 OLDEST = (4, 3)
 # What Git sets for its hooks (githooks(5)): the working copies are other repositories than the one it runs them for.
@@ -143,18 +140,16 @@ class Engine:
             raise CommandError(argv, result.returncode, result.stderr or result.text)
         return result
 
-    def relay(self, endpoint: Endpoint, argv: Sequence[str]) -> None:
-        """Listen on ``endpoint`` until interrupted; each connection is served by a new process that runs ``argv``."""
-        family = socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET
+    def relay(self, server: socket.socket, argv: Sequence[str]) -> None:
+        """Serve at ``server``, which listens, until interrupted; each connection gets a process that runs ``argv``."""
         open_ones: list[tuple[socket.socket, subprocess.Popen[bytes]]] = []
         try:
-            with socket.create_server((endpoint.address, endpoint.port), family=family) as server:
-                while True:
-                    connection, _ = server.accept()
-                    process = subprocess.Popen(
-                        argv, env=self.environment, stdin=connection.fileno(), stdout=connection.fileno()
-                    )
-                    open_ones.append((connection, process))
+            while True:
+                connection, _ = server.accept()
+                process = subprocess.Popen(
+                    argv, env=self.environment, stdin=connection.fileno(), stdout=connection.fileno()
+                )
+                open_ones.append((connection, process))
         finally:
             for connection, process in open_ones:
                 with contextlib.suppress(OSError, subprocess.TimeoutExpired):

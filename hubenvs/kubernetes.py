@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from . import render
 from .errors import DefinitionError
 from .model import Environment
-from .names import LABEL_CHECKOUT, LABEL_DIGEST, LABEL_INSTANCE, LABEL_PART_OF, digest
+from .names import LABEL_CHECKOUT, LABEL_DIGEST, LABEL_INSTANCE, LABEL_PART_OF, TUNNEL, digest
 
 RESOURCES = ("configmaps.yaml", "volumes.yaml", "deployment.yaml", "service.yaml", "networkpolicy.yaml")
 # Not among the resources: applying the folder again must not put its placeholders over a site's Secrets.
@@ -57,15 +57,17 @@ def folder(env: Environment, images: Mapping[str, str], seeds: Mapping[str, Mapp
     for name in (*RESOURCES, SECRETS):
         if name not in files:
             files[name] = render.documents(env, f"kubernetes/{name}.j2", context)
-    render.check([document for name in (*RESOURCES, SECRETS) for document in files[name]])
+    files = {name: content for name, content in files.items() if content}  # where nobody comes in there is no Service
+    resources = [name for name in RESOURCES if name in files]
+    render.check([document for content in files.values() for document in content])
     # The pod is replaced when its settings or seeds are, not only when it itself is.
-    made_of = digest(*(render.dump(files[name]) for name in RESOURCES))
+    made_of = digest(*(render.dump(files[name]) for name in resources))
     (deployment,) = files["deployment.yaml"]
     deployment["spec"]["template"]["metadata"]["annotations"] = {LABEL_DIGEST: made_of}
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
-        "resources": list(RESOURCES),
+        "resources": resources,
     }
     return {name: render.dump(content) for name, content in {**files, "kustomization.yaml": [kustomization]}.items()}
 
@@ -96,8 +98,8 @@ def _data(volume: str, files: Mapping[str, bytes]) -> dict[str, dict[str, str]]:
 def _served(env: Environment) -> dict[str, int]:
     """Return the ports that others than the pod itself come to, by name."""
     ports = {port.name: port.number for port in env.ports}
-    if "gateway" in ports:
-        del ports["jupyterhub"]
+    if "gateway" in ports or TUNNEL in env.containers:  # the way to the hub is in the pod
+        ports.pop("jupyterhub", None)
     return ports
 
 

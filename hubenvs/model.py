@@ -54,6 +54,7 @@ PORTS = {"jupyterhub": 8000, "gateway": 8080, "hub-api": 8081}
 # The files that a site puts beside env.yaml, and the key of the Secret that each becomes.
 SITE_FILES = {"ssh_key": "ssh_client_key", "known_hosts": "ssh_known_hosts"}
 TUNNEL_FILES = {"zenith_key": "zenith_client_key", "zenith_config": "zenith_client.yaml"}
+PROVIDER_FILES = {"ca_certificates": "ca.pem"}  # this one need not be there
 PASSWORD_KEY = "dummyauth_password"  # the name of a Secret's key, not a password
 
 _ENVIRONMENT_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
@@ -230,6 +231,8 @@ class Environment(Frozen):
         }
         if self.auth.kind == "dummy":
             keys["jupyterhub"] += (PASSWORD_KEY,)
+        if self.auth.at_provider:
+            keys["jupyterhub"] += tuple(PROVIDER_FILES)
         return tuple(
             Secret(name=part_name(self.pod, container), container=container, keys=keys[container])
             for container in self.containers
@@ -246,6 +249,7 @@ class Environment(Frozen):
         names = {
             **(SITE_FILES if self.slurm_elsewhere else {}),
             **(TUNNEL_FILES if TUNNEL in self.containers else {}),
+            **(PROVIDER_FILES if self.auth.at_provider and "jupyterhub" in self.containers else {}),
         }
         return {key: self.site_data / name for key, name in names.items()}
 

@@ -31,6 +31,8 @@ TIMEOUT = 15
 # Its output goes nowhere: sudo keeps the service account's folder, where the user may not write, and a job that can't
 # write its output fails as soon as it starts.
 JOB = "#!/bin/sh\n#SBATCH --chdir=/ --output=/dev/null\nsleep 60\n"
+# Variables that make a wrapper run other code than its own; sudo must not let them be set for it.
+CODE_VARIABLES = ("LD_PRELOAD", "PYTHONPATH")
 
 
 def proofs(env: Environment, engine: Engine) -> list[Row]:
@@ -162,6 +164,12 @@ def _forbidden(env: Environment, session: Session) -> Iterator[Row]:
         account = env.dev_users[0].account
         other = session.run("sudo", "-n", "-u", account, "/usr/bin/id")
         yield _row(f"no other command as {account}", not other.ok and "uid=" not in other.stdout, other)
+        for variable in CODE_VARIABLES:
+            given = (f"{variable}=/nowhere", f"{env.slurm.wrappers_bin}/slurmspawner_squeue")
+            other = session.run("sudo", "-n", "-u", account, *given)
+            # The wrapper, without the number of a job, would fail too: it must be sudo that has something to say.
+            refused = not other.ok and other.stderr.startswith("sudo:")
+            yield _row(f"no {variable} for a wrapper as {account}", refused, other)
         if teller := env.slurm.query_many_as:
             other = session.wrapper("slurmspawner_squeue", teller, SLURMSPAWNER_JOB_ID="1")
             yield _row(f"no other wrapper as {teller}", not other.ok and not other.stdout, other)

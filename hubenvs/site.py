@@ -13,6 +13,9 @@ from .errors import DefinitionError
 from .layers import parse_yaml, read_text, shown
 from .model import Environment
 
+# What stands in a Secret, which can't be empty, for the certificates of a site that has none of its own.
+NO_CERTIFICATES = "# no certificates of the site's own\n"
+
 
 def read(env: Environment) -> dict[str, str]:
     """Return the Secrets' values that come from the site's files, by key; nothing if ``env`` needs none.
@@ -24,6 +27,7 @@ def read(env: Environment) -> dict[str, str]:
         "known_hosts": _known_hosts,
         "zenith_key": _key_pair,
         "zenith_config": _configuration,
+        "ca_certificates": _certificates,
     }
     return {key: checks[key](env, path) for key, path in env.site_files.items()}
 
@@ -78,6 +82,23 @@ def _configuration(env: Environment, path: Path) -> str:
     """Return the tunnel client's configuration at ``path``."""
     text = read_text(path, env.root)
     parse_yaml(text, shown(path, env.root))
+    return text
+
+
+def _certificates(env: Environment, path: Path) -> str:
+    """Return the certificates at ``path``, in PEM format; if there is no such file, text that has none."""
+    from cryptography import x509
+
+    if not path.exists():
+        return NO_CERTIFICATES
+    name, text = shown(path, env.root), read_text(path, env.root)
+    if "PRIVATE KEY" in text:
+        raise DefinitionError(f"{name}: has a private key in it", "keep that elsewhere; certificates are enough")
+    try:
+        x509.load_pem_x509_certificates(text.encode())
+    except ValueError:
+        hint = f"`openssl x509 -inform der -in FILE -out {name}` converts one, if it is in the other format"
+        raise DefinitionError(f"{name}: not certificates in PEM format", hint) from None
     return text
 
 

@@ -46,4 +46,4 @@ def check(env: Environment, engine: Engine, console: Console, brief: bool = Fals
             logs = f"the logs of sshd and sudo on {env.slurm.ssh_hostname} show why"
         raise StateError(f"check: {failed[0].what}: {failed[0].seen}", logs)
     if brief:
-        console.say("check", f"SSH from the hub to Slurm: {len(rows)} of {len(rows)} hold")
+        console.say("check", f"SSH from the hub to Slurm: {len(rows)} proofs hold")

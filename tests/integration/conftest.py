@@ -178,6 +178,11 @@ class Deployment:
         """Run ``command`` in ``container`` and return what it prints."""
         return self.engine.run(("podman", "exec", f"{self.status['pod']}-{container}", *command), check=check).text
 
+    def log(self, container: str) -> str:
+        """Return all that ``container`` has printed."""
+        printed = self.engine.run(("podman", "logs", f"{self.status['pod']}-{container}"))
+        return printed.text + printed.stderr
+
     def jobs(self) -> dict[str, str]:
         """Return the state of each of Slurm's jobs."""
         listing = self.run_in("slurm", "squeue", "--noheader", "--format=%i %T")
@@ -216,6 +221,14 @@ def instance() -> str:
 def env_name(request: pytest.FixtureRequest) -> str:
     """The environment under test."""
     return str(request.config.getoption("--env"))
+
+
+@pytest.fixture(scope="session")
+def here() -> str:
+    """This host's address as others see it, which pods can come to as well."""
+    with socket.socket(type=socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # says which way it would go; nothing is sent
+        return str(probe.getsockname()[0])
 
 
 @pytest.fixture(scope="session")

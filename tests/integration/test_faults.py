@@ -16,6 +16,8 @@ from .test_environment import STOP, spawned, wait_until
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
+# Crashes after which s6 must have given a service up; it does so at five within a minute.
+CRASHES = 8
 # Seconds until all is well after a daemon has died; 2 to 6 on a machine that does nothing else.
 HEALED = 15
 
@@ -25,6 +27,11 @@ def user(deployment: Deployment) -> Iterator[HubUser]:
     """A user who has logged in, and whose server the tests share."""
     with deployment.user() as user:
         yield user
+
+
+def job_of(deployment: Deployment, user: HubUser) -> str:
+    """Return the number of the job with the user's server, which is started if there is none."""
+    return next(iter(deployment.jobs()), None) or spawned(deployment, user)
 
 
 def service(deployment: Deployment, container: str, name: str) -> str:
@@ -74,7 +81,7 @@ def hub_answers(deployment: Deployment) -> bool:
 )
 def test_a_daemon_that_dies_is_back(deployment: Deployment, user: HubUser, container: str, name: str) -> None:
     """It is started anew, the job runs on, and its server is reachable again; the proxy has all its routes."""
-    job = next(iter(deployment.jobs()), None) or spawned(deployment, user)
+    job = job_of(deployment, user)
     kill(deployment, container, name)
     wait_until(lambda: serves(user) and slurm_is_well(deployment), HEALED, f"not all is well {HEALED} s later")
     assert deployment.jobs() == {job: "RUNNING"}
@@ -83,9 +90,10 @@ def test_a_daemon_that_dies_is_back(deployment: Deployment, user: HubUser, conta
 def test_a_slurm_that_ended_starts_again(deployment: Deployment, user: HubUser) -> None:
     """A daemon that keeps crashing ends its container; started anew the job has failed, as the hub knows too."""
     container = f"{deployment.status['pod']}-slurm"
-    (job,) = deployment.jobs()
-    while service(deployment, "slurm", "slurmd-node1"):
-        kill(deployment, "slurm", "slurmd-node1")
+    job = job_of(deployment, user)
+    for _ in range(CRASHES):
+        if service(deployment, "slurm", "slurmd-node1"):
+            kill(deployment, "slurm", "slurmd-node1")
     state = ("podman", "inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", container)
     wait_until(lambda: deployment.engine.run(state).text == "exited 1", HEALED, "the container has not ended")
     server = user.server()
@@ -100,6 +108,7 @@ def test_a_slurm_that_ended_starts_again(deployment: Deployment, user: HubUser) 
 def test_a_hub_that_is_stopped_and_started(deployment: Deployment, user: HubUser) -> None:
     """Its container knows the servers of before, and those that ended meanwhile as ended."""
     container = f"{deployment.status['pod']}-jupyterhub"
+    job_of(deployment, user)
     for action in ("stop", "start"):
         deployment.engine.run(("podman", action, container))
     wait_until(lambda: hub_answers(deployment) and serves(user), HEALED, "the server is not reachable")

@@ -97,10 +97,30 @@ def test_seeds_that_no_config_map_takes_are_refused(env: Environment, files: dic
 
 
 def test_a_sites_hub_reaches_what_the_site_has_and_nothing_else(root: Path) -> None:
-    """In: people and servers' calls. Out: names, SSH to Slurm, the servers in its jobs, the tunnel, the provider."""
+    """In: servers' calls. Out: names, SSH to Slurm, the servers in its jobs, people's tunnel, the provider."""
     ports = ["slurm.ssh_port=2201", "zenith.server_port=2202", "auth.oidc_server=https://idp.example.org:8443"]
-    _, allow = folder(load(root, "prod", settings=ports))["networkpolicy.yaml"]
+    files = folder(load(root, "prod", settings=ports))
+    (_, allow), (service,) = files["networkpolicy.yaml"], files["service.yaml"]
     spec = allow["spec"]
-    assert [port["port"] for rule in spec["ingress"] for port in rule["ports"]] == [8000, 8081]
+    assert [port["port"] for port in service["spec"]["ports"]] == [8081]
+    assert [port["port"] for rule in spec["ingress"] for port in rule["ports"]] == [8081]
     out = [(port["port"], port.get("endPort")) for rule in spec["egress"] for port in rule["ports"]]
     assert out == [(53, None), (53, None), (2201, None), (1024, 65535), (2202, None), (8443, None)]
+
+
+def test_where_nobody_comes_in_the_policy_says_so(root: Path) -> None:
+    """By the tunnel alone there is a way to the hub: no Service, and no rule, which without ports would allow all."""
+    files = folder(load(root, "dev_realauth_zenithclient"))
+    _, allow = files["networkpolicy.yaml"]
+    assert allow["spec"]["ingress"] == []
+    assert "service.yaml" not in files
+    assert "service.yaml" not in files["kustomization.yaml"][0]["resources"]
+
+
+def test_people_come_to_the_gateway_or_else_to_the_hub(root: Path) -> None:
+    """Without a tunnel the Service and the policy have the port that people come to, and no other."""
+    for name, ports in (("dev_dummyauth", [8000]), ("dev_realauth", [9000, 8080])):
+        files = folder(load(root, name))
+        (service,), (_, allow) = files["service.yaml"], files["networkpolicy.yaml"]
+        assert sorted(port["port"] for port in service["spec"]["ports"]) == sorted(ports)
+        assert sorted(port["port"] for rule in allow["spec"]["ingress"] for port in rule["ports"]) == sorted(ports)

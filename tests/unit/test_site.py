@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from hubenvs import deploy, site, state
 from hubenvs.console import Console
@@ -89,7 +92,7 @@ def test_the_tunnels_files_are_asked_for(root: Path) -> None:
     key, configuration = env.site_files["zenith_key"], env.site_files["zenith_config"]
     for path, content in zip((key, key.with_name(f"{key.name}.pub")), ssh_key_pair("tunnel"), strict=True):
         state.write(path, content)
-    assert site.read(env).keys() == {"ssh_key", "known_hosts", "zenith_key", "zenith_config"}
+    assert site.read(env).keys() == {"ssh_key", "known_hosts", "zenith_key", "zenith_config", "ca_certificates"}
     configuration.write_text("- a")
     with pytest.raises(DefinitionError, match=r"envs/prod/zenith_client\.yaml: not one mapping"):
         site.read(env)
@@ -120,3 +123,47 @@ def test_the_files_can_be_outside_the_checkout(root: Path, tmp_path: Path) -> No
     """`site_folder` says where a site keeps them."""
     env = load(root, "dev_dummyauth_extslurm", settings=[f"site_folder={tmp_path}/keys"])
     assert env.site_files["ssh_key"] == tmp_path / "keys/ssh_client_key"
+
+
+@pytest.fixture
+def abroad(root: Path) -> Environment:
+    """An environment whose hub asks a provider elsewhere."""
+    settings = ["auth.provider=external", "auth.oidc_server=https://idp.example.org"]
+    return load(root, "dev_realauth", settings=settings)
+
+
+def authority() -> str:
+    key, name = Ed25519PrivateKey.generate(), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "site")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(days=1))
+    return made.sign(key, None).public_bytes(Encoding.PEM).decode()
+
+
+def test_a_sites_authorities_are_given_to_the_hub(abroad: Environment) -> None:
+    """They need not be there; a Secret has no empty value, so it says that there are none."""
+    assert site.read(abroad) == {"ca_certificates": site.NO_CERTIFICATES}
+    made = authority() + authority()
+    abroad.site_files["ca_certificates"].write_text(made)
+    assert site.read(abroad) == {"ca_certificates": made}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "ca.pem: not certificates in PEM format: `openssl x509 -inform der"),
+        ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "ca.pem: not certificates in PEM format"),
+        (ssh_key_pair("x")[0], "ca.pem: has a private key in it"),
+    ],
+)
+def test_what_are_no_authorities_is_refused(abroad: Environment, content: str, told: str) -> None:
+    """One line names the file and what to do."""
+    abroad.site_files["ca_certificates"].write_text(content)
+    with pytest.raises(DefinitionError, match=told) as caught:
+        site.read(abroad)
+    assert "\n" not in str(caught.value)
+
+
+def test_nobody_elses_provider_needs_no_authorities(root: Path) -> None:
+    """The bundled provider is asked without TLS, and a password by nobody."""
+    for name in ("dev_realauth", "dev_dummyauth"):
+        assert "ca_certificates" not in load(root, name).secret_keys

@@ -29,14 +29,21 @@ prepare_munge() {
     install -d -o munge -g munge /run/munge
 }
 
-# service RUN NAME LOGS OWNER: a service that s6 runs, and its logger, which as OWNER writes to LOGS/NAME.
+# service NAME LOGS OWNER [RUN]: the service NAME, started by the script RUN (NAME), and its logger, which as OWNER writes
+# to LOGS/NAME.
 service() {
-    mkdir -p "$scan/$2/log"
-    ln -s "/usr/local/lib/s6/$1" "$scan/$2/run"
-    ln -s /usr/local/lib/s6/finish "$scan/$2/finish"
-    ln -s /usr/local/lib/s6/log "$scan/$2/log/run"
-    install -d -o "$4" -g "$4" "$3/$2"
-    ln -s "$3/$2" "$scan/$2/log/main"
+    mkdir -p "$scan/$1/log"
+    ln -s "/usr/local/lib/s6/${4:-$1}" "$scan/$1/run"
+    ln -s /usr/local/lib/s6/finish "$scan/$1/finish"
+    ln -s /usr/local/lib/s6/log "$scan/$1/log/run"
+    install -d -o "$3" -g "$3" "$2/$1"
+    ln -s "$2/$1" "$scan/$1/log/main"
+}
+
+# stop_in_order STEP...: told to stop, the container stops the services of each STEP (names or patterns, with spaces in
+# between) before those of the next, and not all at once.
+stop_in_order() {
+    printf '%s\n' "$@" >"$scan/.stop-order"
 }
 
 # supervise: become the supervisor of the services.
