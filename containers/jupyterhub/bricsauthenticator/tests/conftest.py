@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.cookies import SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,12 +21,11 @@ from typing import Any
 
 import jwt
 import pytest
+from constants import API_TOKEN, AUDIENCE, PLATFORM
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 TESTS = Path(__file__).parent
-PLATFORM = "test.platform"
-AUDIENCE = "test-hub"
-API_TOKEN = "0123456789abcdef0123456789abcdef"
+OPTIONS = {"brics_project": "p1.brics", "runtime": "01:00:00", "ngpus": "1"}
 KEYS = {name: rsa.generate_private_key(65537, 2048) for name in ("first", "second", "stranger")}
 
 
@@ -158,6 +157,16 @@ class Hub:
         self, method: str, path: str, headers: list[tuple[str, str]] | None = None, body: str | None = None
     ) -> tuple[int, http.client.HTTPMessage, str]:
         """Send one request to a page of the hub; status, headers and text of the answer."""
+        connection = self.send(method, path, headers, body)
+        response = connection.getresponse()
+        text = response.read().decode()
+        connection.close()
+        return response.status, response.headers, text
+
+    def send(
+        self, method: str, path: str, headers: list[tuple[str, str]] | None = None, body: str | None = None
+    ) -> http.client.HTTPConnection:
+        """Send one request to a page of the hub; the connection that the answer will come by."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         connection.putrequest(method, f"/jupyter/hub{path}")
         for name, value in headers or []:
@@ -165,19 +174,16 @@ class Hub:
         if body is not None:
             connection.putheader("Content-Length", str(len(body)))
         connection.endheaders(None if body is None else body.encode())
-        response = connection.getresponse()
-        text = response.read().decode()
-        connection.close()
-        return response.status, response.headers, text
+        return connection
 
-    def login(self, token: str) -> tuple[int, http.client.HTTPMessage, str]:
-        """Log in with `token`."""
-        return self.request("GET", "/login", [("X-Auth-Id-Token", token)])
+    def login(self, token: str, browser: Sequence[tuple[str, str]] = ()) -> tuple[int, http.client.HTTPMessage, str]:
+        """Log in with `token`, on a browser that has the cookies of an earlier session or none."""
+        return self.request("GET", "/login", [*browser, ("X-Auth-Id-Token", token)])
 
-    def session(self, token: str) -> list[tuple[str, str]]:
+    def session(self, token: str, browser: Sequence[tuple[str, str]] = ()) -> list[tuple[str, str]]:
         """Log in with `token` and give the headers that go with the session's requests."""
         cookies: SimpleCookie = SimpleCookie()
-        for header in self.login(token)[1].get_all("Set-Cookie", []):
+        for header in self.login(token, browser)[1].get_all("Set-Cookie", []):
             cookies.load(header)
         return [("Cookie", "; ".join(f"{name}={cookie.value}" for name, cookie in cookies.items()))]
 
@@ -186,6 +192,17 @@ class Hub:
         text = None if body is None else json.dumps(body)
         status, _, answer = self.request(method, f"/api{path}", [("Authorization", f"token {API_TOKEN}")], text)
         return status, json.loads(answer) if answer else None
+
+    def path(self, name: str = "") -> str:
+        """The REST API's path of alice's server."""
+        return f"/users/alice/servers/{name}" if name else "/users/alice/server"
+
+    def stop_servers(self) -> None:
+        """Stop all servers of alice's, with Slurm back."""
+        (self.slurm / "away").unlink(missing_ok=True)
+        for name in self.api("GET", "/users/alice")[1]["servers"]:
+            self.api("DELETE", self.path(name))
+        until(lambda: not self.jobs() and not self.api("GET", "/users/alice")[1]["servers"])
 
     def server(self, name: str = "") -> dict[str, Any] | None:
         """What the hub says of alice's server, None if there isn't one."""

@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from conftest import API_TOKEN, AUDIENCE, PLATFORM
+from constants import API_TOKEN, AUDIENCE, PLATFORM
 from jupyterhub.handlers import BaseHandler
 from jupyterhub.proxy import Proxy
 
@@ -56,7 +56,8 @@ c.JupyterHub.allow_named_servers = True
 c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 2, "slow_stop_timeout": 0.5}
 c.JupyterHub.extra_handlers = [("/broken", BrokenHandler)]
 c.JupyterHub.services = [{"name": "test", "api_token": API_TOKEN}]
-c.JupyterHub.load_roles = [{"name": "test", "services": ["test"], "scopes": ["admin:servers", "admin:users"]}]
+SCOPES = ["admin:servers", "admin:users", "tokens"]
+c.JupyterHub.load_roles = [{"name": "test", "services": ["test"], "scopes": SCOPES}]
 
 c.BricsAuthenticator.oidc_server = os.environ["TEST_ISSUER"]
 c.BricsAuthenticator.brics_platform = PLATFORM
