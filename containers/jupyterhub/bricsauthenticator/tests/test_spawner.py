@@ -4,17 +4,15 @@ import asyncio
 import json
 import re
 import signal
-import urllib.request
 from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
 from batchspawner.batchspawner import JobStatus
-from conftest import Hub, until
+from conftest import OPTIONS, Hub, until
+from constants import API_TOKEN
 
 from bricsauthenticator import BricsSlurmSpawner
-
-OPTIONS = {"brics_project": "p1.brics", "runtime": "01:00:00", "ngpus": "1"}
 
 
 @pytest.fixture
@@ -90,20 +88,40 @@ def test_two_servers(alice: Hub) -> None:
     assert token not in alice.log.read_text()
 
 
+def newest_script(hub: Hub) -> str:
+    """The batch script of the job submitted last."""
+    return max(hub.slurm.glob("*.sh"), key=lambda path: path.stat().st_mtime).read_text()
+
+
+def tell_port(hub: Hub, token: str, body: object) -> int:
+    """Send `body` as a server tells its port, and give the status."""
+    return hub.request("POST", "/api/batchspawner", [("Authorization", f"token {token}")], json.dumps(body))[0]
+
+
 def test_port_only(alice: Hub) -> None:
     """A server's token can't change how its spawner runs commands."""
     alice.api("POST", "/users/alice/server", OPTIONS)
     until(lambda: (alice.server() or {}).get("ready"))
-    script = max(alice.slurm.glob("*.sh"), key=lambda path: path.stat().st_mtime).read_text()
-    token = re.search(r"JUPYTERHUB_API_TOKEN=(\w+)", script)[1]
+    token = re.search(r"JUPYTERHUB_API_TOKEN=(\w+)", newest_script(alice))[1]
     for body in ({"exec_prefix": "touch /x;"}, {"port": 1, "job_id": "1"}, {"port": "80"}, {"port": True}, [], {}):
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{alice.port}/jupyter/hub/api/batchspawner",
-            json.dumps(body).encode(),
-            {"Authorization": f"token {token}"},
-        )
-        with pytest.raises(urllib.error.HTTPError, match="400"):
-            urllib.request.urlopen(request)
+        assert tell_port(alice, token, body) == 400
+
+
+def test_port_by_others(alice: Hub) -> None:
+    """The token of a service, or one that a user has made, is no server's: 403. So is none."""
+    own = alice.api("POST", "/users/alice/tokens")[1]["token"]
+    for token in (API_TOKEN, own, "nonsense"):
+        assert tell_port(alice, token, {"port": 1}) == 403
+
+
+def test_not_utf8(alice: Hub) -> None:
+    """Options that are no text are a 400, in the address as in the form."""
+    session = alice.session(alice.provider.token())
+    before = alice.calls()
+    for path in ("/spawn?runtime=%ff", "/spawn/alice?runtime=%ff", "/spawn/alice/second?x=1&next=%ff"):
+        assert alice.request("GET", path, session)[0] == 400
+    assert post_form(alice, session, **{**OPTIONS, "runtime": "%ff"})[0] == 400
+    assert alice.calls() == before
 
 
 def test_hub_killed_and_slurm_away(alice: Hub) -> None:

@@ -11,11 +11,10 @@ from typing import Any
 
 import batchspawner
 from batchspawner.batchspawner import JobStatus, format_template
-from jupyterhub.apihandlers import APIHandler, default_handlers
-from tornado import web
 from traitlets import Any as AnyTrait
 from traitlets import Bool, Dict, Float, Unicode, default
 
+import bricsauthenticator.handlers  # noqa: F401  which puts them in the place of the hub's own
 from bricsauthenticator.projects import USERNAME, Projects, project_of
 from bricsauthenticator.queries import CommandError, shared_query
 from bricsauthenticator.spawner_options_form import (
@@ -30,33 +29,6 @@ CANCEL_RETRY_LIMIT = 10.0
 
 CANCEL_CONFIRM_TIME = 10.0
 """Seconds to wait for a cancelled job to end, as in batchspawner; Slurm has taken the order by then."""
-
-
-class PortHandler(APIHandler):
-    """Takes the port that a starting server listens on, as `{"port": 12345}`.
-
-    It stands in for batchspawner's handler, which lets whoever has a server's token set any attribute of its spawner,
-    the commands that the hub runs included.
-    """
-
-    @web.authenticated
-    def post(self) -> None:
-        """Set the port of the server whose token the request carries; 400 or 403 if that can't be."""
-        token = self.get_auth_token()
-        spawner = next((s for s in self.current_user.spawners.values() if token and s.api_token == token), None)
-        if spawner is None:
-            raise web.HTTPError(403, "Not the token of a server")
-        data = self.get_json_body()
-        port = data.get("port") if isinstance(data, dict) and len(data) == 1 else None
-        if type(port) is not int or not 0 < port < 65536:
-            raise web.HTTPError(400, "The body must be a port only")
-        spawner.port = port
-        self.set_status(201)
-        self.finish({"message": "BatchSpawner data configured"})
-
-
-# The first handler of a path is the one that counts; batchspawner appends its own when it is imported.
-default_handlers.insert(0, (r"/api/batchspawner", PortHandler))
 
 
 class JobEndedError(RuntimeError):
