@@ -1,8 +1,9 @@
-"""Servers from start to end: a real hub, jobs that are processes, and Slurm at times away."""
+"""Servers from start to end: a real hub, and jobs that are processes."""
 
 import asyncio
 import json
 import re
+import shlex
 import signal
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -20,10 +21,7 @@ def alice(hub: Hub) -> Iterator[Hub]:
     """The hub with alice known, so that its REST API can act for her."""
     assert hub.login(hub.provider.token())[0] == 302
     yield hub
-    (hub.slurm / "away").unlink(missing_ok=True)
-    for name in ("", "second"):
-        hub.api("DELETE", f"/users/alice/servers/{name}" if name else "/users/alice/server")
-    until(lambda: not hub.jobs() and not hub.api("GET", "/users/alice")[1]["servers"])
+    hub.stop_servers()
 
 
 @pytest.mark.parametrize(
@@ -179,9 +177,9 @@ def test_start_given_up() -> None:
     """A start given up while the job is being submitted knows the job afterwards, so that it is cancelled."""
 
     async def give_up() -> None:
-        await asyncio.wait_for(spawner.submit_batch_script(), 0.1)
+        await asyncio.wait_for(spawner.submit_batch_script(), 0.05)
 
-    spawner = BareSpawner(exec_prefix="", batch_submit_cmd="sleep 0.4; echo 12", batch_script="")
+    spawner = BareSpawner(exec_prefix="", batch_submit_cmd="sleep 0.2; echo 12", batch_script="")
     with pytest.raises(asyncio.TimeoutError):
         asyncio.run(give_up())
     assert spawner.job_id == "12"
@@ -209,9 +207,36 @@ def test_start_given_up() -> None:
 )
 def test_status(answer: str, status: JobStatus) -> None:
     """What an answer of squeue, or none, says of the job."""
-    spawner = BareSpawner(exec_prefix="", batch_query_cmd=answer, command_timeout=0.3)
+    spawner = BareSpawner(exec_prefix="", batch_query_cmd=answer, command_timeout=0.1 if "sleep" in answer else 10)
     spawner.job_id = "7"
     assert asyncio.run(spawner.query_job_status()) == status
+
+
+REFUSED_BY_SUDO = [
+    "sudo: unknown user alice.p1",
+    "sudo: unknown user: alice.p1",
+    "sudo: a password is required",
+    "Sorry, user hub is not allowed to execute '/usr/bin/scancel' as alice.p1 on login1.",
+    "Sorry, user hub may not run sudo on login1.",
+]
+
+
+@pytest.mark.parametrize("message", ["scancel: error: Access denied", *REFUSED_BY_SUDO])
+def test_never_cancelled(message: str, caplog: pytest.LogCaptureFixture, monkeypatch) -> None:
+    """A job that can't be cancelled is given up after long, at once if sudo refuses, and an error names it."""
+    monkeypatch.setattr("bricsauthenticator.spawner.CANCEL_GIVE_UP_TIME", 3600 if message in REFUSED_BY_SUDO else 0.1)
+    spawner = BareSpawner(
+        exec_prefix="",
+        batch_query_cmd="echo RUNNING node1",
+        batch_cancel_cmd=f"echo {shlex.quote(message)} >&2; exit 1",
+        startup_poll_interval=0.05,
+    )
+    spawner.job_id, spawner.req_username = "7", "alice.p1"
+    asyncio.run(asyncio.wait_for(spawner.stop(), 5))
+    errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert errors == [f"bare: job 7 of alice.p1 can't be cancelled and may still be there: {message}"]
+    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert bool(warnings) == (message not in REFUSED_BY_SUDO)
 
 
 @pytest.mark.parametrize(("output", "job_id"), [("12", "12"), ("12;cluster", "12"), ("Hello\n12", "12")])

@@ -27,6 +27,9 @@ from bricsauthenticator.spawner_options_form import (
 CANCEL_RETRY_LIMIT = 10.0
 """Longest pause, in seconds, between two tries to cancel a job while Slurm can't be reached."""
 
+CANCEL_GIVE_UP_TIME = 3600.0
+"""Seconds after which a job that can't be cancelled is left to Slurm, which ends it at its time limit."""
+
 CANCEL_CONFIRM_TIME = 10.0
 """Seconds to wait for a cancelled job to end, as in batchspawner; Slurm has taken the order by then."""
 
@@ -71,7 +74,7 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
     ).tag(config=True)
     state_exechost_re = Unicode(r"\s([A-Za-z0-9][A-Za-z0-9._-]*)$").tag(config=True)
 
-    # A REST client may send any JSON, and JupyterHub stores it: use_options() refuses what isn't right, not the trait.
+    # A REST client may send any JSON, and JupyterHub stores it: apply_options() refuses what is wrong, not the trait.
     user_options = AnyTrait({})
 
     brics_projects = Dict(
@@ -102,10 +105,14 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
 
     @default("apply_user_options")
     def _apply_user_options_default(self) -> Any:
-        return lambda spawner, options: spawner.use_options(options)
+        return lambda spawner, options: spawner.apply_options(options)
 
-    def use_options(self, options: object) -> None:
-        """Check `options`, from the form or the REST API, and take account, home and what else makes the job."""
+    def apply_options(self, options: object) -> None:
+        """Check `options`, from the form or the REST API, and take account, home and what else makes the job.
+
+        Raises OptionsError. JupyterHub calls it before the pre-spawn hook, so that a site's hook finds the account;
+        start() calls it again, because the hook may have changed the options, or the site `apply_user_options`.
+        """
         projects = self.brics_projects or {}
         valid = validate_options(options, projects)
         key = valid.pop("brics_project")
@@ -238,6 +245,7 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
         output = await self.query_alone()
         if found and output:
             raise CommandError(f"its number is that of a job of {found.user}")
+        self.job_reason = ""  # it tells none, and the last one known may be of another state
         return output
 
     async def query_job_status(self) -> JobStatus:
@@ -295,23 +303,27 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
         Raises OptionsError (400) before anything is run, CommandError if Slurm refuses the job, JobEndedError if it
         ends too early.
         """
-        self.use_options(self.user_options)
+        self.apply_options(self.user_options)
         if not self.gres_enabled:
             self.log.info("%s: ngpus=%s ignored, no gres is declared", self._log_name, self.user_options["ngpus"])
         self.ip, self.port = self.traits()["ip"].default_value, 0
         if self.server:
             self.server.port = 0
-        told = asyncio.Event()
+        await self.submit_batch_script()
+        return await self._wait_for_server()
+
+    async def _wait_for_server(self) -> tuple[str, int]:
+        """Return host and port of the job's server once both are known; JobEndedError if the job ends before."""
+        port_known = asyncio.Event()
 
         def on_port(change: Any) -> None:
-            told.set()
+            port_known.set()
 
         self.observe(on_port, "port")
         try:
-            await self.submit_batch_script()
             host = None
             while not (host and self.port):
-                told.clear()
+                port_known.clear()
                 status = await self.query_job_status()
                 if status == JobStatus.NOTFOUND:
                     how = self._how_it_ended()
@@ -322,7 +334,7 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
                     host = self.state_gethost()
                 if not (host and self.port):
                     with contextlib.suppress(asyncio.TimeoutError):
-                        await asyncio.wait_for(told.wait(), self.startup_poll_interval)
+                        await asyncio.wait_for(port_known.wait(), self.startup_poll_interval)
         finally:
             self.unobserve(on_port, "port")
         self.ip = host
@@ -333,21 +345,36 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
     async def stop(self, now: bool = False) -> None:
         """Cancel the job; with `now` return when Slurm has the order, else when the job has ended too.
 
-        As long as Slurm can't be reached this goes on trying: the hub forgets the job when stop() returns.
+        The hub forgets the job when this returns, so it goes on for long if Slurm can't be reached.
         """
+        if await self._cancel_until_taken() and not now:
+            await self._wait_until_gone()
+
+    async def _cancel_until_taken(self) -> bool:
+        """Tell Slurm to cancel the job until it takes the order; False if there is none, or no hope to cancel it."""
         pause = self.startup_poll_interval
+        deadline = asyncio.get_running_loop().time() + CANCEL_GIVE_UP_TIME
         while self.job_id:
             try:
                 await self.cancel_batch_job()
-                break
-            except Exception as error:
+                return True
+            except Exception as error:  # whatever failed, the job may still be there
                 if await self.query_job_status() == JobStatus.NOTFOUND:
-                    return
+                    return False
+                refused = isinstance(error, CommandError) and error.says_no_such_account
+                if refused or asyncio.get_running_loop().time() > deadline:
+                    self.log.error(
+                        "%s: job %s of %s can't be cancelled and may still be there: %s",
+                        self._log_name, self.job_id, self.req_username, error,
+                    )  # fmt: skip
+                    return False
                 self.log.warning("%s: job %s not cancelled yet: %s", self._log_name, self.job_id, error)
             await asyncio.sleep(pause)
             pause = min(2 * pause, CANCEL_RETRY_LIMIT)
-        if now:
-            return
+        return False
+
+    async def _wait_until_gone(self) -> None:
+        """Wait until the cancelled job has ended, or for CANCEL_CONFIRM_TIME."""
         deadline = asyncio.get_running_loop().time() + CANCEL_CONFIRM_TIME
         while await self.query_job_status() != JobStatus.NOTFOUND:
             if self.job_status.startswith("COMPLETING"):
