@@ -72,7 +72,7 @@ c.BricsSlurmSpawner.batch_cancel_cmd = f"{slurm} scancel"
 c.BricsSlurmSpawner.startup_poll_interval = 0.1
 c.BricsSlurmSpawner.poll_interval = 1
 c.BricsSlurmSpawner.start_timeout = 20
-c.BricsSlurmSpawner.http_timeout = 2
+c.BricsSlurmSpawner.http_timeout = 300  # as a site has it
 c.BricsSlurmSpawner.cmd = [sys.executable, f"{Path(__file__).parent}/fake_singleuser.py"]
 c.BricsSlurmSpawner.batchspawner_singleuser_cmd = "exec"
 c.BricsSlurmSpawner.batch_script = """#!/bin/bash
@@ -80,6 +80,7 @@ c.BricsSlurmSpawner.batch_script = """#!/bin/bash
 #SBATCH --time={{runtime}}
 {% if partition %}#SBATCH --partition={{partition}}
 {% endif %}{{environment}}
-{% if partition == "broken" %}exit 1{% elif partition == "silent" %}exec sleep 60{% endif %}
-{{cmd}}
-"""
+{% if partition == "broken" %}exit 1
+{% elif partition == "late" %}while [ ! -e {{folder}}/slurm/go-$JUPYTERHUB_SERVER_NAME ]; do sleep 0.05; done
+{% endif %}{{cmd}}
+""".replace("{{folder}}", folder)

@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 import shlex
-import signal
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -120,30 +119,6 @@ def test_not_utf8(alice: Hub) -> None:
         assert alice.request("GET", path, session)[0] == 400
     assert post_form(alice, session, **{**OPTIONS, "runtime": "%ff"})[0] == 400
     assert alice.calls() == before
-
-
-def test_hub_killed_and_slurm_away(alice: Hub) -> None:
-    """Unknown is not gone: servers outlive hub and Slurm being away, starts are cancelled, stops wait for Slurm."""
-    alice.api("POST", "/users/alice/server", OPTIONS)
-    until(lambda: (alice.server() or {}).get("ready"))
-    running = alice.jobs()
-    alice.api("POST", "/users/alice/servers/second", {**OPTIONS, "partition": "silent"})
-    until(lambda: len(alice.jobs()) == 2)
-    away = alice.slurm / "away"
-    away.touch()
-    alice.stop(signal.SIGKILL)
-    alice.start()
-    polls = alice.calls().count("squeue")
-    until(lambda: alice.calls().count("squeue") > polls + 1)
-    assert alice.server()["ready"]
-    away.unlink()
-    until(lambda: alice.jobs() == running)
-    away.touch()
-    assert alice.api("DELETE", "/users/alice/server")[0] == 202
-    assert alice.jobs() == running
-    away.unlink()
-    until(lambda: not alice.jobs())
-    assert f"alice.p1 scancel {running[0]}" in alice.calls()
 
 
 def test_job_fails(alice: Hub) -> None:

@@ -342,6 +342,63 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
         self.log.info("%s: job %s listens at %s:%s", self._log_name, self.job_id, self.ip, self.port)
         return self.ip, self.port
 
+    async def poll(self) -> int | None:
+        """Return None if the server is there, else a status.
+
+        A hub that starts asks this about each server that it finds in its database, so about one that was starting
+        when the hub before it ended as well: the answer comes when that start has. JupyterHub's own hook for this,
+        get_url(), couldn't answer that there is no server any more.
+        """
+        if self._check_pending and self.job_id and self.server and not self.server.port:
+            return await self._resume_start()
+        return await super().poll()
+
+    async def _resume_start(self) -> int | None:
+        """Go on with the start that an earlier hub began; return None if the server is up, else a status.
+
+        To JupyterHub it is a start like any other, whose page shows its progress, and which can be interrupted.
+        """
+        self.log.info("%s: job %s was starting when the hub ended, waiting for it", self._log_name, self.job_id)
+
+        def resumed(start: asyncio.Future) -> None:
+            self._spawn_pending = False
+            # A failure is kept, for the page to show.
+            if start.cancelled() or not start.exception():
+                self._spawn_future = None
+
+        self._check_pending, self._spawn_pending = False, True
+        start = asyncio.ensure_future(self._finish_start())
+        start.add_done_callback(resumed)
+        self._spawn_future = start  # type: ignore[assignment]  # JupyterHub declares no type, and sets it to None
+        await asyncio.wait([start])
+        if start.cancelled():
+            await self._stopped_by_another()
+        elif error := start.exception():
+            self.log.warning(
+                "%s: the start of job %s failed: %s", self._log_name, self.job_id, str(error) or "time is up"
+            )
+        else:
+            return None
+        return 1
+
+    async def _stopped_by_another(self) -> None:
+        """Wait for the stop that JupyterHub begins a second after it has interrupted a start, if it comes.
+
+        Not a moment longer: after this JupyterHub stops what is there, and that could be another server by then.
+        """
+        for _ in range(40):
+            if stop := getattr(self, "_stop_future", None):
+                await asyncio.wait([stop])
+                return
+            await asyncio.sleep(0.05)
+
+    async def _finish_start(self) -> None:
+        """Do what JupyterHub does in a start after the job is submitted."""
+        self.server.ip, self.server.port = await asyncio.wait_for(self._wait_for_server(), self.start_timeout)
+        self.db.commit()
+        await self.user._wait_up(self)
+        await self.user.settings["proxy"].add_user(self.user, self.name)
+
     async def stop(self, now: bool = False) -> None:
         """Cancel the job; with `now` return when Slurm has the order, else when the job has ended too.
 
