@@ -75,7 +75,9 @@ c.BricsSlurmSpawner.start_timeout = 20
 c.BricsSlurmSpawner.http_timeout = 300  # as a site has it
 c.BricsSlurmSpawner.cmd = [sys.executable, f"{Path(__file__).parent}/fake_singleuser.py"]
 c.BricsSlurmSpawner.batchspawner_singleuser_cmd = "exec"
+c.BricsSlurmSpawner.environment = {"OWN": "it's", "LANG": "C.UTF-8"}
 c.BricsSlurmSpawner.batch_script = """#!/bin/bash
+# {{site_environment | replace("\\n", ", ")}}
 #SBATCH --chdir={{homedir}}
 #SBATCH --time={{runtime}}
 {% if partition %}#SBATCH --partition={{partition}}

@@ -79,6 +79,10 @@ def test_two_servers(alice: Hub) -> None:
     assert "#SBATCH --chdir=/home/p1/alice.p1\n" in one
     assert "#SBATCH --partition=gpu-1\n" in one
     assert "export PATH=" not in one
+    # What the site sets, also where the hub's own would be kept back.
+    for line in ("export OWN='it'\"'\"'s'", "export LANG=C.UTF-8"):
+        assert one.splitlines().count(line) == 1
+    assert "\n# export OWN='it'\"'\"'s', export LANG=C.UTF-8\n" in one
     assert "crypt key" not in alice.calls()
     assert "ngpus=1 ignored" in alice.log.read_text()
     token = re.search(r"JUPYTERHUB_API_TOKEN=(\w+)", one)[1]

@@ -42,6 +42,11 @@ class JobEndedError(RuntimeError):
         self.jupyterhub_message = message
 
 
+def export_lines(variables: dict[str, str]) -> str:
+    """Return lines of a shell script that set and export `variables`."""
+    return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables.items())
+
+
 class BricsSlurmSpawner(batchspawner.SlurmSpawner):
     """Runs a server as a Slurm job of `<user>.<project>`.
 
@@ -208,12 +213,14 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
     async def submit_batch_script(self) -> str:
         """Submit the job and save its id in the hub's database; CommandError if Slurm refuses it."""
         env = self.get_env()
-        exports = {name: value for name, value in env.items() if name not in self.env_keep}
+        # What is kept of the hub's environment says something about its machine, unless the site has set it.
+        exports = {name: value for name, value in env.items() if name in self.environment or name not in self.env_keep}
         script = format_template(
             self.batch_script,
             **self.get_req_subvars(),
             cmd=self.cmd_formatted_for_batch(),
-            environment="\n".join(f"export {name}={shlex.quote(value)}" for name, value in exports.items()),
+            environment=export_lines(exports),
+            site_environment=export_lines({name: exports[name] for name in self.environment if name in exports}),
         )
         cmd = self._command(self.batch_submit_cmd)
         self.log.info("%s: submitting by %s", self._log_name, cmd)
