@@ -130,6 +130,17 @@ def test_a_site_can_name_who_may_log_in(deployment: Deployment) -> None:
     assert allowed.splitlines() == ["True False", "True True"]
 
 
+def test_who_asks_the_hub_nothing_leaves_it_running(deployment: Deployment) -> None:
+    """The service that restarts the hub takes a connection that says nothing, or ends too early, for no request."""
+    ask = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect('/run/jupyterhub/hub.socket'); "
+    running = ("s6-svstat", "-o", "pid", "/run/service/jupyterhub")
+    before = deployment.run_in("jupyterhub", *running)
+    for said in ("pass", "s.sendall(b'check')"):
+        deployment.run_in("jupyterhub", "python3", "-c", f"{ask}{said}")
+    assert "nothing has been edited" in invoke("reload", *deployment.options).stdout
+    assert deployment.run_in("jupyterhub", *running) == before
+
+
 def test_rotated_secrets_replace_all_but_the_old_crypt_key(deployment: Deployment) -> None:
     """`secrets --rotate` restarts the pod with new keys, and what the database holds can still be read."""
     with deployment.user():
