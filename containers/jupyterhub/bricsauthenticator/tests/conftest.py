@@ -126,6 +126,15 @@ class Hub:
 
     def start(self) -> None:
         """Start it; it answers when this returns."""
+        self.launch()
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until it answers, or has ended."""
+        until(lambda: self.process.poll() is not None or self.answers())
+
+    def launch(self) -> None:
+        """Start it without waiting for it."""
         environment = {
             **os.environ,
             "PYTHONPATH": str(TESTS),
@@ -139,7 +148,6 @@ class Hub:
                 [sys.executable, "-m", "jupyterhub", "-f", str(TESTS / "hub_config.py")],
                 cwd=self.folder, env=environment, stdout=log, stderr=log,
             )  # fmt: skip
-        until(lambda: self.process.poll() is not None or self.answers())
 
     def answers(self) -> bool:
         """Whether it takes requests."""
@@ -226,15 +234,29 @@ def until(condition: Any, seconds: float = 30) -> None:
         time.sleep(0.03)
 
 
-@pytest.fixture(scope="session")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
-    """One hub for all tests; no log line of it may have had a token in it."""
-    provider = Provider()
-    hub = Hub(tmp_path_factory.mktemp("hub"), provider)
-    hub.start()
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the tests without a hub come first: it starts meanwhile."""
+    items.sort(key=lambda item: "hub" in item.fixturenames)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def starting_hub(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub | None]:
+    """One hub for all tests, if any needs it; no log line of it may have had a token in it."""
+    if not any("hub" in item.fixturenames for item in request.session.items):
+        yield None
+        return
+    hub = Hub(tmp_path_factory.mktemp("hub"), Provider())
+    hub.launch()
     yield hub
     hub.stop()
     for pid in hub.slurm.glob("*.pid"):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(int(pid.read_text()), signal.SIGKILL)
     assert not re.findall(r"eyJ[\w-]{20,}\.", hub.log.read_text())
+
+
+@pytest.fixture(scope="session")
+def hub(starting_hub: Hub) -> Hub:
+    """The hub, once it answers."""
+    starting_hub.wait()
+    return starting_hub

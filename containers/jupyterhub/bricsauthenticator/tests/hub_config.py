@@ -10,7 +10,7 @@ from jupyterhub.proxy import Proxy
 
 import bricsauthenticator.spawner
 
-bricsauthenticator.spawner.CANCEL_RETRY_LIMIT = 0.5
+bricsauthenticator.spawner.CANCEL_RETRY_LIMIT = 0.2
 
 c = get_config()  # noqa: F821
 
@@ -53,7 +53,7 @@ c.JupyterHub.log_level = "DEBUG"
 c.JupyterHub.cleanup_servers = False
 c.JupyterHub.init_spawners_timeout = 1
 c.JupyterHub.allow_named_servers = True
-c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 2, "slow_stop_timeout": 0.5}
+c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 2, "slow_stop_timeout": 0.2}
 c.JupyterHub.extra_handlers = [("/broken", BrokenHandler)]
 c.JupyterHub.services = [{"name": "test", "api_token": API_TOKEN}]
 SCOPES = ["admin:servers", "admin:users", "tokens"]

@@ -10,28 +10,29 @@ import pytest
 from conftest import OPTIONS, Hub, until
 from constants import API_TOKEN
 
-JOBS = {"": "", "second": "late", "third": "late", "fourth": "late"}
+PARTITIONS = {"": "", "second": "late", "third": "late", "fourth": "late"}
 """Alice's servers, and the partition of each; a job in `late` waits for a file before it starts the server."""
 
 
-def submit(hub: Hub, name: str, partition: str) -> str:
-    """Start a server of alice's and give its job, without waiting for the server."""
+def submit(hub: Hub, partitions: dict[str, str]) -> dict[str, str]:
+    """Start servers of alice's, each in its partition, and give their jobs, without waiting for the servers."""
 
-    def submitted() -> list[str]:
-        return re.findall(r"job (\d+) submitted", hub.log.read_text())
+    def submitted() -> list[tuple[str, str]]:
+        return re.findall(r"alice:?(\w*): job (\d+) submitted", hub.log.read_text())
 
     before = len(submitted())
-    body = json.dumps({**OPTIONS, "partition": partition})
-    hub.send("POST", f"/api{hub.path(name)}", [("Authorization", f"token {API_TOKEN}")], body).close()
-    until(lambda: len(submitted()) > before)
-    return submitted()[-1]
+    for name, partition in partitions.items():
+        body = json.dumps({**OPTIONS, "partition": partition})
+        hub.send("POST", f"/api{hub.path(name)}", [("Authorization", f"token {API_TOKEN}")], body).close()
+    until(lambda: len(submitted()) == before + len(partitions))
+    return dict(submitted()[before:])
 
 
 @pytest.fixture(scope="module")
 def jobs(hub: Hub) -> Iterator[dict[str, str]]:
     """The jobs of alice's servers, one running and three starting when the hub was killed; one has failed since."""
     assert hub.login(hub.provider.token())[0] == 302
-    jobs = {name: submit(hub, name, partition) for name, partition in JOBS.items()}
+    jobs = submit(hub, PARTITIONS)
     until(lambda: hub.server()["ready"])
     hub.stop(signal.SIGKILL)
     os.kill(int((hub.slurm / f"{jobs['fourth']}.pid").read_text()), signal.SIGKILL)
@@ -73,9 +74,9 @@ def test_start_interrupted(hub: Hub, jobs: dict[str, str]) -> None:
     assert hub.api("DELETE", hub.path("third"))[0] in (202, 204)
     until(lambda: not hub.server("third"))
     assert jobs["third"] not in hub.jobs()
-    again = submit(hub, "third", "late")
+    again = submit(hub, {"third": ""})["third"]
     until(lambda: "alice:third not running" in hub.log.read_text())
-    assert hub.server("third")["pending"] == "spawn"
+    until(lambda: hub.server("third")["ready"])
     assert again in hub.jobs()
 
 
