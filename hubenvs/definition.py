@@ -100,6 +100,8 @@ class Auth(Frozen):
     portal: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
     audience: Annotated[str, Field(pattern=_LINE)]
     token_lifetime: Annotated[StrictInt, Field(ge=60)]
+    logout_redirect_url: Annotated[str, Field(pattern=r"^(https?://[^\s/]+)?(/\S*)?$")] | None
+    invalid_jwt_logout: StrictBool
 
     @property
     def at_provider(self) -> bool:
@@ -114,6 +116,9 @@ class Hub(Frozen):
     # Under 0.1 s the hub would do little else than ask.
     start_poll_interval: Annotated[float, Field(ge=0.1, le=3600, allow_inf_nan=False)]
     poll_interval: Annotated[StrictInt, Field(gt=0, le=86400)]
+    start_timeout: Annotated[StrictInt, Field(gt=0, le=2592000)]
+    http_timeout: Annotated[StrictInt, Field(gt=0, le=86400)]
+    request_gpus: StrictBool | None
     job_log: Annotated[str, Field(pattern=r"^(~/)?[\w./%@+-]+$")]  # it is a line of a script
 
 
@@ -192,6 +197,7 @@ class Slurm(Frozen):
     wrappers_bin: Annotated[str, Field(pattern=r"^/[\w./-]*$")]
     # No leading "-": the value reaches sudo's command line.
     query_many_as: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]*$")] | None
+    environment_in_script: StrictBool | None
     env_prefix: Annotated[str, Field(pattern=r"^/[\w./-]*$")]
     jupyter_data_dir: Annotated[str, Field(pattern=r"^/[\w./-]*$")]
     hub_connect_url: Annotated[str, Field(pattern=r"^https?://[\w.:\[\]-]+(/[\w./-]*)?$")]

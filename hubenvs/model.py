@@ -359,14 +359,19 @@ class Environment(Frozen):
             "BRICS_PORTAL": self.auth.portal,
             "JWT_AUDIENCE": self.auth.audience,
             "AUTH_USER": self.auth.user or "",
+            "LOGOUT_REDIRECT_URL": self.auth.logout_redirect_url or "",
+            "INVALID_JWT_LOGOUT": _flag(self.auth.invalid_jwt_logout),
             "START_POLL_INTERVAL": f"{self.hub.start_poll_interval:g}",
             "POLL_INTERVAL": str(self.hub.poll_interval),
+            "START_TIMEOUT": str(self.hub.start_timeout),
+            "HTTP_TIMEOUT": str(self.hub.http_timeout),
             "ADMIN_USERS": ",".join(self.hub.admin_users),
             "COOKIE_MAX_AGE_DAYS": f"{self.hub.cookie_max_age_days:g}",
-            "NAMED_SERVERS": "true" if self.hub.named_servers else "false",
+            "NAMED_SERVERS": _flag(self.hub.named_servers),
+            "REQUEST_GPUS": _flag(self.hub.request_gpus, default=self.slurm.gpus_per_node > 0),
             "JOB_LOG": self.hub.job_log,
+            "ENVIRONMENT_IN_SCRIPT": _flag(self.slurm.environment_in_script, default=self.slurm_elsewhere),
             "SLURM_NODES": str(self.slurm.nodes),
-            "GPUS_PER_NODE": str(self.slurm.gpus_per_node),
             "ZENITH_SERVER_ADDRESS": self.zenith.server_address or "",
             "ZENITH_SERVER_PORT": str(self.zenith.server_port),
         }
@@ -389,6 +394,11 @@ class Environment(Frozen):
     def bundled(self, repository: str) -> Path:
         """Return where this checkout has its own source of ``repository``."""
         return self.root / "containers" / REPOSITORIES[repository] / repository
+
+
+def _flag(value: bool | None, default: bool = False) -> str:
+    """Return ``value``, where it is None ``default``, as containers read it."""
+    return "true" if (default if value is None else value) else "false"
 
 
 def _consistent_nodes(key: str, items: Sequence[OnNodes], nodes: int) -> None:

@@ -6,6 +6,7 @@ with status 0 if it could: `check` loads the configuration in a process that end
 and waits until it listens; `debug` does that too, with debugpy on PORT from then on (0: without it).
 """
 
+import contextlib
 import ctypes
 import importlib
 import os
@@ -83,8 +84,10 @@ class Service:
         return os.waitpid(pid, 0)[1] == 0
 
     def answer(self, connection: socket.socket) -> None:
-        """Do what ``connection`` asks for; the last line of the answer is `done` or `failed`."""
-        words = connection.recv(100).decode().split()
+        """Do what ``connection`` asks for, if anything; the last line of the answer is `done` or `failed`."""
+        words = connection.recv(100).decode(errors="replace").split()
+        if not words:
+            return
         if words[0] == "check":
             done = self.check(connection.fileno())
         else:
@@ -107,7 +110,8 @@ class Service:
                 watched = [listener] if died else [listener, self.pipe]
                 ready, _, _ = select.select(watched, [], [], 1)
                 if listener in ready:
-                    with listener.accept()[0] as connection:
+                    # Who asked may have gone meanwhile, or not have said a word.
+                    with listener.accept()[0] as connection, contextlib.suppress(ConnectionError):
                         self.answer(connection)
                     # A hub that could not start leaves time to put back what was wrong with it.
                     died = time.monotonic() if hub_ended(self.pid) else None

@@ -166,6 +166,32 @@ def test_a_server_survives_a_restart_of_the_hub(deployment: Deployment) -> None:
 
 
 @once
+def test_a_start_goes_on_after_a_restart_of_the_hub(deployment: Deployment) -> None:
+    """A job that waits in the queue while the hub restarts is kept: the server is ready soon after it runs."""
+    drain = ("scontrol", "update", "NodeName=node1", "Reason=test")
+    with deployment.user() as user:
+        _, options = user.spawn_form()
+        before = set(deployment.jobs())
+        deployment.run_in("slurm", *drain, "State=DRAIN")
+        try:
+            user.spawn({"brics_project": options["brics_project"][0]})
+            wait_until(lambda: set(deployment.jobs()) - before, START, "no job was submitted")
+            (job,) = set(deployment.jobs()) - before
+            deployment.run_in("jupyterhub", "s6-svc", "-r", "/run/service/jupyterhub")
+            wait_until(lambda: deployment.health != 200, 5, "the hub did not go away")
+            wait_until(lambda: deployment.health == 200, 30, "the hub did not come back")
+            server = user.server()
+            assert server is not None
+            assert server["pending"] == "spawn"
+        finally:
+            deployment.run_in("slurm", *drain, "State=RESUME")
+        user.wait_ready(START)
+        assert deployment.jobs()[job] == "RUNNING"
+        user.notebook_api("GET", "/kernels")
+        user.stop(STOP)
+
+
+@once
 def test_a_server_is_not_forgotten_while_slurm_cannot_be_asked(deployment: Deployment) -> None:
     """With sshd away the hub doesn't know the job's state; unknown is not gone."""
     with deployment.user() as user:

@@ -76,6 +76,29 @@ def test_containers_find_their_settings(env: Environment) -> None:
     assert all(isinstance(value, str) for value in settings.values())
 
 
+@pytest.mark.parametrize(
+    ("settings", "gpus", "script"),
+    [
+        ([], "false", "false"),
+        (["slurm.gpus_per_node=2"], "true", "false"),
+        (["slurm.gpus_per_node=2", "hub.request_gpus=false"], "false", "false"),
+        (["hub.request_gpus=true", "slurm.environment_in_script=true"], "true", "true"),
+    ],
+)
+def test_null_leaves_a_choice_to_the_rest(root: Path, settings: list[str], gpus: str, script: str) -> None:
+    """GPUs are asked for where nodes have some, variables sent to a Slurm in the pod, unless a key says otherwise."""
+    values = load(root, "dev_dummyauth", settings=settings).settings
+    assert (values["DEPLOY_CONFIG_REQUEST_GPUS"], values["DEPLOY_CONFIG_ENVIRONMENT_IN_SCRIPT"]) == (gpus, script)
+
+
+def test_a_slurm_elsewhere_need_not_let_variables_pass(root: Path) -> None:
+    """Where Slurm isn't in the pod the batch script has the server's variables, unless the key says no."""
+    site = ["slurm.ssh_hostname=login", "slurm.hub_connect_url=http://hub:8081", "publish.hub-api=8081"]
+    for more, script in ([], "true"), (["slurm.environment_in_script=false"], "false"):
+        env = load(root, "dev_dummyauth_extslurm", settings=[*site, *more, "dev_users=[a.one]"])
+        assert env.settings["DEPLOY_CONFIG_ENVIRONMENT_IN_SCRIPT"] == script
+
+
 def test_no_secret_is_among_the_settings(env: Environment) -> None:
     """A ConfigMap can be read by anyone who can read the manifest."""
     assert not any(word in key for key in env.settings for word in ("PASSWORD", "KEY", "SECRET"))

@@ -21,6 +21,7 @@ def setting(name: str, default: str = "") -> str:
 c.JupyterHub.log_level = setting("LOG_LEVEL", "INFO")
 c.JupyterHub.base_url = setting("BASE_URL", "/jupyter")
 c.JupyterHub.db_url = "sqlite:////var/lib/jupyterhub/jupyterhub.sqlite"
+c.JupyterHub.upgrade_db = True  # that of a kept volume, if JupyterHub is newer; a copy of the old one stays beside it
 c.JupyterHub.cleanup_servers = False
 c.JupyterHub.allow_named_servers = setting("NAMED_SERVERS") == "true"
 c.JupyterHub.cookie_max_age_days = float(setting("COOKIE_MAX_AGE_DAYS", "14"))
@@ -41,14 +42,18 @@ c.JupyterHub.init_spawners_timeout = 1
 # closes the connection without an answer, so here the hub takes all that the proxy lets through.
 HTTPServer.initialize = partialmethod(HTTPServer.initialize, max_header_size=128 * 1024)
 
-# Who may log in is the identity provider's to say: whoever has a token with a project on this platform.
+# Who may log in is the identity provider's to say: whoever has a token with a project on this platform. A site that
+# names users besides sets c.Authenticator.allowed_users. allow_all, which would win over that, is the authenticators'.
 c.JupyterHub.authenticator_class = "brics"
-c.Authenticator.allow_all = True
 c.Authenticator.enable_auth_state = True
 c.Authenticator.admin_users = {name.strip() for name in setting("ADMIN_USERS").split(",") if name.strip()}
 c.BricsAuthenticator.oidc_server = setting("OIDC_SERVER")
 c.BricsAuthenticator.brics_platform = setting("BRICS_PLATFORM")
 c.BricsAuthenticator.jwt_audience = setting("JWT_AUDIENCE")
+if url := setting("LOGOUT_REDIRECT_URL"):
+    c.BricsAuthenticator.logout_redirect_url = url
+if setting("INVALID_JWT_LOGOUT") == "true":
+    c.BricsAuthenticator.invalid_jwt_logout = True
 
 # Servers are Slurm jobs. The connection's details (key, known hosts, port, environment) are in ssh_config.
 c.JupyterHub.spawner_class = "brics"
@@ -62,16 +67,27 @@ c.BricsSlurmSpawner.batch_cancel_cmd = f"{job} {wrappers}/slurmspawner_scancel"
 if account := setting("QUERY_MANY_AS"):
     c.BricsSlurmSpawner.batch_query_many_cmd = f"{remote} sudo -n -u {account} {wrappers}/slurmspawner_squeue_many"
 c.BricsSlurmSpawner.cmd = ["jupyterhub-singleuser"]
-c.BricsSlurmSpawner.gres_enabled = int(setting("GPUS_PER_NODE", "0")) > 0
+c.BricsSlurmSpawner.gres_enabled = setting("REQUEST_GPUS") == "true"
 
 # A person waits for a server that starts; one that runs is asked for seldom.
 c.BricsSlurmSpawner.startup_poll_interval = float(setting("START_POLL_INTERVAL", "1"))
 c.BricsSlurmSpawner.poll_interval = int(setting("POLL_INTERVAL", "30"))
-c.BricsSlurmSpawner.start_timeout = 300
-# From the job's start until its server answers: of 50 that start at once on two busy cores the last take 70 s.
-c.BricsSlurmSpawner.http_timeout = 300
+c.BricsSlurmSpawner.start_timeout = int(setting("START_TIMEOUT", "300"))
+c.BricsSlurmSpawner.http_timeout = int(setting("HTTP_TIMEOUT", "300"))
 
-# sbatch expands %j, but no ~ and no variable. Slurm 25.05 refuses --get-user-env, so it is left out.
+# The server's variables come to the job by SSH, sudo and sbatch; those of c.Spawner.environment, whose names none of
+# the three expects, come in the script. Where nothing may pass, all do: sbatch reads the script from standard input.
+# A SlurmSpawner of another source doesn't know `environment`.
+variables, export = "{{site_environment}}", "{{keepvars}}"
+if setting("ENVIRONMENT_IN_SCRIPT") == "true":
+    variables, export = "{{environment}}", "{% if environment %}NONE{% else %}{{keepvars}}{% endif %}"
+
+# Without a step of its own for the server, unless the site wants one.
+c.SlurmSpawner.req_srun = ""
+
+# sbatch expands %j, but no ~ and no variable. Slurm 25.05 refuses --get-user-env, so it is left out. What a site wants
+# of every job it says as with any SlurmSpawner (c.SlurmSpawner.req_memory, …). SLURM_EXPORT_ENV would keep the job's
+# variables from what srun starts in it.
 job_log = setting("JOB_LOG", "~/.jupyterhub-%j.log").replace("~/", "{{homedir}}/", 1)
 prefix = setting("CONDA_PREFIX_DIR", "/opt/jupyter")
 jupyter_data_dir = setting("JUPYTER_DATA_DIR", f"{prefix}/share/jupyter")
@@ -81,14 +97,22 @@ c.BricsSlurmSpawner.batch_script = f"""\
 #SBATCH --chdir={{{{homedir}}}}
 #SBATCH --output={job_log}
 #SBATCH --open-mode=append
-#SBATCH --export={{{{keepvars}}}}
+#SBATCH --export={export}
 #SBATCH --time={{{{runtime}}}}
-{{% if partition %}}#SBATCH --partition={{{{partition}}}}
-{{% endif %}}{{% if reservation %}}#SBATCH --reservation={{{{reservation}}}}
-{{% endif %}}{{% if gres %}}#SBATCH --gres={{{{gres}}}}
+{{% for option, value in [
+    ("partition", partition), ("reservation", reservation), ("gres", gres), ("cpus-per-task", nprocs), ("mem", memory),
+    ("account", account), ("qos", qos),
+] if value %}}#SBATCH --{{{{option}}}}={{{{value}}}}
+{{% endfor %}}{{% if options %}}#SBATCH {{{{options}}}}
 {{% endif %}}
 set -euo pipefail
+unset SLURM_EXPORT_ENV
+{variables}
 source {prefix}/bin/activate jupyter-user-env
 export JUPYTER_PATH={jupyter_data_dir}${{JUPYTER_PATH:+:$JUPYTER_PATH}}
-exec {{{{cmd}}}}
-"""
+{{{{prologue}}}}
+{{% if epilogue %}}trap 'echo SIGTERM received' TERM
+{{{{srun}}}} {{{{cmd}}}}
+{{{{epilogue}}}}
+{{% else %}}exec {{{{srun}}}} {{{{cmd}}}}
+{{% endif %}}"""

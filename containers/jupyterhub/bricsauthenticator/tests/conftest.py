@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.cookies import SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,12 +21,11 @@ from typing import Any
 
 import jwt
 import pytest
+from constants import API_TOKEN, AUDIENCE, PLATFORM
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 TESTS = Path(__file__).parent
-PLATFORM = "test.platform"
-AUDIENCE = "test-hub"
-API_TOKEN = "0123456789abcdef0123456789abcdef"
+OPTIONS = {"brics_project": "p1.brics", "runtime": "01:00:00", "ngpus": "1"}
 KEYS = {name: rsa.generate_private_key(65537, 2048) for name in ("first", "second", "stranger")}
 
 
@@ -127,6 +126,15 @@ class Hub:
 
     def start(self) -> None:
         """Start it; it answers when this returns."""
+        self.launch()
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until it answers, or has ended."""
+        until(lambda: self.process.poll() is not None or self.answers())
+
+    def launch(self) -> None:
+        """Start it without waiting for it."""
         environment = {
             **os.environ,
             "PYTHONPATH": str(TESTS),
@@ -140,7 +148,6 @@ class Hub:
                 [sys.executable, "-m", "jupyterhub", "-f", str(TESTS / "hub_config.py")],
                 cwd=self.folder, env=environment, stdout=log, stderr=log,
             )  # fmt: skip
-        until(lambda: self.process.poll() is not None or self.answers())
 
     def answers(self) -> bool:
         """Whether it takes requests."""
@@ -158,6 +165,16 @@ class Hub:
         self, method: str, path: str, headers: list[tuple[str, str]] | None = None, body: str | None = None
     ) -> tuple[int, http.client.HTTPMessage, str]:
         """Send one request to a page of the hub; status, headers and text of the answer."""
+        connection = self.send(method, path, headers, body)
+        response = connection.getresponse()
+        text = response.read().decode()
+        connection.close()
+        return response.status, response.headers, text
+
+    def send(
+        self, method: str, path: str, headers: list[tuple[str, str]] | None = None, body: str | None = None
+    ) -> http.client.HTTPConnection:
+        """Send one request to a page of the hub; the connection that the answer will come by."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         connection.putrequest(method, f"/jupyter/hub{path}")
         for name, value in headers or []:
@@ -165,19 +182,16 @@ class Hub:
         if body is not None:
             connection.putheader("Content-Length", str(len(body)))
         connection.endheaders(None if body is None else body.encode())
-        response = connection.getresponse()
-        text = response.read().decode()
-        connection.close()
-        return response.status, response.headers, text
+        return connection
 
-    def login(self, token: str) -> tuple[int, http.client.HTTPMessage, str]:
-        """Log in with `token`."""
-        return self.request("GET", "/login", [("X-Auth-Id-Token", token)])
+    def login(self, token: str, browser: Sequence[tuple[str, str]] = ()) -> tuple[int, http.client.HTTPMessage, str]:
+        """Log in with `token`, on a browser that has the cookies of an earlier session or none."""
+        return self.request("GET", "/login", [*browser, ("X-Auth-Id-Token", token)])
 
-    def session(self, token: str) -> list[tuple[str, str]]:
+    def session(self, token: str, browser: Sequence[tuple[str, str]] = ()) -> list[tuple[str, str]]:
         """Log in with `token` and give the headers that go with the session's requests."""
         cookies: SimpleCookie = SimpleCookie()
-        for header in self.login(token)[1].get_all("Set-Cookie", []):
+        for header in self.login(token, browser)[1].get_all("Set-Cookie", []):
             cookies.load(header)
         return [("Cookie", "; ".join(f"{name}={cookie.value}" for name, cookie in cookies.items()))]
 
@@ -186,6 +200,17 @@ class Hub:
         text = None if body is None else json.dumps(body)
         status, _, answer = self.request(method, f"/api{path}", [("Authorization", f"token {API_TOKEN}")], text)
         return status, json.loads(answer) if answer else None
+
+    def path(self, name: str = "") -> str:
+        """The REST API's path of alice's server."""
+        return f"/users/alice/servers/{name}" if name else "/users/alice/server"
+
+    def stop_servers(self) -> None:
+        """Stop all servers of alice's, with Slurm back."""
+        (self.slurm / "away").unlink(missing_ok=True)
+        for name in self.api("GET", "/users/alice")[1]["servers"]:
+            self.api("DELETE", self.path(name))
+        until(lambda: not self.jobs() and not self.api("GET", "/users/alice")[1]["servers"])
 
     def server(self, name: str = "") -> dict[str, Any] | None:
         """What the hub says of alice's server, None if there isn't one."""
@@ -209,15 +234,29 @@ def until(condition: Any, seconds: float = 30) -> None:
         time.sleep(0.03)
 
 
-@pytest.fixture(scope="session")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
-    """One hub for all tests; no log line of it may have had a token in it."""
-    provider = Provider()
-    hub = Hub(tmp_path_factory.mktemp("hub"), provider)
-    hub.start()
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the tests without a hub come first: it starts meanwhile."""
+    items.sort(key=lambda item: "hub" in item.fixturenames)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def starting_hub(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub | None]:
+    """One hub for all tests, if any needs it; no log line of it may have had a token in it."""
+    if not any("hub" in item.fixturenames for item in request.session.items):
+        yield None
+        return
+    hub = Hub(tmp_path_factory.mktemp("hub"), Provider())
+    hub.launch()
     yield hub
     hub.stop()
     for pid in hub.slurm.glob("*.pid"):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(int(pid.read_text()), signal.SIGKILL)
     assert not re.findall(r"eyJ[\w-]{20,}\.", hub.log.read_text())
+
+
+@pytest.fixture(scope="session")
+def hub(starting_hub: Hub) -> Hub:
+    """The hub, once it answers."""
+    starting_hub.wait()
+    return starting_hub

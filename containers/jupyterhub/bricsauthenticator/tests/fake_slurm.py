@@ -5,7 +5,6 @@ fake_slurm.py FOLDER (sbatch|squeue|squeue_many|scancel); a file `away` in the f
 
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -28,6 +27,8 @@ if command == "sbatch":
     job = str(len(list(folder.glob("*.sh"))) + 1)
     script = folder / f"{job}.sh"
     script.write_text(sys.stdin.read())
+    import subprocess  # slow to import, and needed here only
+
     with (folder / f"{job}.log").open("w") as log:
         process = subprocess.Popen(["/bin/bash", script], stdout=log, stderr=log, env={}, start_new_session=True)
     (folder / f"{job}.pid").write_text(str(process.pid))

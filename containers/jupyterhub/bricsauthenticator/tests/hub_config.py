@@ -4,13 +4,13 @@ import os
 import sys
 from pathlib import Path
 
-from conftest import API_TOKEN, AUDIENCE, PLATFORM
+from constants import API_TOKEN, AUDIENCE, PLATFORM
 from jupyterhub.handlers import BaseHandler
 from jupyterhub.proxy import Proxy
 
 import bricsauthenticator.spawner
 
-bricsauthenticator.spawner.CANCEL_RETRY_LIMIT = 0.5
+bricsauthenticator.spawner.CANCEL_RETRY_LIMIT = 0.2
 
 c = get_config()  # noqa: F821
 
@@ -53,10 +53,11 @@ c.JupyterHub.log_level = "DEBUG"
 c.JupyterHub.cleanup_servers = False
 c.JupyterHub.init_spawners_timeout = 1
 c.JupyterHub.allow_named_servers = True
-c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 2, "slow_stop_timeout": 0.5}
+c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 2, "slow_stop_timeout": 0.2}
 c.JupyterHub.extra_handlers = [("/broken", BrokenHandler)]
 c.JupyterHub.services = [{"name": "test", "api_token": API_TOKEN}]
-c.JupyterHub.load_roles = [{"name": "test", "services": ["test"], "scopes": ["admin:servers", "admin:users"]}]
+SCOPES = ["admin:servers", "admin:users", "tokens"]
+c.JupyterHub.load_roles = [{"name": "test", "services": ["test"], "scopes": SCOPES}]
 
 c.BricsAuthenticator.oidc_server = os.environ["TEST_ISSUER"]
 c.BricsAuthenticator.brics_platform = PLATFORM
@@ -71,14 +72,17 @@ c.BricsSlurmSpawner.batch_cancel_cmd = f"{slurm} scancel"
 c.BricsSlurmSpawner.startup_poll_interval = 0.1
 c.BricsSlurmSpawner.poll_interval = 1
 c.BricsSlurmSpawner.start_timeout = 20
-c.BricsSlurmSpawner.http_timeout = 2
+c.BricsSlurmSpawner.http_timeout = 300  # as a site has it
 c.BricsSlurmSpawner.cmd = [sys.executable, f"{Path(__file__).parent}/fake_singleuser.py"]
 c.BricsSlurmSpawner.batchspawner_singleuser_cmd = "exec"
+c.BricsSlurmSpawner.environment = {"OWN": "it's", "LANG": "C.UTF-8"}
 c.BricsSlurmSpawner.batch_script = """#!/bin/bash
+# {{site_environment | replace("\\n", ", ")}}
 #SBATCH --chdir={{homedir}}
 #SBATCH --time={{runtime}}
 {% if partition %}#SBATCH --partition={{partition}}
 {% endif %}{{environment}}
-{% if partition == "broken" %}exit 1{% elif partition == "silent" %}exec sleep 60{% endif %}
-{{cmd}}
-"""
+{% if partition == "broken" %}exit 1
+{% elif partition == "late" %}while [ ! -e {{folder}}/slurm/go-$JUPYTERHUB_SERVER_NAME ]; do sleep 0.05; done
+{% endif %}{{cmd}}
+""".replace("{{folder}}", folder)

@@ -36,7 +36,7 @@ INJECTIONS = ["x; id", "$(id)", "`id`", "a\nb", "a\n", "--x", "a b", "{{cmd}}", 
 @pytest.mark.parametrize(
     ("field", "value"),
     [(field, value) for field in GOOD for value in INJECTIONS]
-    + [("brics_project", "p2.brics"), ("brics_project", ""), ("runtime", ""), ("ngpus", "")]
+    + [("brics_project", "p2.brics")]
     + [("runtime", value) for value in ("1:00:00", "01:60:00", "01:00", "00:00:00", "100:00:00", "\u0660\u0661:00:00")]
     + [("ngpus", value) for value in ("-1", "10", "\u0663", "1.0")]
     + [("cmd", "id"), ("username", "root"), ("homedir", "/root")],
@@ -47,14 +47,15 @@ def test_bad_options(field: str, value: str) -> None:
         validate_options({**GOOD, field: value}, PROJECTS)
     assert error.value.status_code == 400
     assert error.value.headers == {}
-    assert value not in error.value.jupyterhub_message or value not in INJECTIONS[:6]
+    assert value not in error.value.jupyterhub_message
 
 
 @pytest.mark.parametrize("field", ["brics_project", "runtime", "ngpus"])
 def test_missing(field: str) -> None:
-    """The required fields are required."""
-    with pytest.raises(OptionsError):
-        validate_options({key: value for key, value in GOOD.items() if key != field}, PROJECTS)
+    """The required fields are required, and not empty."""
+    for options in ({key: value for key, value in GOOD.items() if key != field}, {**GOOD, field: ""}):
+        with pytest.raises(OptionsError):
+            validate_options(options, PROJECTS)
 
 
 @given(

@@ -83,14 +83,16 @@ def test_polls_at_different_times(site: Site) -> None:
 
 def test_one_command_at_a_time(site: Site) -> None:
     """A job submitted while a question is under way is in the next one, together with others that came late."""
-    site.many = f"sleep 0.3; {EVERY}"
+    go = site.folder / "go"
+    site.many = f"until [ -e {go} ]; do sleep 0.01; done; {EVERY}"
 
     async def poll() -> None:
-        first = asyncio.ensure_future(site.spawner("1").query_job_status())
-        await asyncio.sleep(0.1)
-        late = [site.spawner(job) for job in ("2", "3", "4")]
-        assert set(await statuses(late)) == {JobStatus.RUNNING}
-        assert await first == JobStatus.RUNNING
+        questions = [asyncio.ensure_future(site.spawner("1").query_job_status())]
+        await asyncio.sleep(0.02)
+        questions += [asyncio.ensure_future(site.spawner(job).query_job_status()) for job in ("2", "3", "4")]
+        await asyncio.sleep(0.02)
+        go.touch()
+        assert set(await asyncio.gather(*questions)) == {JobStatus.RUNNING}
 
     asyncio.run(poll())
     assert site.calls(MANY) == 2
@@ -98,13 +100,17 @@ def test_one_command_at_a_time(site: Site) -> None:
 
 def test_given_up(site: Site) -> None:
     """A poll that is cancelled doesn't take the answer from the others that wait for it."""
-    site.many = f"sleep 0.3; {EVERY}"
+    go = site.folder / "go"
+    go.touch()
+    site.many = f"until [ -e {go} ]; do sleep 0.01; done; {EVERY}"
 
     async def poll() -> None:
         await statuses([one, other])
+        go.unlink()
         first, second = (asyncio.ensure_future(spawner.query_job_status()) for spawner in (one, other))
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.02)
         first.cancel()
+        go.touch()
         assert await second == JobStatus.RUNNING
 
     one, other = site.spawner("1"), site.spawner("2")
@@ -135,8 +141,23 @@ def test_answers(site: Site, many: str, alone: str, status: JobStatus) -> None:
     """What an answer about many jobs says of one."""
     site.many, site.alone = many, alone
     spawner = site.spawner("7")
-    spawner.command_timeout = 0.3
+    spawner.command_timeout = 0.1 if "sleep" in many else 10
     assert asyncio.run(spawner.query_job_status()) == status
+
+
+def test_reason(site: Site) -> None:
+    """A job's own query tells no reason: that of an earlier answer isn't shown with its state."""
+    site.many = "echo '7|alice.p1|PENDING||Priority'"
+    spawner = site.spawner("7")
+
+    async def poll() -> None:
+        assert await spawner.query_job_status() == JobStatus.PENDING
+        assert spawner.job_reason == "Priority"
+        spawner.batch_query_many_cmd, spawner.batch_query_cmd = "", "echo FAILED node1"
+        assert await spawner.query_job_status() == JobStatus.NOTFOUND
+        assert spawner.job_reason == ""
+
+    asyncio.run(poll())
 
 
 def test_site_without_it(site: Site, caplog: pytest.LogCaptureFixture) -> None:

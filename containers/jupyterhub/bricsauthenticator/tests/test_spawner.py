@@ -1,20 +1,18 @@
-"""Servers from start to end: a real hub, jobs that are processes, and Slurm at times away."""
+"""Servers from start to end: a real hub, and jobs that are processes."""
 
 import asyncio
 import json
 import re
-import signal
-import urllib.request
+import shlex
 from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
 from batchspawner.batchspawner import JobStatus
-from conftest import Hub, until
+from conftest import OPTIONS, Hub, until
+from constants import API_TOKEN
 
 from bricsauthenticator import BricsSlurmSpawner
-
-OPTIONS = {"brics_project": "p1.brics", "runtime": "01:00:00", "ngpus": "1"}
 
 
 @pytest.fixture
@@ -22,10 +20,7 @@ def alice(hub: Hub) -> Iterator[Hub]:
     """The hub with alice known, so that its REST API can act for her."""
     assert hub.login(hub.provider.token())[0] == 302
     yield hub
-    (hub.slurm / "away").unlink(missing_ok=True)
-    for name in ("", "second"):
-        hub.api("DELETE", f"/users/alice/servers/{name}" if name else "/users/alice/server")
-    until(lambda: not hub.jobs() and not hub.api("GET", "/users/alice")[1]["servers"])
+    hub.stop_servers()
 
 
 @pytest.mark.parametrize(
@@ -84,50 +79,50 @@ def test_two_servers(alice: Hub) -> None:
     assert "#SBATCH --chdir=/home/p1/alice.p1\n" in one
     assert "#SBATCH --partition=gpu-1\n" in one
     assert "export PATH=" not in one
+    # What the site sets, also where the hub's own would be kept back.
+    for line in ("export OWN='it'\"'\"'s'", "export LANG=C.UTF-8"):
+        assert one.splitlines().count(line) == 1
+    assert "\n# export OWN='it'\"'\"'s', export LANG=C.UTF-8\n" in one
     assert "crypt key" not in alice.calls()
     assert "ngpus=1 ignored" in alice.log.read_text()
     token = re.search(r"JUPYTERHUB_API_TOKEN=(\w+)", one)[1]
     assert token not in alice.log.read_text()
 
 
+def newest_script(hub: Hub) -> str:
+    """The batch script of the job submitted last."""
+    return max(hub.slurm.glob("*.sh"), key=lambda path: path.stat().st_mtime).read_text()
+
+
+def tell_port(hub: Hub, token: str, body: object) -> int:
+    """Send `body` as a server tells its port, and give the status."""
+    return hub.request("POST", "/api/batchspawner", [("Authorization", f"token {token}")], json.dumps(body))[0]
+
+
 def test_port_only(alice: Hub) -> None:
     """A server's token can't change how its spawner runs commands."""
     alice.api("POST", "/users/alice/server", OPTIONS)
     until(lambda: (alice.server() or {}).get("ready"))
-    script = max(alice.slurm.glob("*.sh"), key=lambda path: path.stat().st_mtime).read_text()
-    token = re.search(r"JUPYTERHUB_API_TOKEN=(\w+)", script)[1]
+    token = re.search(r"JUPYTERHUB_API_TOKEN=(\w+)", newest_script(alice))[1]
     for body in ({"exec_prefix": "touch /x;"}, {"port": 1, "job_id": "1"}, {"port": "80"}, {"port": True}, [], {}):
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{alice.port}/jupyter/hub/api/batchspawner",
-            json.dumps(body).encode(),
-            {"Authorization": f"token {token}"},
-        )
-        with pytest.raises(urllib.error.HTTPError, match="400"):
-            urllib.request.urlopen(request)
+        assert tell_port(alice, token, body) == 400
 
 
-def test_hub_killed_and_slurm_away(alice: Hub) -> None:
-    """Unknown is not gone: servers outlive hub and Slurm being away, starts are cancelled, stops wait for Slurm."""
-    alice.api("POST", "/users/alice/server", OPTIONS)
-    until(lambda: (alice.server() or {}).get("ready"))
-    running = alice.jobs()
-    alice.api("POST", "/users/alice/servers/second", {**OPTIONS, "partition": "silent"})
-    until(lambda: len(alice.jobs()) == 2)
-    away = alice.slurm / "away"
-    away.touch()
-    alice.stop(signal.SIGKILL)
-    alice.start()
-    polls = alice.calls().count("squeue")
-    until(lambda: alice.calls().count("squeue") > polls + 1)
-    assert alice.server()["ready"]
-    away.unlink()
-    until(lambda: alice.jobs() == running)
-    away.touch()
-    assert alice.api("DELETE", "/users/alice/server")[0] == 202
-    assert alice.jobs() == running
-    away.unlink()
-    until(lambda: not alice.jobs())
-    assert f"alice.p1 scancel {running[0]}" in alice.calls()
+def test_port_by_others(alice: Hub) -> None:
+    """The token of a service, or one that a user has made, is no server's: 403. So is none."""
+    own = alice.api("POST", "/users/alice/tokens")[1]["token"]
+    for token in (API_TOKEN, own, "nonsense"):
+        assert tell_port(alice, token, {"port": 1}) == 403
+
+
+def test_not_utf8(alice: Hub) -> None:
+    """Options that are no text are a 400, in the address as in the form."""
+    session = alice.session(alice.provider.token())
+    before = alice.calls()
+    for path in ("/spawn?runtime=%ff", "/spawn/alice?runtime=%ff", "/spawn/alice/second?x=1&next=%ff"):
+        assert alice.request("GET", path, session)[0] == 400
+    assert post_form(alice, session, **{**OPTIONS, "runtime": "%ff"})[0] == 400
+    assert alice.calls() == before
 
 
 def test_job_fails(alice: Hub) -> None:
@@ -161,9 +156,9 @@ def test_start_given_up() -> None:
     """A start given up while the job is being submitted knows the job afterwards, so that it is cancelled."""
 
     async def give_up() -> None:
-        await asyncio.wait_for(spawner.submit_batch_script(), 0.1)
+        await asyncio.wait_for(spawner.submit_batch_script(), 0.05)
 
-    spawner = BareSpawner(exec_prefix="", batch_submit_cmd="sleep 0.4; echo 12", batch_script="")
+    spawner = BareSpawner(exec_prefix="", batch_submit_cmd="sleep 0.2; echo 12", batch_script="")
     with pytest.raises(asyncio.TimeoutError):
         asyncio.run(give_up())
     assert spawner.job_id == "12"
@@ -191,9 +186,36 @@ def test_start_given_up() -> None:
 )
 def test_status(answer: str, status: JobStatus) -> None:
     """What an answer of squeue, or none, says of the job."""
-    spawner = BareSpawner(exec_prefix="", batch_query_cmd=answer, command_timeout=0.3)
+    spawner = BareSpawner(exec_prefix="", batch_query_cmd=answer, command_timeout=0.1 if "sleep" in answer else 10)
     spawner.job_id = "7"
     assert asyncio.run(spawner.query_job_status()) == status
+
+
+REFUSED_BY_SUDO = [
+    "sudo: unknown user alice.p1",
+    "sudo: unknown user: alice.p1",
+    "sudo: a password is required",
+    "Sorry, user hub is not allowed to execute '/usr/bin/scancel' as alice.p1 on login1.",
+    "Sorry, user hub may not run sudo on login1.",
+]
+
+
+@pytest.mark.parametrize("message", ["scancel: error: Access denied", *REFUSED_BY_SUDO])
+def test_never_cancelled(message: str, caplog: pytest.LogCaptureFixture, monkeypatch) -> None:
+    """A job that can't be cancelled is given up after long, at once if sudo refuses, and an error names it."""
+    monkeypatch.setattr("bricsauthenticator.spawner.CANCEL_GIVE_UP_TIME", 3600 if message in REFUSED_BY_SUDO else 0.1)
+    spawner = BareSpawner(
+        exec_prefix="",
+        batch_query_cmd="echo RUNNING node1",
+        batch_cancel_cmd=f"echo {shlex.quote(message)} >&2; exit 1",
+        startup_poll_interval=0.05,
+    )
+    spawner.job_id, spawner.req_username = "7", "alice.p1"
+    asyncio.run(asyncio.wait_for(spawner.stop(), 5))
+    errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert errors == [f"bare: job 7 of alice.p1 can't be cancelled and may still be there: {message}"]
+    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert bool(warnings) == (message not in REFUSED_BY_SUDO)
 
 
 @pytest.mark.parametrize(("output", "job_id"), [("12", "12"), ("12;cluster", "12"), ("Hello\n12", "12")])

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import time
 from typing import Any
 
 import jwt
@@ -20,6 +21,9 @@ REQUIRED_CLAIMS = ["aud", "exp", "iss", "iat", "short_name", "projects"]
 
 SHORT_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 """User names of the hub: lower case, because JupyterHub folds case and two people must not become one."""
+
+REFRESH_INTERVAL = 300.0
+"""Seconds between two looks at the projects in the tokens that come with a user's requests."""
 
 # A JWT is base64url of `{"…` or `{ "…`, a dot, and more of the kind.
 _TOKEN = re.compile(r"\be[wy][\w-]{14,}\.[\w-]+(\.[\w-]*)?", re.ASCII)
@@ -63,6 +67,14 @@ class TokenScrubber(logging.Formatter):
 
 class BricsLoginHandler(BaseHandler):
     """Logs the user in by the request's ID token; there is no form."""
+
+    def set_login_cookie(self, user: User) -> None:
+        """Log this browser in as `user`; one that was another's loses that user's sessions with servers as well."""
+        before = self.get_current_user_cookie()
+        if before and before.name != user.name:
+            self.clear_login_cookie()
+            self.set_session_cookie()
+        super().set_login_cookie(user)
 
     async def get(self) -> None:
         """Log in and go on to the page asked for; 401, 403 or 503 if the token doesn't allow it."""
@@ -110,6 +122,11 @@ class BricsAuthenticator(Authenticator):
     def _enable_auth_state_default(self) -> bool:
         return True
 
+    @default("auth_refresh_age")
+    def _auth_refresh_age_default(self) -> int:
+        # So that refresh_user() sees every request: a browser may be another person's from one to the next.
+        return 1
+
     @default("allow_all")
     def _allow_all_default(self) -> bool:
         # A project on the platform is what allows a user; a site may name users besides.
@@ -118,6 +135,7 @@ class BricsAuthenticator(Authenticator):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._provider = Provider(self.oidc_server)
+        self._next_refresh: dict[str, float] = {}
 
     def get_handlers(self, app: Any) -> list[tuple[str, type[web.RequestHandler]]]:
         """Return the pages for log-in and log-out, and keep tokens out of the log of `app`.
@@ -161,15 +179,25 @@ class BricsAuthenticator(Authenticator):
     async def refresh_user(self, user: User, handler: BaseHandler | None = None) -> bool | dict[str, Any]:
         """Take over the projects of a newer token of the same user, if the request has one; else leave all as it is.
 
-        Returns False, so that the user must log in again, when the newer token has no project on the platform any more.
+        Returns False, so that whoever asks must log in again, when the newer token has no project on the platform any
+        more, or is another person's: then the browser's cookie is of somebody who used it before.
         """
-        if handler is None or TOKEN_HEADER not in handler.request.headers:
+        token = handler.request.headers.get(TOKEN_HEADER) if handler else None
+        if not token or not _is_own_request(user, handler):
             return True
+        if _names_another(token, user.name):
+            return False
+        if time.monotonic() < self._next_refresh.get(user.name, 0):
+            return True
+        refreshed: bool | dict[str, Any] = True
         try:
             authenticated = await self.authenticate(handler)
+            refreshed = {"auth_state": authenticated["auth_state"]}
         except web.HTTPError as error:
-            return error.status_code != 403
-        return {"auth_state": authenticated["auth_state"]} if authenticated["name"] == user.name else True
+            if error.status_code == 403:
+                return False
+        self._next_refresh[user.name] = time.monotonic() + REFRESH_INTERVAL
+        return refreshed
 
     async def _verified_claims(self, token: str) -> dict[str, Any]:
         """Return the claims of a token that is the provider's, for us and of now; any exception means that it isn't."""
@@ -189,6 +217,22 @@ class BricsAuthenticator(Authenticator):
             leeway=self.jwt_leeway,
             options={"require": REQUIRED_CLAIMS},
         )
+
+
+def _is_own_request(user: User, handler: BaseHandler) -> bool:
+    """Return whether the request is by `user`; an administrator's may be about `user`, with a token of their own."""
+    # JupyterHub sets it when it knows who asks, and to know it asks refresh_user() first.
+    asking = getattr(handler, "_jupyterhub_user", None)
+    return asking is None or asking.name == user.name
+
+
+def _names_another(token: str, name: str) -> bool:
+    """Return whether `token` is somebody else's than `name`'s; to refuse a request that needs no proof."""
+    try:
+        claimed = jwt.decode(token, options={"verify_signature": False}).get("short_name")
+    except Exception:  # what it is not, the log-in says
+        return False
+    return isinstance(claimed, str) and claimed != name
 
 
 _REASONS: dict[type[Exception], str] = {

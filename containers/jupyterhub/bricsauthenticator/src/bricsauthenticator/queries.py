@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,6 +19,12 @@ MOST_JOBS = 5000
 """Jobs in one question: their numbers become one argument of squeue, which Linux limits to 128 KiB."""
 
 
+# Without a terminal sudo asks for a password where no rule matches, such as one for a group that the account has left.
+_SUDO_REFUSES = re.compile(
+    r"^sudo: (unknown user|a password is required)\b|\b(is not allowed to execute|may not run sudo)\b", re.MULTILINE
+)
+
+
 class CommandError(RuntimeError):
     """A command on the way to Slurm failed or took too long; its standard error is the message."""
 
@@ -25,6 +32,11 @@ class CommandError(RuntimeError):
     def says_no_such_job(self) -> bool:
         """Whether Slurm answered, and doesn't know the job."""
         return "Invalid job id specified" in str(self)
+
+    @property
+    def says_no_such_account(self) -> bool:
+        """Whether sudo answered, and doesn't know the account or won't run the command as it."""
+        return bool(_SUDO_REFUSES.search(str(self)))
 
 
 class JobState(NamedTuple):
@@ -63,7 +75,7 @@ class SharedQuery:
         self.seen: weakref.WeakKeyDictionary[BricsSlurmSpawner, int] = weakref.WeakKeyDictionary()
         self.latest: Question | None = None
         self.paused_until = 0.0
-        self.told = False
+        self.warned = False
 
     async def ask(self, spawner: BricsSlurmSpawner) -> JobState | None:
         """Return what Slurm says of the job of `spawner`; None if its own query has to tell.
@@ -106,11 +118,11 @@ class SharedQuery:
                 if not again:  # Slurm may have come back between the two
                     return await self._run(spawner, jobs, again=True)
                 self.paused_until = asyncio.get_running_loop().time() + PAUSE
-                if not self.told:
-                    self.told = True
+                if not self.warned:
+                    self.warned = True
                     spawner.log.warning("Slurm is asked about each job by itself, for %s: %s", self.command, error)
             return None
-        self.told = False
+        self.warned = False
         return parse(output)
 
     async def _answers_alone(self, spawner: BricsSlurmSpawner) -> bool:

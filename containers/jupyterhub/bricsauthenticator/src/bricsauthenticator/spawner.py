@@ -11,11 +11,10 @@ from typing import Any
 
 import batchspawner
 from batchspawner.batchspawner import JobStatus, format_template
-from jupyterhub.apihandlers import APIHandler, default_handlers
-from tornado import web
 from traitlets import Any as AnyTrait
 from traitlets import Bool, Dict, Float, Unicode, default
 
+import bricsauthenticator.handlers  # noqa: F401  which puts them in the place of the hub's own
 from bricsauthenticator.projects import USERNAME, Projects, project_of
 from bricsauthenticator.queries import CommandError, shared_query
 from bricsauthenticator.spawner_options_form import (
@@ -28,35 +27,11 @@ from bricsauthenticator.spawner_options_form import (
 CANCEL_RETRY_LIMIT = 10.0
 """Longest pause, in seconds, between two tries to cancel a job while Slurm can't be reached."""
 
+CANCEL_GIVE_UP_TIME = 3600.0
+"""Seconds after which a job that can't be cancelled is left to Slurm, which ends it at its time limit."""
+
 CANCEL_CONFIRM_TIME = 10.0
 """Seconds to wait for a cancelled job to end, as in batchspawner; Slurm has taken the order by then."""
-
-
-class PortHandler(APIHandler):
-    """Takes the port that a starting server listens on, as `{"port": 12345}`.
-
-    It stands in for batchspawner's handler, which lets whoever has a server's token set any attribute of its spawner,
-    the commands that the hub runs included.
-    """
-
-    @web.authenticated
-    def post(self) -> None:
-        """Set the port of the server whose token the request carries; 400 or 403 if that can't be."""
-        token = self.get_auth_token()
-        spawner = next((s for s in self.current_user.spawners.values() if token and s.api_token == token), None)
-        if spawner is None:
-            raise web.HTTPError(403, "Not the token of a server")
-        data = self.get_json_body()
-        port = data.get("port") if isinstance(data, dict) and len(data) == 1 else None
-        if type(port) is not int or not 0 < port < 65536:
-            raise web.HTTPError(400, "The body must be a port only")
-        spawner.port = port
-        self.set_status(201)
-        self.finish({"message": "BatchSpawner data configured"})
-
-
-# The first handler of a path is the one that counts; batchspawner appends its own when it is imported.
-default_handlers.insert(0, (r"/api/batchspawner", PortHandler))
 
 
 class JobEndedError(RuntimeError):
@@ -65,6 +40,11 @@ class JobEndedError(RuntimeError):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.jupyterhub_message = message
+
+
+def export_lines(variables: dict[str, str]) -> str:
+    """Return lines of a shell script that set and export `variables`."""
+    return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables.items())
 
 
 class BricsSlurmSpawner(batchspawner.SlurmSpawner):
@@ -99,7 +79,7 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
     ).tag(config=True)
     state_exechost_re = Unicode(r"\s([A-Za-z0-9][A-Za-z0-9._-]*)$").tag(config=True)
 
-    # A REST client may send any JSON, and JupyterHub stores it: use_options() refuses what isn't right, not the trait.
+    # A REST client may send any JSON, and JupyterHub stores it: apply_options() refuses what is wrong, not the trait.
     user_options = AnyTrait({})
 
     brics_projects = Dict(
@@ -130,10 +110,14 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
 
     @default("apply_user_options")
     def _apply_user_options_default(self) -> Any:
-        return lambda spawner, options: spawner.use_options(options)
+        return lambda spawner, options: spawner.apply_options(options)
 
-    def use_options(self, options: object) -> None:
-        """Check `options`, from the form or the REST API, and take account, home and what else makes the job."""
+    def apply_options(self, options: object) -> None:
+        """Check `options`, from the form or the REST API, and take account, home and what else makes the job.
+
+        Raises OptionsError. JupyterHub calls it before the pre-spawn hook, so that a site's hook finds the account;
+        start() calls it again, because the hook may have changed the options, or the site `apply_user_options`.
+        """
         projects = self.brics_projects or {}
         valid = validate_options(options, projects)
         key = valid.pop("brics_project")
@@ -229,12 +213,14 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
     async def submit_batch_script(self) -> str:
         """Submit the job and save its id in the hub's database; CommandError if Slurm refuses it."""
         env = self.get_env()
-        exports = {name: value for name, value in env.items() if name not in self.env_keep}
+        # What is kept of the hub's environment says something about its machine, unless the site has set it.
+        exports = {name: value for name, value in env.items() if name in self.environment or name not in self.env_keep}
         script = format_template(
             self.batch_script,
             **self.get_req_subvars(),
             cmd=self.cmd_formatted_for_batch(),
-            environment="\n".join(f"export {name}={shlex.quote(value)}" for name, value in exports.items()),
+            environment=export_lines(exports),
+            site_environment=export_lines({name: exports[name] for name in self.environment if name in exports}),
         )
         cmd = self._command(self.batch_submit_cmd)
         self.log.info("%s: submitting by %s", self._log_name, cmd)
@@ -266,6 +252,7 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
         output = await self.query_alone()
         if found and output:
             raise CommandError(f"its number is that of a job of {found.user}")
+        self.job_reason = ""  # it tells none, and the last one known may be of another state
         return output
 
     async def query_job_status(self) -> JobStatus:
@@ -323,23 +310,27 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
         Raises OptionsError (400) before anything is run, CommandError if Slurm refuses the job, JobEndedError if it
         ends too early.
         """
-        self.use_options(self.user_options)
+        self.apply_options(self.user_options)
         if not self.gres_enabled:
             self.log.info("%s: ngpus=%s ignored, no gres is declared", self._log_name, self.user_options["ngpus"])
         self.ip, self.port = self.traits()["ip"].default_value, 0
         if self.server:
             self.server.port = 0
-        told = asyncio.Event()
+        await self.submit_batch_script()
+        return await self._wait_for_server()
+
+    async def _wait_for_server(self) -> tuple[str, int]:
+        """Return host and port of the job's server once both are known; JobEndedError if the job ends before."""
+        port_known = asyncio.Event()
 
         def on_port(change: Any) -> None:
-            told.set()
+            port_known.set()
 
         self.observe(on_port, "port")
         try:
-            await self.submit_batch_script()
             host = None
             while not (host and self.port):
-                told.clear()
+                port_known.clear()
                 status = await self.query_job_status()
                 if status == JobStatus.NOTFOUND:
                     how = self._how_it_ended()
@@ -350,7 +341,7 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
                     host = self.state_gethost()
                 if not (host and self.port):
                     with contextlib.suppress(asyncio.TimeoutError):
-                        await asyncio.wait_for(told.wait(), self.startup_poll_interval)
+                        await asyncio.wait_for(port_known.wait(), self.startup_poll_interval)
         finally:
             self.unobserve(on_port, "port")
         self.ip = host
@@ -358,24 +349,96 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
         self.log.info("%s: job %s listens at %s:%s", self._log_name, self.job_id, self.ip, self.port)
         return self.ip, self.port
 
+    async def poll(self) -> int | None:
+        """Return None if the server is there, else a status.
+
+        A hub that starts asks this about each server that it finds in its database, so about one that was starting
+        when the hub before it ended as well: the answer comes when that start has. JupyterHub's own hook for this,
+        get_url(), couldn't answer that there is no server any more.
+        """
+        if self._check_pending and self.job_id and self.server and not self.server.port:
+            return await self._resume_start()
+        return await super().poll()
+
+    async def _resume_start(self) -> int | None:
+        """Go on with the start that an earlier hub began; return None if the server is up, else a status.
+
+        To JupyterHub it is a start like any other, whose page shows its progress, and which can be interrupted.
+        """
+        self.log.info("%s: job %s was starting when the hub ended, waiting for it", self._log_name, self.job_id)
+
+        def resumed(start: asyncio.Future) -> None:
+            self._spawn_pending = False
+            # A failure is kept, for the page to show.
+            if start.cancelled() or not start.exception():
+                self._spawn_future = None
+
+        self._check_pending, self._spawn_pending = False, True
+        start = asyncio.ensure_future(self._finish_start())
+        start.add_done_callback(resumed)
+        self._spawn_future = start  # type: ignore[assignment]  # JupyterHub declares no type, and sets it to None
+        await asyncio.wait([start])
+        if start.cancelled():
+            await self._stopped_by_another()
+        elif error := start.exception():
+            self.log.warning(
+                "%s: the start of job %s failed: %s", self._log_name, self.job_id, str(error) or "time is up"
+            )
+        else:
+            return None
+        return 1
+
+    async def _stopped_by_another(self) -> None:
+        """Wait for the stop that JupyterHub begins a second after it has interrupted a start, if it comes.
+
+        Not a moment longer: after this JupyterHub stops what is there, and that could be another server by then.
+        """
+        for _ in range(40):
+            if stop := getattr(self, "_stop_future", None):
+                await asyncio.wait([stop])
+                return
+            await asyncio.sleep(0.05)
+
+    async def _finish_start(self) -> None:
+        """Do what JupyterHub does in a start after the job is submitted."""
+        self.server.ip, self.server.port = await asyncio.wait_for(self._wait_for_server(), self.start_timeout)
+        self.db.commit()
+        await self.user._wait_up(self)
+        await self.user.settings["proxy"].add_user(self.user, self.name)
+
     async def stop(self, now: bool = False) -> None:
         """Cancel the job; with `now` return when Slurm has the order, else when the job has ended too.
 
-        As long as Slurm can't be reached this goes on trying: the hub forgets the job when stop() returns.
+        The hub forgets the job when this returns, so it goes on for long if Slurm can't be reached.
         """
+        if await self._cancel_until_taken() and not now:
+            await self._wait_until_gone()
+
+    async def _cancel_until_taken(self) -> bool:
+        """Tell Slurm to cancel the job until it takes the order; False if there is none, or no hope to cancel it."""
         pause = self.startup_poll_interval
+        deadline = asyncio.get_running_loop().time() + CANCEL_GIVE_UP_TIME
         while self.job_id:
             try:
                 await self.cancel_batch_job()
-                break
-            except Exception as error:
+                return True
+            except Exception as error:  # whatever failed, the job may still be there
                 if await self.query_job_status() == JobStatus.NOTFOUND:
-                    return
+                    return False
+                refused = isinstance(error, CommandError) and error.says_no_such_account
+                if refused or asyncio.get_running_loop().time() > deadline:
+                    self.log.error(
+                        "%s: job %s of %s can't be cancelled and may still be there: %s",
+                        self._log_name, self.job_id, self.req_username, error,
+                    )  # fmt: skip
+                    return False
                 self.log.warning("%s: job %s not cancelled yet: %s", self._log_name, self.job_id, error)
             await asyncio.sleep(pause)
             pause = min(2 * pause, CANCEL_RETRY_LIMIT)
-        if now:
-            return
+        return False
+
+    async def _wait_until_gone(self) -> None:
+        """Wait until the cancelled job has ended, or for CANCEL_CONFIRM_TIME."""
         deadline = asyncio.get_running_loop().time() + CANCEL_CONFIRM_TIME
         while await self.query_job_status() != JobStatus.NOTFOUND:
             if self.job_status.startswith("COMPLETING"):

@@ -19,7 +19,7 @@ _PATTERNS = {
 }
 _MESSAGES = {
     "brics_project": "Project is missing or not one of yours.",
-    "runtime": "Run time must be HH:MM:SS and more than 00:00:00.",
+    "runtime": "Run time must be HH:MM:SS and not zero.",
     "ngpus": "Number of GPUs must be one digit.",
     "partition": "Partition may have letters, digits, - and _ only.",
     "reservation": "Reservation may have letters, digits, - and _ only.",

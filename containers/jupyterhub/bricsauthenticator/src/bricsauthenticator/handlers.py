@@ -1,0 +1,60 @@
+"""Pages and API of the hub that stand in for JupyterHub's and batchspawner's own."""
+
+from jupyterhub import apihandlers, handlers
+from jupyterhub.handlers import pages
+from jupyterhub.spawner import Spawner
+from jupyterhub.user import User
+from jupyterhub.utils import compare_token
+from tornado import web
+
+
+class PortHandler(apihandlers.APIHandler):
+    """Takes the port that a starting server listens on, as `{"port": 12345}`.
+
+    It stands in for batchspawner's handler, which lets whoever has a server's token set any attribute of its spawner,
+    the commands that the hub runs included.
+    """
+
+    @web.authenticated
+    def post(self) -> None:
+        """Set the port of the server whose token the request carries; 400 or 403 if that can't be."""
+        token = self.get_auth_token()
+        # Services have tokens as well, and no servers.
+        spawners = self.current_user.spawners.values() if isinstance(self.current_user, User) else ()
+        spawner = next((spawner for spawner in spawners if token and is_token_of(spawner, token)), None)
+        if spawner is None:
+            raise web.HTTPError(403, "Not the token of a server")
+        data = self.get_json_body()
+        port = data.get("port") if isinstance(data, dict) and len(data) == 1 else None
+        if type(port) is not int or not 0 < port < 65536:
+            raise web.HTTPError(400, "The body must be a port only")
+        spawner.port = port
+        self.set_status(201)
+        self.finish({"message": "BatchSpawner data configured"})
+
+
+def is_token_of(spawner: Spawner, token: str) -> bool:
+    """Return whether `token` is that of the server of `spawner`, whichever hub process gave it to the server."""
+    if spawner.api_token:
+        return spawner.api_token == token
+    # After a restart only a hash of it is left: it is also the secret of the server's OAuth client.
+    client = spawner.orm_spawner.oauth_client
+    return bool(client and client.secret and compare_token(client.secret, token))
+
+
+class SpawnHandler(pages.SpawnHandler):
+    """The spawn page, which answers 400 where JupyterHub's stumbles over options that are no text."""
+
+    async def prepare(self) -> None:
+        """Find out who asks; 400 unless all arguments of the request are UTF-8."""
+        await super().prepare()
+        for name, values in self.request.arguments.items():
+            for value in values:
+                self.decode_argument(value, name)
+
+
+# The first handler of a path is the one that counts.
+apihandlers.default_handlers.insert(0, (r"/api/batchspawner", PortHandler))
+handlers.default_handlers[:0] = [
+    (path, SpawnHandler) for path, handler, *_ in handlers.default_handlers if handler is pages.SpawnHandler
+]

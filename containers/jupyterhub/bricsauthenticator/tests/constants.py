@@ -1,0 +1,5 @@
+"""What the tests and the hub's configuration both name; imported by each hub, so it imports nothing."""
+
+PLATFORM = "test.platform"
+AUDIENCE = "test-hub"
+API_TOKEN = "0123456789abcdef0123456789abcdef"

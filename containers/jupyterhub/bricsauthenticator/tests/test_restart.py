@@ -1,0 +1,90 @@
+"""A hub that is killed while servers run and start, and while Slurm is away, and the hub after it."""
+
+import json
+import os
+import re
+import signal
+from collections.abc import Iterator
+
+import pytest
+from conftest import OPTIONS, Hub, until
+from constants import API_TOKEN
+
+PARTITIONS = {"": "", "second": "late", "third": "late", "fourth": "late"}
+"""Alice's servers, and the partition of each; a job in `late` waits for a file before it starts the server."""
+
+
+def submit(hub: Hub, partitions: dict[str, str]) -> dict[str, str]:
+    """Start servers of alice's, each in its partition, and give their jobs, without waiting for the servers."""
+
+    def submitted() -> list[tuple[str, str]]:
+        return re.findall(r"alice:?(\w*): job (\d+) submitted", hub.log.read_text())
+
+    before = len(submitted())
+    for name, partition in partitions.items():
+        body = json.dumps({**OPTIONS, "partition": partition})
+        hub.send("POST", f"/api{hub.path(name)}", [("Authorization", f"token {API_TOKEN}")], body).close()
+    until(lambda: len(submitted()) == before + len(partitions))
+    return dict(submitted()[before:])
+
+
+@pytest.fixture(scope="module")
+def jobs(hub: Hub) -> Iterator[dict[str, str]]:
+    """The jobs of alice's servers, one running and three starting when the hub was killed; one has failed since."""
+    assert hub.login(hub.provider.token())[0] == 302
+    jobs = submit(hub, PARTITIONS)
+    until(lambda: hub.server()["ready"])
+    hub.stop(signal.SIGKILL)
+    os.kill(int((hub.slurm / f"{jobs['fourth']}.pid").read_text()), signal.SIGKILL)
+    (hub.slurm / "away").touch()
+    hub.start()
+    yield jobs
+    hub.stop_servers()
+
+
+def test_slurm_away(hub: Hub, jobs: dict[str, str]) -> None:
+    """Unknown is not gone: as long as Slurm is away running servers are ready, and starting ones go on starting."""
+    polls = hub.calls().count("squeue")
+    until(lambda: hub.calls().count("squeue") > polls + 3)
+    assert hub.server()["ready"]
+    assert {hub.server(name)["pending"] for name in ("second", "third", "fourth")} == {"spawn"}
+    assert set(hub.jobs()) == set(jobs.values())
+    (hub.slurm / "away").unlink()
+
+
+def test_start_over(hub: Hub, jobs: dict[str, str]) -> None:
+    """A start whose job has ended meanwhile is over at once, and its page says why."""
+    session = hub.session(hub.provider.token())
+    ended = "ended before its server was up: FAILED (NonZeroExitCode)"
+    until(lambda: ended in hub.request("GET", "/spawn-pending/alice/fourth", session)[2], 5)
+    (hub.slurm / f"{jobs['fourth']}.pid").unlink()
+
+
+def test_start_goes_on(hub: Hub, jobs: dict[str, str]) -> None:
+    """A server that tells its port to the new hub is ready, in the proxy as well, though another is still starting."""
+    (hub.slurm / "go-second").touch()
+    until(lambda: hub.server("second")["ready"])
+    assert jobs["second"] in hub.jobs()
+    assert re.search(r"Adding user alice to proxy \S+/second/ => http://127.0.0.1:\d+$", hub.log.read_text(), re.M)
+    assert hub.server("third")["pending"] == "spawn"
+
+
+def test_start_interrupted(hub: Hub, jobs: dict[str, str]) -> None:
+    """A server that is still starting can be stopped, and started again at once."""
+    assert hub.api("DELETE", hub.path("third"))[0] in (202, 204)
+    until(lambda: not hub.server("third"))
+    assert jobs["third"] not in hub.jobs()
+    again = submit(hub, {"third": ""})["third"]
+    until(lambda: "alice:third not running" in hub.log.read_text())
+    until(lambda: hub.server("third")["ready"])
+    assert again in hub.jobs()
+
+
+def test_stop_waits(hub: Hub, jobs: dict[str, str]) -> None:
+    """A stop while Slurm is away goes on until Slurm has taken it."""
+    (hub.slurm / "away").touch()
+    assert hub.api("DELETE", hub.path())[0] == 202
+    assert jobs[""] in hub.jobs()
+    (hub.slurm / "away").unlink()
+    until(lambda: jobs[""] not in hub.jobs())
+    assert f"alice.p1 scancel {jobs['']}" in hub.calls()
