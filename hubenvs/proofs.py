@@ -96,16 +96,17 @@ class Session:
         self._bin = env.slurm.wrappers_bin
         self._connection = connection
 
-    def run(self, *command: str, stdin: str = "", **variables: str) -> Result:
-        """Run ``command`` with ``variables`` in its environment; it reads ``stdin``."""
+    def run(self, *command: str, stdin: str = "") -> Result:
+        """Run ``command``; it reads ``stdin``."""
         result: Result = self._connection.run(
-            shlex.join(command), hide=True, warn=True, in_stream=_AtOnce(stdin), env=variables, timeout=TIMEOUT
+            shlex.join(command), hide=True, warn=True, in_stream=_AtOnce(stdin), timeout=TIMEOUT
         )
         return result
 
     def wrapper(self, name: str, user: str, stdin: str = "", **variables: str) -> Result:
-        """Run the wrapper ``name`` as ``user``."""
-        return self.run("sudo", "-n", "-u", user, f"{self._bin}/{name}", stdin=stdin, **variables)
+        """Run the wrapper ``name`` as ``user`` with ``variables``, which sudo is given, as by the hub."""
+        given = (f"{key}={value}" for key, value in variables.items())
+        return self.run("sudo", "-n", "-u", user, *given, f"{self._bin}/{name}", stdin=stdin)
 
     def may(self, name: str, user: str) -> bool:
         """Return whether sudo lets the wrapper ``name`` be run as ``user``."""

@@ -69,16 +69,16 @@ class Walk:
         """Return whether Slurm, wherever it is, is done with ``job`` of ``account``."""
         if "slurm" in self.env.containers:
             return self.jobs(account).get(job, ("COMPLETING", ""))[0] == "COMPLETING"
-        ask = self.as_hub("sudo", "-n", "-u", account, f"{self.env.slurm.wrappers_bin}/slurmspawner_squeue", job=job)
+        wrapper = f"{self.env.slurm.wrappers_bin}/slurmspawner_squeue"
+        ask = self.as_hub("sudo", "-n", "-u", account, f"SLURMSPAWNER_JOB_ID={job}", wrapper)
         done = self.engine.run(ask, check=False)
         return done.text.partition(" ")[0] in ("", "COMPLETING") and (
             done.returncode == 0 or "Invalid job id" in done.stderr
         )
 
-    def as_hub(self, *command: str, job: str = "") -> tuple[str, ...]:
-        """Return the command that runs ``command``, about ``job``, where Slurm is, by the hub's own ssh."""
-        variables = ("env", f"SLURMSPAWNER_JOB_ID={job}") if job else ()
-        return exec_argv(self.env.container("jupyterhub"), *variables, "ssh", self.env.ssh_target, *command)
+    def as_hub(self, *command: str) -> tuple[str, ...]:
+        """Return the command that runs ``command`` where Slurm is, by the hub's own ssh."""
+        return exec_argv(self.env.container("jupyterhub"), "ssh", self.env.ssh_target, *command)
 
 
 def verify(
