@@ -118,13 +118,14 @@ from bricsauthenticator import BricsAuthenticator
 from traitlets.config.loader import PyFileConfigLoader
 for named in ({'alice'}, set()):
     c = PyFileConfigLoader('common.py', '/srv/jupyterhub').load_config()
-    c.Authenticator.allowed_users = named
+    if named:
+        c.Authenticator.allowed_users, c.Authenticator.allow_all = named, False
     print(*(bool(BricsAuthenticator(config=c).check_allowed(name, None)) for name in ('alice', 'bob')))
 """
 
 
 def test_a_site_can_name_who_may_log_in(deployment: Deployment) -> None:
-    """`c.Authenticator.allowed_users` in a site's configuration holds for tokens; without it all with a project may."""
+    """JupyterHub's own settings in a site's configuration hold for tokens; without them all with a project may."""
     command = f'PYTHONPATH=. {HUB_PYTHON} -c "$0"'
     allowed = deployment.run_in("jupyterhub", "sh", "-c", command, ALLOWED)
     assert allowed.splitlines() == ["True False", "True True"]

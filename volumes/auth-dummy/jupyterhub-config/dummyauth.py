@@ -38,10 +38,6 @@ class DummyBricsAuthenticator(Authenticator):
     accounts = Unicode(help="Account names, <user>.<project>, one a line.").tag(config=True)
     portal = Unicode(help="The portal that all projects are of.").tag(config=True)
 
-    @default("allow_all")
-    def _allow_all_default(self) -> bool:
-        return not self.allowed_users
-
     @default("password")
     def _password_default(self) -> str:
         return os.environ["DEPLOY_CONFIG_DUMMYAUTH_PASSWORD"]

@@ -42,9 +42,10 @@ c.JupyterHub.init_spawners_timeout = 1
 # closes the connection without an answer, so here the hub takes all that the proxy lets through.
 HTTPServer.initialize = partialmethod(HTTPServer.initialize, max_header_size=128 * 1024)
 
-# Who may log in is the identity provider's to say: whoever has a token with a project on this platform. A site that
-# names users besides sets c.Authenticator.allowed_users. allow_all, which would win over that, is the authenticators'.
+# Who may log in is the identity provider's to say: whoever has a token with a project on this platform. Said here for
+# packages of another source too; a site that names c.Authenticator.allowed_users itself sets it to False.
 c.JupyterHub.authenticator_class = "brics"
+c.Authenticator.allow_all = True
 c.Authenticator.enable_auth_state = True
 c.Authenticator.admin_users = {name.strip() for name in setting("ADMIN_USERS").split(",") if name.strip()}
 c.BricsAuthenticator.oidc_server = setting("OIDC_SERVER")
