@@ -170,7 +170,7 @@ def rootless(session: nox.Session) -> None:
         "chown", "-R", f"{USER}:", *(str(home / name) for name in ("checkout", ".config", ".runtime")), external=True
     )
     session.run(
-        *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "catatonit", "--"),
+        *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "tests/devices", "catatonit", "--"),
         *("setpriv", f"--reuid={USER}", f"--regid={user.pw_gid}", "--init-groups"),
         *("sh", "-c", 'cd ~/checkout && exec scripts/bootstrap nox "$@"', "sh"),
         *("--session", "integration(dev_dummyauth)", "--", *session.posargs),
