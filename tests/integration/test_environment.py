@@ -165,26 +165,34 @@ def test_a_server_survives_a_restart_of_the_hub(deployment: Deployment) -> None:
         wait_until(lambda: job not in deployment.jobs(), STOP, f"job {job} is still there")
 
 
+@contextlib.contextmanager
+def waiting_job(deployment: Deployment, user: HubUser, **choices: str) -> Iterator[str]:
+    """Have ``user`` ask for a server with ``choices``; give its job's number, and let it wait while the block runs."""
+    drain = ("scontrol", "update", "NodeName=node1", "Reason=test")
+    _, options = user.spawn_form()
+    before = set(deployment.jobs())
+    deployment.run_in("slurm", *drain, "State=DRAIN")
+    try:
+        user.spawn({"brics_project": options["brics_project"][0], **choices})
+        wait_until(lambda: set(deployment.jobs()) - before, START, "no job was submitted")
+        (job,) = set(deployment.jobs()) - before
+        assert deployment.jobs()[job] == "PENDING"
+        yield job
+    finally:
+        deployment.run_in("slurm", *drain, "State=RESUME")
+
+
 @once
 def test_a_start_goes_on_after_a_restart_of_the_hub(deployment: Deployment) -> None:
     """A job that waits in the queue while the hub restarts is kept: the server is ready soon after it runs."""
-    drain = ("scontrol", "update", "NodeName=node1", "Reason=test")
     with deployment.user() as user:
-        _, options = user.spawn_form()
-        before = set(deployment.jobs())
-        deployment.run_in("slurm", *drain, "State=DRAIN")
-        try:
-            user.spawn({"brics_project": options["brics_project"][0]})
-            wait_until(lambda: set(deployment.jobs()) - before, START, "no job was submitted")
-            (job,) = set(deployment.jobs()) - before
+        with waiting_job(deployment, user) as job:
             deployment.run_in("jupyterhub", "s6-svc", "-r", "/run/service/jupyterhub")
             wait_until(lambda: deployment.health != 200, 5, "the hub did not go away")
             wait_until(lambda: deployment.health == 200, 30, "the hub did not come back")
             server = user.server()
             assert server is not None
             assert server["pending"] == "spawn"
-        finally:
-            deployment.run_in("slurm", *drain, "State=RESUME")
         user.wait_ready(START)
         assert deployment.jobs()[job] == "RUNNING"
         user.notebook_api("GET", "/kernels")
@@ -233,22 +241,12 @@ def test_a_bad_form_is_refused_and_submits_nothing(deployment: Deployment) -> No
 @once
 def test_a_drained_node_keeps_a_job_with_gpus_waiting(deployment: Deployment) -> None:
     """A job asks Slurm for the form's number of GPUs; while its node is drained the hub says that it waits, and why."""
-    drain = ("scontrol", "update", "NodeName=node1", "Reason=test")
     with deployment.user() as user:
-        _, options = user.spawn_form()
-        before = set(deployment.jobs())
-        deployment.run_in("slurm", *drain, "State=DRAIN")
-        try:
-            user.spawn({"brics_project": options["brics_project"][0], "ngpus": "2"})
-            wait_until(lambda: set(deployment.jobs()) - before, START, "no job was submitted")
-            (job,) = set(deployment.jobs()) - before
-            assert deployment.jobs()[job] == "PENDING"
+        with waiting_job(deployment, user, ngpus="2") as job:
             progress = f"{user.url}/hub/api/users/{user.name}/server/progress"
             with user.http.stream("GET", progress) as events:
                 waiting = f"Slurm job {job} is waiting in the queue ("
                 assert any(waiting in event for event in events.iter_lines())
-        finally:
-            deployment.run_in("slurm", *drain, "State=RESUME")
         user.wait_ready(START)
         assert "gres/gpu:2" in deployment.run_in("slurm", "scontrol", "show", "job", job)
         with user.kernel() as run:
