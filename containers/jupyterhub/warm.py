@@ -8,6 +8,7 @@ and waits until it listens; `debug` does that too, with debugpy on PORT from the
 
 import contextlib
 import ctypes
+import gc
 import importlib
 import os
 import select
@@ -181,6 +182,10 @@ def ask(request: str) -> int:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--ask"]:
         sys.exit(ask(" ".join(sys.argv[2:])))
+    # All that is imported stays. To look through it for garbage again and again takes an eighth of the time.
+    gc.disable()
     for module in PRELOADED:
         importlib.import_module(module)
+    gc.freeze()  # and each hub shares what it need not look through
+    gc.enable()
     sys.exit(Service(sys.argv[1:]).run() % 256)
