@@ -46,7 +46,7 @@ USER = "hubenvs-ci"
 # What of this process's environment says how the network is reached.
 NETWORK = {"SSL_CERT_FILE", "PIP_INDEX_URL", "UV_DEFAULT_INDEX", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
 PACKAGES = ("containers/jupyterhub/bricsauthenticator", "containers/slurm/slurmspawner_wrappers")
-# Compiled files are kept, out of the sources: without them a hub takes three times as long to start.
+# Compiled files are kept, out of the sources: without them a hub takes three times as long to start, and a task twice.
 COMPILED = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(ROOT / ".nox/bytecode")}
 # What these are built by, in the images too.
 BUILT_BY = {"UV_BUILD_CONSTRAINT": "containers/tools/build.txt"}
@@ -58,7 +58,8 @@ nox.options.sessions = ["lint", "tests", "packages", "integration", "rootless"]
 
 
 def install(session: nox.Session, *locks: str) -> None:
-    """Install the locked packages of ``locks``, every one of them hash-checked."""
+    """Install the locked packages of ``locks``, every one of them hash-checked, for what keeps compiled files."""
+    session.env.update(COMPILED)
     session.install("--require-hashes", *(part for lock in locks for part in ("-r", f"requirements/{lock}.txt")))
 
 
@@ -92,7 +93,6 @@ def _is_shell(file: Path) -> bool:
 def tests(session: nox.Session) -> None:
     """The unit tests of the suite, on every Python from 3.10 on that this machine has."""
     install(session, "tools", "tests")
-    session.env.update(COMPILED)
     session.run("pytest", "tests/unit", *session.posargs)
 
 
@@ -103,7 +103,6 @@ def packages(session: nox.Session, package: str) -> None:
     install(session, "tests")
     pins = ("-c", f"{HUB_BASE}/requirements.txt", "--overrides", f"{HUB_BASE}/overrides.txt")
     session.install(*pins, "-e", f"{package}[dev]", env=BUILT_BY)
-    session.env.update(COMPILED)
     session.run("pytest", f"{package}/tests", "--rootdir", package, *session.posargs)
 
 
@@ -114,7 +113,6 @@ def newest(session: nox.Session, release: str) -> None:
     install(session, "tests")
     package = PACKAGES[0]
     session.install("--upgrade", f"jupyterhub=={release}.*", "-e", f"{package}[dev]", env=BUILT_BY)
-    session.env.update(COMPILED)
     session.run("pytest", f"{package}/tests", "--rootdir", package, *session.posargs)
 
 
