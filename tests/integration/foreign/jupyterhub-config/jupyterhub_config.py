@@ -55,7 +55,9 @@ c.JupyterHub.spawner_class = BricsSlurmSpawner
 c.BatchSpawnerBase.exec_prefix = (
     f"ssh {ssh_options} jupyterspawner@{os.environ['DEPLOY_CONFIG_SSH_HOSTNAME']} sudo -u {{username}}"
 )
-c.SlurmSpawner.batch_submit_cmd = f"{wrappers_bin}/slurmspawner_sbatch"
+# Each variable as NAME=VALUE of sudo's, with quotes for the shell at the other end.
+given = """{% for name in keepvars.split(',') %}{{name}}="'${{name}}'" {% endfor %}"""
+c.SlurmSpawner.batch_submit_cmd = f"{given}{wrappers_bin}/slurmspawner_sbatch"
 c.SlurmSpawner.batch_query_cmd = f"SLURMSPAWNER_JOB_ID={{job_id}} {wrappers_bin}/slurmspawner_squeue"
 c.SlurmSpawner.batch_cancel_cmd = f"SLURMSPAWNER_JOB_ID={{job_id}} {wrappers_bin}/slurmspawner_scancel"
 c.BatchSpawnerBase.batch_script = f"""#!/bin/bash
