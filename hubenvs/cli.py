@@ -69,6 +69,9 @@ def task(**options: Any) -> Callable[[Callable[..., Any]], Any]:
                 return function(*args, **kwargs)
             except HubEnvsError as error:
                 raise Exit(error.report, code=error.exit_code) from None
+            except BrokenPipeError:  # who reads has seen enough, like `head`
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still has to write
+                raise Exit(code=128 + signal.SIGPIPE) from None
             except OSError as error:
                 where = f"{error.filename}: " if error.filename else ""
                 raise Exit(f"error: {where}{error.strerror or error}", code=1) from None
