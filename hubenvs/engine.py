@@ -62,7 +62,7 @@ class Holdings:
 class Engine:
     """Runs programs, podman above all, in the environment that this host needs.
 
-    ``folder`` is where a containers.conf is put if the host needs one (None: nowhere, nothing will be started);
+    ``folder`` is where a containers.conf is put if the host needs one (None: nowhere, podman will only be asked);
     ``echo`` gets each command, quoted.
     """
 

@@ -48,7 +48,7 @@ class Suite:
         """Return the suite for environment ``name`` of the checkout ``root``; raise DefinitionError if there is none.
 
         ``settings``, ``configuration`` and ``config_map`` are laid over the definition as `load.load` says; ``quiet``
-        prints results only, ``echo`` every command, ``dry`` promises that nothing will be started; ``as_deployed``
+        prints results only, ``echo`` every command, ``dry`` promises that podman is only asked; ``as_deployed``
         prefers the definition that the environment was brought up with, if no ``settings`` say otherwise.
         """
         if not name:
