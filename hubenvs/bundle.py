@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Final, Literal
+from typing import IO, Literal
 
 from pydantic import ValidationError
 
@@ -26,7 +26,7 @@ from .names import WORKING_COPIES
 
 INDEX = "bundle.json"
 IMAGES = "images.tar"
-FORMAT: Final = "jupyterhub-slurm bundle 1"
+FORMAT = "jupyterhub-slurm bundle 1"
 # Debian's /tmp is in memory from release 13 on, and images take a gigabyte.
 _SCRATCH = os.environ.get("TMPDIR", "/var/tmp")
 _CHUNK = 2**20
@@ -39,7 +39,7 @@ class Index(Frozen):
     ``checkout`` is the commit of this repository that it was made at, None if it was no clone.
     """
 
-    format: Literal["jupyterhub-slurm bundle 1"] = FORMAT
+    format: str = FORMAT
     env: str
     checkout: str | None
     images: tuple[str, ...]
@@ -124,7 +124,7 @@ def read(source: Path) -> Index:
             said = json.loads(stream.read(_CHUNK)) if stream else {}
             if not isinstance(said, dict) or said.get("format") != FORMAT:
                 raise DefinitionError(f"{source}: is not a bundle of this suite", "`invoke bundle` makes one")
-            index = Index.model_validate_json(json.dumps(said))
+            index = Index.model_validate(said)
             expected = dict(index.files)
             while member := tar.next():
                 content = tar.extractfile(member) if member.isfile() else None

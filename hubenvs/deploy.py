@@ -32,10 +32,8 @@ def make_secrets(env: Environment, console: Console, rotate: bool = False) -> di
     values = state.read_secrets(folder)
     where = (env.slurm.ssh_hostname, env.slurm.ssh_port)
     if rotate and values:
-        made, text = (
-            keys.rotate(values, *where),
-            "rotated; the old crypt key stays, for what is encrypted with it",
-        )
+        made = keys.rotate(values, *where)
+        text = "rotated; the old crypt key stays, for what is encrypted with it"
     else:
         # What is there stays: after `down --keep-volumes` that is the crypt key.
         wanted = env.secret_keys - own.keys()

@@ -166,8 +166,7 @@ def _forbidden(env: Environment, session: Session) -> Iterator[Row]:
         other = session.run("sudo", "-n", "-u", account, "/usr/bin/id")
         yield _row(f"no other command as {account}", not other.ok and "uid=" not in other.stdout, other)
         for variable in CODE_VARIABLES:
-            given = (f"{variable}=/nowhere", f"{env.slurm.wrappers_bin}/slurmspawner_squeue")
-            other = session.run("sudo", "-n", "-u", account, *given)
+            other = session.wrapper("slurmspawner_squeue", account, **{variable: "/nowhere"})
             # The wrapper, without the number of a job, would fail too: it must be sudo that has something to say.
             refused = not other.ok and other.stderr.startswith("sudo:")
             yield _row(f"no {variable} for a wrapper as {account}", refused, other)
