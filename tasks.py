@@ -1,87 +1,75 @@
 """The tasks: `invoke --list` shows them, `invoke --help TASK` explains one.
 
-A task is a call into the hubenvs package, imported when it runs so that listing the tasks stays fast.
+Each is a call into the package hubenvs, imported when it runs so that `invoke --list` stays fast.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from invoke import Collection, Context, Exit
+from invoke import Collection, Context
 
-from hubenvs import variables
-from hubenvs.cli import BASE, ROOT, Settings, confirm, open_engine, open_suite, task, whole, words
-from hubenvs.errors import DefinitionError
+from hubenvs.cli import (
+    ROOT,
+    Settings,
+    confirm,
+    end_with,
+    open_engine,
+    open_session,
+    task,
+    whole_number,
+    words,
+)
 
 
 @task()
 def envs(ctx: Context, json: bool = False) -> None:
     """List the environments, and say of each whether it can run here."""
-    from hubenvs import load
+    import hubenvs.tools.envs
 
     _, console = open_engine(ctx, quiet=json)
-    rows = load.describe(ROOT)
-    if json:
-        console.result(rows)
-        return
-    console.table(
-        ("environment", "stage", "auth", "description"),
-        [
-            (row["env"], f"{row['stage'] or '-'}", f"{row['auth'] or '-'}", f"{row['description'] or '-'}")
-            for row in rows
-        ],
-    )
-    for row in rows:
-        if not row["can_run"]:
-            console.say("", f"{row['env']} can't be brought up yet: {row['why_not']}")
+    hubenvs.tools.envs.envs(ROOT, console, json)
 
 
 @task()
 def doctor(ctx: Context, json: bool = False) -> None:
     """Check this host: engine, cgroups, limits, ports, disk, certificates, registries; with remedies."""
-    from hubenvs import doctor as examine
+    import hubenvs.tools.doctor
 
     engine, console = open_engine(ctx, quiet=json)
-    rows = examine.examine(ROOT, engine)
-    if json:
-        console.result(rows)
-    else:
-        console.table(
-            ("", "check", "found", "remedy"),
-            [("ok" if row["ok"] else "FAIL", row["check"], row["found"], row["remedy"] or "") for row in rows],
-        )
-    if not all(row["ok"] for row in rows):
-        raise Exit(code=1)
+    end_with(0 if hubenvs.tools.doctor.doctor(ROOT, engine, console, json) else 1)
 
 
 @task()
 def clone(ctx: Context, env: str | None = None, instance: str | None = None, set_: Settings = None) -> None:
     """Make the development repositories' working copies; one that exists is never overwritten."""
-    open_suite(ctx, env, instance, set_).clone()
+    import hubenvs.stages.clone
+
+    hubenvs.stages.clone.clone(open_session(ctx, env, instance, set_))
 
 
-@task()
+@task(changes=True)
 def build(ctx: Context, env: str | None = None, instance: str | None = None, set_: Settings = None) -> None:
     """Build the images whose content has changed, both containers' at the same time."""
-    suite = open_suite(ctx, env, instance, set_)
-    suite.clone()
-    with suite.locked():
-        suite.build()
+    import hubenvs.stages.build
+
+    hubenvs.stages.build.build(open_session(ctx, env, instance, set_))
 
 
-@task()
+@task(changes=True)
 def volumes(ctx: Context, env: str | None = None, instance: str | None = None, set_: Settings = None) -> None:
     """Make the volumes and bring changed seed files into them; what was edited in a volume is kept."""
-    suite = open_suite(ctx, env, instance, set_)
-    with suite.locked():
-        suite.volumes(suite.look())
+    import hubenvs.stages.volumes
+
+    hubenvs.stages.volumes.volumes(open_session(ctx, env, instance, set_))
 
 
 @task(
+    changes=True,
     help={
         "rotate": "replace the existing keys and passwords, and restart the pod with the new ones if it is up",
         "init": "only make the SSH key pair for a Slurm elsewhere, and print the line for its administrator",
-    }
+    },
 )
 def secrets(
     ctx: Context,
@@ -92,18 +80,9 @@ def secrets(
     set_: Settings = None,
 ) -> None:
     """Make the deployment's keys and passwords, in its deploy folder (for its owner alone)."""
-    suite = open_suite(ctx, env, instance, set_, as_deployed=rotate)
-    if init:
-        suite.init_secrets()
-        return
-    with suite.locked():
-        restart = rotate and suite.is_up()
-        if restart:
-            suite.build()  # before the secrets change: the pod is replaced by one of the working copies as they are
-        suite.secrets(rotate)
-        if restart:
-            suite.play()
-            suite.wait()
+    import hubenvs.stages.secrets
+
+    hubenvs.stages.secrets.secrets(open_session(ctx, env, instance, set_, as_deployed=rotate), rotate, init)
 
 
 @task(
@@ -123,80 +102,66 @@ def render(
     set_: Settings = None,
 ) -> None:
     """Print the manifest that `up` would play, with the Secrets redacted; or write what a Kubernetes cluster takes."""
-    from hubenvs import render as documents
-    from hubenvs import state
+    import hubenvs.tools.render
 
-    if target == "kubernetes":
-        if with_secrets or not output:
-            raise DefinitionError("--target kubernetes", "give --output FOLDER; Secrets are never in it")
-        files = open_suite(ctx, env, instance, set_, quiet=True).kubernetes()
-        folder = Path(output)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            state.write(folder / name, content)
-        return
-    if target != "podman":
-        raise DefinitionError(f"--target {target}: there is no such target", "podman or kubernetes")
-
-    if with_secrets and not output:
-        raise DefinitionError("--with-secrets: Secrets are not printed", "give --output FILE; it is made for you alone")
-    text = documents.dump(open_suite(ctx, env, instance, set_, quiet=True).manifest(with_secrets))
-    if output:
-        state.write(Path(output), text)
-    else:
-        print(text, end="")
+    session = open_session(ctx, env, instance, set_, quiet=True)
+    hubenvs.tools.render.render(session, output, target, with_secrets)
 
 
 @task(help={"file": "the file to write"})
 def bundle(ctx: Context, file: str, env: str | None = None, set_: Settings = None) -> None:
     """Write images, working copies and manifest to one file, for `load` on a machine without a network."""
-    suite = open_suite(ctx, env, None, set_)
-    suite.clone()
-    with suite.locked():
-        suite.bundle(Path(file))
+    import hubenvs.tools.bundle
+
+    hubenvs.tools.bundle.bundle(open_session(ctx, env, None, set_), Path(file))
 
 
-@task(help={"file": "what `invoke bundle` wrote"})
+@task(changes=True, help={"file": "what `invoke bundle` wrote"})
 def load(ctx: Context, file: str, set_: Settings = None) -> None:
     """Take what `bundle` wrote, so that `up` needs no network; a damaged file is refused before anything is loaded."""
-    from hubenvs import bundle
+    import hubenvs.tools.load
 
-    index = bundle.read(Path(file))
-    suite = open_suite(ctx, index.env, None, set_)
-    with suite.locked():
-        bundle.load(suite.env, index, Path(file), suite.engine, suite.console)
+    index = hubenvs.tools.bundle.read_index(Path(file))
+    hubenvs.tools.load.load(open_session(ctx, index.env, None, set_), index, Path(file))
 
 
 @task(help={"registry": "where to, like registry.example.org/site, after `podman login`"})
 def push(ctx: Context, registry: str, env: str | None = None, set_: Settings = None) -> None:
     """Push the images to a site's registry, and print the lines of local.yaml that run them by their digests."""
-    open_suite(ctx, env, None, set_).push(registry)
+    import hubenvs.tools.push
+
+    hubenvs.tools.push.push(open_session(ctx, env, None, set_), registry)
 
 
-@task()
+@task(changes=True)
 def play(ctx: Context, env: str | None = None, instance: str | None = None, set_: Settings = None) -> None:
     """Play the manifest: start the pod, or replace it if what it is made of has changed."""
-    suite = open_suite(ctx, env, instance, set_)
-    with suite.locked():
-        suite.play()
+    import hubenvs.stages.play
+
+    hubenvs.stages.play.play(open_session(ctx, env, instance, set_))
 
 
 @task(help={"timeout": "seconds to wait at most; 0: wait_timeout of the definition"})
 def wait(
-    ctx: Context, env: str | None = None, instance: str | None = None, timeout: str = "0", set_: Settings = None
+    ctx: Context,
+    env: str | None = None,
+    instance: str | None = None,
+    timeout: str = "0",
+    set_: Settings = None,
 ) -> None:
     """Wait until the hub, its SSH connection and Slurm answer."""
-    seconds = whole("--timeout", timeout)
-    open_suite(ctx, env, instance, set_, as_deployed=True).wait(seconds or None)
+    import hubenvs.stages.wait
+
+    seconds = whole_number("--timeout", timeout)
+    hubenvs.stages.wait.wait(open_session(ctx, env, instance, set_, as_deployed=True), seconds or None)
 
 
 @task()
 def check(ctx: Context, env: str | None = None, instance: str | None = None, set_: Settings = None) -> None:
     """Check SSH from the hub container to Slurm: what must work does, and what must not is refused."""
-    from hubenvs import ssh
+    import hubenvs.stages.check
 
-    suite = open_suite(ctx, env, instance, set_, as_deployed=True)
-    ssh.check(suite.env, suite.engine, suite.console)
+    hubenvs.stages.check.check(open_session(ctx, env, instance, set_, as_deployed=True))
 
 
 @task(
@@ -213,23 +178,22 @@ def verify(
     token_file: str | None = None,
     set_: Settings = None,
 ) -> None:
-    """Do what a user does (log in, spawn, compute, stop), and name the hop that breaks with its log lines."""
-    from hubenvs import layers
-    from hubenvs import verify as walk
+    """Do what a user does (log in, spawn, compute, stop), and name the step that fails with its log lines."""
+    import hubenvs.tools.verify
 
-    suite = open_suite(ctx, env, instance, set_, as_deployed=True)
-    token = layers.read_text(Path(token_file), ROOT).strip() if token_file else None
-    walk.verify(suite.env, suite.engine, suite.console, url, token)
+    session = open_session(ctx, env, instance, set_, as_deployed=True)
+    hubenvs.tools.verify.verify(session, url, token_file)
 
 
 @task(
+    changes=True,
     help={
         "dry-run": "print what would be done, and touch nothing",
         "as": "the user who logs in with dummy authentication (sets auth.user)",
         "configmap": "take settings from this file's ConfigMap, one of an existing deployment",
         "users": "write these accounts to the environment's dev_users file, like alice.project1,bob.project1",
         "yes": "don't ask before bringing prod up",
-    }
+    },
 )
 def up(
     ctx: Context,
@@ -243,31 +207,29 @@ def up(
     set_: Settings = None,
 ) -> None:
     """Bring an environment up: clone, build, volumes, secrets, play, wait, check."""
-    settings = [*(set_ or ()), *([f"auth.user={as_}"] if as_ else ())]
-    if users and dry_run:
-        settings.append(f"dev_users=[{users}]")
-    elif users and env:
-        from hubenvs import load
+    import hubenvs.stages.up
 
-        load.write_dev_users(ROOT, env, users)
-    suite = open_suite(ctx, env, instance, settings, config_map=configmap, dry=dry_run)
+    settings = hubenvs.stages.up.settings(ROOT, env, set_, as_, users, dry_run)
+    session = open_session(ctx, env, instance, settings, config_map=configmap, dry=dry_run)
     if dry_run:
-        suite.dry_run()
+        hubenvs.stages.up.dry_run(session)
     else:
         confirm("up", env, yes)
-        suite.up()
+        hubenvs.stages.up.up(session)
 
 
 @task(help={"watch": "stay, and reload at every save until Ctrl-C"})
 def reload(
-    ctx: Context, env: str | None = None, instance: str | None = None, watch: bool = False, set_: Settings = None
+    ctx: Context,
+    env: str | None = None,
+    instance: str | None = None,
+    watch: bool = False,
+    set_: Settings = None,
 ) -> None:
     """Bring edited working copies, hub configuration and templates into the running pod; restart what they touch."""
-    suite = open_suite(ctx, env, instance, set_, as_deployed=True)
-    if watch:
-        suite.watch()
-    else:
-        suite.reload()
+    import hubenvs.tools.reload
+
+    hubenvs.tools.reload.reload(open_session(ctx, env, instance, set_, as_deployed=True), watch)
 
 
 @task(
@@ -291,14 +253,13 @@ def token(
     set_: Settings = None,
 ) -> None:
     """Print an ID token of a user, as the bundled provider signs it, for the header X-Auth-Id-Token."""
-    from hubenvs import state, tokens
+    import hubenvs.tools.token
 
-    seconds = whole("--lifetime", lifetime)
-    suite = open_suite(ctx, env, instance, set_, quiet=True, as_deployed=True)
-    given = {"audience": audience, "platform": platform}
-    auth = suite.env.auth.model_copy(update={key: value for key, value in given.items() if value})
-    key_set = state.read_secrets(suite.env.deploy_folder).get("jwks", "")
-    print(tokens.token(suite.env.model_copy(update={"auth": auth}), key_set, user, seconds or None, expired))
+    seconds = whole_number("--lifetime", lifetime) or None
+    session = open_session(ctx, env, instance, set_, quiet=True, as_deployed=True)
+    hubenvs.tools.token.token(
+        session, user, audience=audience, platform=platform, lifetime=seconds, expired=expired
+    )
 
 
 @task(
@@ -317,42 +278,28 @@ def down(
     yes: bool = False,
 ) -> None:
     """Take an environment down: pod, Secrets, volumes and deploy folder; without --env the one that is up."""
-    from hubenvs import deployed
+    import hubenvs.tools.down
 
     engine, console = open_engine(ctx)
-    deployed.down(
+    hubenvs.tools.down.down(
         ROOT,
         engine,
         console,
         env=env,
         instance=instance,
-        every=all_,
+        all_=all_,
         keep_volumes=keep_volumes,
-        confirm=lambda name: confirm("down", name, yes),
+        confirm=lambda existing: confirm("down", existing.environment, yes),
     )
 
 
 @task()
 def status(ctx: Context, json: bool = False) -> None:
     """Show what is up: state, URL, user, containers, volumes, working copies."""
-    from hubenvs import status as deployments
+    import hubenvs.tools.status
 
     engine, console = open_engine(ctx, quiet=json)
-    rows = deployments.status(ROOT, engine)
-    if json:
-        console.result({"environments": rows})
-        return
-    if not rows:
-        console.say("status", "nothing is up")
-    for row in rows:
-        console.say(row["state"], f"{row['pod'] or row['env']}  {row['gateway_url'] or row['url'] or ''}")
-        console.say("", ", ".join(f"{item['name']} {item['state']}" for item in row["containers"]))
-        console.say("", f"volumes: {', '.join(row['volumes']) or 'none'}")
-        if row["password_file"]:
-            console.say("", f"log in as {row['user']} with the password in {row['password_file']}")
-        for item in row["repositories"]:
-            edited = " (edited)" if item["edited"] else ""
-            console.say("", f"{item['name']} {item['commit'] or 'no commit'}{edited} from {item['url']}")
+    hubenvs.tools.status.status(ROOT, engine, console, json)
 
 
 @task(
@@ -371,11 +318,10 @@ def logs(
     lines: str = "100",
 ) -> None:
     """Show what the containers log."""
-    from hubenvs import inside
+    import hubenvs.tools.logs
 
-    count = whole("--lines", lines)
-    suite = open_suite(ctx, env, instance, None, as_deployed=True)
-    inside.logs(suite.env, suite.engine, container, follow, count)
+    count = whole_number("--lines", lines)
+    hubenvs.tools.logs.logs(open_session(ctx, env, instance, as_deployed=True), container, follow, count)
 
 
 @task(
@@ -394,16 +340,17 @@ def shell(
     command: str | None = None,
 ) -> None:
     """Open a shell in a container, or run a command there; ends with its exit status."""
-    from hubenvs import inside
+    import hubenvs.tools.shell
 
-    suite = open_suite(ctx, env, instance, None, as_deployed=True)
-    code = inside.shell(suite.env, suite.engine, container, user, words(command))
-    if code:
-        raise Exit(code=code)
+    session = open_session(ctx, env, instance, as_deployed=True)
+    end_with(hubenvs.tools.shell.shell(session, container, user, words(command)))
 
 
 @task(
-    help={"command": "what to run, like squeue or 'scontrol show job'; or write it after --", "user": "as this account"}
+    help={
+        "command": "what to run, like squeue or 'scontrol show job'; or write it after --",
+        "user": "as this account",
+    }
 )
 def slurm(
     ctx: Context,
@@ -413,12 +360,10 @@ def slurm(
     command: str | None = None,
 ) -> None:
     """Run a command of Slurm's in its container: `invoke slurm --env … -- squeue --all`; ends with its status."""
-    from hubenvs import inside
+    import hubenvs.tools.shell
 
-    suite = open_suite(ctx, env, instance, None, as_deployed=True)
-    code = inside.shell(suite.env, suite.engine, "slurm", user, words(command) or ("sinfo",))
-    if code:
-        raise Exit(code=code)
+    session = open_session(ctx, env, instance, as_deployed=True)
+    end_with(hubenvs.tools.shell.shell(session, "slurm", user, words(command) or ("sinfo",)))
 
 
 @task(
@@ -429,69 +374,37 @@ def slurm(
         "arguments": "for pytest; or write them after --",
     },
 )
-def own_tests(
-    ctx: Context,
-    repository: str,
-    env: str | None = None,
-    arguments: str | None = None,
-    set_: Settings = None,
+def test_repo(
+    ctx: Context, repository: str, env: str | None = None, arguments: str | None = None, set_: Settings = None
 ) -> None:
     """Run a working copy's own tests in the image that is built from it; ends with their exit status."""
-    from hubenvs import develop
-    from hubenvs.names import environment_names
+    import hubenvs.tools.test_repo
 
-    suite = open_suite(ctx, env or environment_names(ROOT)[0], None, set_)
-    suite.clone()
-    with suite.locked():
-        code = develop.test_repository(suite.env, repository, words(arguments), suite.engine, suite.console)
-    if code:
-        raise Exit(code=code)
+    session = open_session(ctx, env or "dev_dummyauth", None, set_)
+    end_with(hubenvs.tools.test_repo.test_repo(session, repository, words(arguments)))
 
 
 @task(help={"port": "of this host's loopback, for the debugger to attach to"})
 def debug(ctx: Context, env: str | None = None, instance: str | None = None, port: str = "5678") -> None:
     """Run the hub under debugpy until Ctrl-C; servers and log-ins stay."""
-    from hubenvs import develop
+    import hubenvs.tools.debug
 
-    number = whole("--port", port, range(1, 65536))
-    suite = open_suite(ctx, env, instance, None, as_deployed=True)
-    develop.debug(suite.env, number, suite.engine, suite.console)
+    number = whole_number("--port", port, range(1, 65536))
+    hubenvs.tools.debug.debug(open_session(ctx, env, instance, as_deployed=True), number)
 
 
 @task(help={"volume": "which one, like jupyterhub-data", "output": "the tar to write (for you alone)"})
-def export_volume(ctx: Context, volume: str, output: str, env: str | None = None, instance: str | None = None) -> None:
+def export_volume(
+    ctx: Context, volume: str, output: str, env: str | None = None, instance: str | None = None
+) -> None:
     """Write a volume's content to a tar file."""
-    from hubenvs import inside
+    import hubenvs.tools.export_volume
 
-    suite = open_suite(ctx, env, instance, None, as_deployed=True)
-    inside.export_volume(suite.env, suite.engine, suite.console, volume, Path(output))
+    session = open_session(ctx, env, instance, as_deployed=True)
+    hubenvs.tools.export_volume.export_volume(session, volume, Path(output))
 
 
 namespace = Collection(
-    envs,
-    doctor,
-    clone,
-    build,
-    volumes,
-    secrets,
-    render,
-    bundle,
-    load,
-    push,
-    play,
-    wait,
-    check,
-    verify,
-    up,
-    reload,
-    token,
-    down,
-    status,
-    logs,
-    shell,
-    slurm,
-    own_tests,
-    debug,
-    export_volume,
-)
-namespace.configure({"hubenvs": variables.unset(BASE)})
+    envs, doctor, clone, build, volumes, secrets, render, bundle, load, push, play, wait, check, verify, up, reload,
+    token, down, status, logs, shell, slurm, test_repo, debug, export_volume,
+)  # fmt: skip

@@ -1,1 +1,3 @@
-"""Bring up JupyterHub and Slurm in one podman pod from a declarative environment definition."""
+"""Invoke tasks that bring up JupyterHub and Slurm as containers of one pod."""
+
+__version__ = "0.2.0"

@@ -1,4 +1,4 @@
-"""What the tasks share: the checkout, their options' texts, errors in one line, signals, a question before prod."""
+"""What the tasks share: options and their help, errors and exit status, signals, questions."""
 
 from __future__ import annotations
 
@@ -11,37 +11,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from invoke import Context, Exit
 from invoke import task as invoke_task
 
-from . import variables
 from .errors import DefinitionError, HubEnvsError
 
 if TYPE_CHECKING:
     from .console import Console
-    from .engine import Engine
-    from .suite import Suite
+    from .engines.engine import Engine
+    from .session import Session
 
-# What --set was given: Invoke makes a list of it, unless the default is something else than None.
+# The values of --set. Invoke makes a list of them if the default is None.
 Settings = Sequence[str] | None
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def _base() -> dict[str, Any]:
-    """Return the keys of a definition with their defaults; end the program if the file that has them is damaged."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # of libyaml: PyYAML's own takes 20 ms
-    try:
-        base: object = yaml.load((ROOT / "envs/base.yaml").read_text("utf-8"), loader)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        base = error
-    if not isinstance(base, dict):
-        sys.exit(f"error: envs/base.yaml: {' '.join(str(base).split())}: `git checkout envs/base.yaml` brings it back")
-    return base
-
-
-BASE = _base()
-# Invoke keeps Python from writing compiled files; to compile the package at each run takes 0.1 s.
+# Taken from the environment before Invoke reads it: it converts a variable to the type of the key's current value in
+# invoke.yaml, and crashes on lists.
+VARIABLES = {name: os.environ.pop(name) for name in tuple(os.environ) if name.startswith("INVOKE_HUBENVS_")}
+# Invoke keeps Python from writing compiled files. Compiling the package at each run takes 0.1 s.
 sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
 HELP = {
     "env": "name of the environment (a folder of envs/)",
@@ -51,111 +37,116 @@ HELP = {
 }
 
 
-# Tasks that may leave something half done when they are interrupted.
-CHANGING = {"up", "build", "volumes", "secrets", "play", "load"}
+def task(changes: bool = False, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Return Invoke's task decorator with our help texts, signal handling and errors.
 
-
-def task(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Return Invoke's task decorator, with our help texts and our errors: one line and an exit status."""
+    ``changes``: the task may leave something half done when it is interrupted. ``options`` are those of Invoke's.
+    """
 
     def decorate(function: Callable[..., Any]) -> Any:
         @functools.wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:
-            _open_closed()
+            _reopen_closed_streams()
             for number in (signal.SIGTERM, signal.SIGHUP):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
                     signal.signal(number, _interrupt)
             try:
                 return function(*args, **kwargs)
             except HubEnvsError as error:
-                raise Exit(error.report, code=error.exit_code) from None
-            except BrokenPipeError:  # who reads has seen enough, like `head`
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still has to write
+                raise Exit(error.json if kwargs.get("json") else error.report, code=error.exit_code) from None
+            except BrokenPipeError:  # the reader, such as `head`, has ended
+                os.dup2(
+                    os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+                )  # for what Python still flushes
                 raise Exit(code=128 + signal.SIGPIPE) from None
             except OSError as error:
                 where = f"{error.filename}: " if error.filename else ""
                 raise Exit(f"error: {where}{error.strerror or error}", code=1) from None
             except KeyboardInterrupt as error:
                 number = error.args[0] if error.args else signal.SIGINT
-                changes = function.__name__ in CHANGING
                 text = "interrupted" + ("; `invoke up` continues, `invoke down` cleans up" if changes else "")
                 raise Exit(text, code=128 + number) from None
 
-        names = {
-            name.strip("_").replace("_", "-") for name in function.__code__.co_varnames[: function.__code__.co_argcount]
-        }
+        arguments = function.__code__.co_varnames[: function.__code__.co_argcount]
+        names = {name.strip("_").replace("_", "-") for name in arguments}
         texts = {**{name: text for name, text in HELP.items() if name in names}, **options.pop("help", {})}
-        iterable = [name for name in ("set_",) if name in function.__code__.co_varnames]
+        iterable = [name for name in ("set_",) if name in arguments]
         return invoke_task(run, help=texts, iterable=iterable, **options)
 
     return decorate
 
 
-def _open_closed() -> None:
-    """Lead the standard streams that we were started without (`>&-`) to nowhere: the next file would become them."""
+def _reopen_closed_streams() -> None:
+    """Reopen closed standard streams on /dev/null, so that a later open() doesn't get descriptor 0-2."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
-            nowhere = os.open(os.devnull, os.O_RDWR)
-            if nowhere != number:
-                os.dup2(nowhere, number)
-                os.close(nowhere)
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
             setattr(sys, name, os.fdopen(number, "w" if number else "r"))
 
 
 def _interrupt(number: int, frame: object) -> None:
-    """Let a signal that ends us do it as Ctrl-C does."""
+    """Treat a signal that ends the task like Ctrl-C."""
     raise KeyboardInterrupt(number)
 
 
-def open_suite(
+def open_session(
     ctx: Context,
     env: str | None,
-    instance: str | None,
-    set_: Settings,
+    instance: str | None = None,
+    set_: Settings = None,
     *,
     config_map: str | None = None,
     quiet: bool = False,
     dry: bool = False,
     as_deployed: bool = False,
-) -> Suite:
-    """Return the suite for ``env`` as the options and Invoke's configuration say."""
-    from .suite import Suite
+) -> Session:
+    """Return a session for ``env`` with the settings of the options, Invoke's configuration and our variables."""
+    from . import session
 
-    variables.refuse_unknown(BASE, os.environ)
-    configuration = variables.given(ctx.config.get("hubenvs", {}))
-    echo = bool(ctx.config.run.echo)
-    return Suite.open(
+    configuration = ctx.config.get("hubenvs", {})
+    return session.open_session(
         ROOT,
         env,
         instance=instance,
         settings=set_ or (),
-        configuration=configuration,
+        configuration=_plain(configuration),
+        environ=VARIABLES,
         config_map=Path(config_map) if config_map else None,
         quiet=quiet,
-        echo=echo,
+        echo=bool(ctx.config.run.echo),
         dry=dry,
         as_deployed=as_deployed,
     )
 
 
+def _plain(configuration: Any) -> Any:
+    """Return the dictionaries behind Invoke's proxies."""
+    if hasattr(configuration, "items"):
+        return {key: _plain(value) for key, value in configuration.items()}
+    return configuration
+
+
 def open_engine(ctx: Context, quiet: bool = False) -> tuple[Engine, Console]:
-    """Return the engine and the console, for tasks that need no environment."""
+    """Return the engine and the console, for tasks that are about no particular environment."""
     from .console import Console
-    from .engine import Engine
+    from .session import open_engine
 
     console = Console(quiet, bool(ctx.config.run.echo))
-    return Engine(ROOT / ".deploy", console.echo), console
+    return open_engine(ROOT, console), console
 
 
-def whole(option: str, text: str, numbers: range = range(10**9)) -> int:
-    """Return which of ``numbers`` the ``option`` was given; Invoke's own conversion ends in a traceback."""
+def whole_number(option: str, text: str, numbers: range = range(10**9)) -> int:
+    """Return the number ``text``, which must be one of ``numbers``; Invoke's own conversion ends in a traceback."""
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) in numbers):
         raise DefinitionError(f"{option} {text}", f"give a whole number from {numbers[0]} to {numbers[-1]}")
     return int(text)
 
 
 def confirm(what: str, env: str | None, yes: bool) -> None:
-    """Ask before doing ``what`` to prod, unless ``yes`` was given; end the task without a yes."""
+    """Ask before doing ``what`` to prod, unless ``yes``; end the task if the answer isn't yes."""
     if env != "prod" or yes:
         return
     if not sys.stdin.isatty():
@@ -169,10 +160,19 @@ def confirm(what: str, env: str | None, yes: bool) -> None:
 
 
 def words(text: str | None) -> tuple[str, ...]:
-    """Return the words of ``text``, without it those after `--` on the command line (Invoke 2 keeps them to itself)."""
+    """Split ``text`` as a shell does; without it, return the words after `--` on the command line.
+
+    Invoke 2.2 doesn't hand those on.
+    """
     if text:
         try:
             return tuple(shlex.split(text))
         except ValueError as error:
             raise DefinitionError(f"{text}: {error}", "close the quotation") from None
     return tuple(sys.argv[sys.argv.index("--") + 1 :]) if "--" in sys.argv else ()
+
+
+def end_with(status: int) -> None:
+    """End the task with the exit ``status`` of a program that it ran."""
+    if status:
+        raise Exit(code=status)

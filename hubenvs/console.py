@@ -1,4 +1,4 @@
-"""What a person sees: one line a step, a spinner while something lasts, tables; plain text when not at a terminal."""
+"""Output for a person: a line for each step, a spinner, tables. Plain text when standard output isn't a terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Console:
-    """Prints progress to standard output; with ``quiet`` (for --json) only results are printed."""
+    """Prints to standard output; ``quiet`` (for --json) prints results only, ``echo`` shows each command."""
 
     def __init__(self, quiet: bool = False, echo: bool = False) -> None:
         self._quiet = quiet
@@ -22,10 +22,11 @@ class Console:
             self._rich = RichConsole(highlight=False, soft_wrap=True)
 
     def _echo(self, command: str) -> None:
-        print(f"+ {command}\n", end="", file=sys.stderr, flush=True)  # in one piece: commands may start at once
+        # Written at once, newline included: commands may start side by side.
+        print(f"+ {command}\n", end="", file=sys.stderr, flush=True)
 
     def say(self, stage: str, text: str) -> None:
-        """Print what ``stage`` did."""
+        """Print a line about ``stage``."""
         if self._quiet:
             return
         if self._rich:
@@ -37,7 +38,7 @@ class Console:
 
     @contextlib.contextmanager
     def busy(self, stage: str, text: str) -> Iterator[None]:
-        """Show that ``stage`` is at work on ``text`` until the block ends; prints nothing when not at a terminal."""
+        """Show a spinner while the block runs; prints nothing when standard output isn't a terminal."""
         if self._rich:
             with self._rich.status(f"[bold cyan]{stage:<8}[/] {text}"):
                 yield
@@ -57,7 +58,8 @@ class Console:
             return
         widths = [max(len(row[column]) for row in (headings, *rows)) for column in range(len(headings))]
         for row in (headings, *rows):
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), flush=True)
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            print("  ".join(cells).rstrip(), flush=True)
 
     def result(self, value: Any) -> None:
         """Print ``value`` as JSON, for scripts."""

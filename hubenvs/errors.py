@@ -1,17 +1,18 @@
-"""The errors that reach a user: one line of what is wrong and where, one of what to do."""
+"""Errors that reach the user: what is wrong and where, and what to do about it."""
 
 from __future__ import annotations
 
 import difflib
+import json
 import shlex
 from collections.abc import Iterable, Sequence
 
 
 class HubEnvsError(Exception):
-    """Root of every expected failure; tasks print it and exit with ``exit_code``.
+    """Base of every expected failure. Tasks print it and exit with ``exit_code``.
 
-    ``message`` says what is wrong and where, ``hint`` what to do about it, ``details`` are lines of another
-    program's output that belong to it.
+    ``message`` says where and what is wrong, ``hint`` what to do. ``details`` are lines that another program
+    printed about it.
     """
 
     exit_code = 1
@@ -27,27 +28,33 @@ class HubEnvsError(Exception):
 
     @property
     def report(self) -> str:
-        """Return what a user sees: the details, each on a line of its own, and the error on the last."""
-        return "\n".join((*(f"  | {line}" for line in self.details), f"error: {self}"))
+        """Return the lines that a user reads: the details, the error, the hint."""
+        hint = (f"hint: {self.hint}",) if self.hint else ()
+        return "\n".join((*(f"  | {line}" for line in self.details), f"error: {self.message}", *hint))
+
+    @property
+    def json(self) -> str:
+        """Return the error as a JSON object, for tasks that were run with --json."""
+        return json.dumps({"error": self.message, "hint": self.hint or None, "details": list(self.details)})
 
 
 class DefinitionError(HubEnvsError):
-    """What a person wrote (env.yaml, dev_users, an option) can't be used."""
+    """A file or option that a person wrote (env.yaml, dev_users, --set) can't be used."""
 
 
 class StateError(HubEnvsError):
-    """The host, the engine or the deploy folder isn't in a state in which the task can run."""
+    """The host, the engine or the deploy folder is in a state in which the task can't run."""
 
 
 class PortError(StateError):
-    """A port that an environment publishes can't be listened on."""
+    """A port that an environment publishes can't be bound."""
 
 
 class CommandError(HubEnvsError):
-    """A program we started failed.
+    """A program that we started failed.
 
-    ``argv`` is the command, ``returncode`` its exit status (None if it took too long and was stopped), ``output`` what
-    it wrote (its last lines are shown).
+    ``argv`` is its command line, ``returncode`` its exit status (None: stopped after a time limit), ``output``
+    what it printed; the last 12 lines become the details.
     """
 
     def __init__(self, argv: Sequence[str], returncode: int | None, output: str, hint: str = "") -> None:
@@ -57,12 +64,12 @@ class CommandError(HubEnvsError):
 
 
 def quoted(argv: Sequence[str]) -> str:
-    """Return ``argv`` as a person would type it, in one line: an argument of several is cut after its first."""
+    """Return ``argv`` as a person would type it, on one line; only the first line of each argument is shown."""
     return shlex.join(f"{text.splitlines()[0]} …" if "\n" in text else text for text in argv)
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return ``did you mean …?`` if one of ``known`` is near ``name``, else the list of them."""
+    """Return ``did you mean …?`` if one of ``known`` resembles ``name``, else the list of them."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"

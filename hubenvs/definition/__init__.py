@@ -1,0 +1,1 @@
+"""What a person writes, checked and merged into a frozen Environment."""

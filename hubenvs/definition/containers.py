@@ -1,0 +1,195 @@
+"""Every fact about a container, in one table: `CONTAINERS`.
+
+To add a container: a row here, its lines in envs/base.yaml, a folder under containers/, and seed files in
+volumes/common/<volume>/ for each volume that is seeded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+# When something applies: `dummy` and `external` are about the log-in (auth.kind and auth.provider), `site` means
+# that Slurm is on another host.
+Condition = Literal["always", "dummy", "external", "site"]
+# Debian's own number for the slurm user and group, so that files on volumes keep their owner.
+SLURM_ID = 64030
+# The key of the Secret with the dummy authenticator's password; not a password itself.
+PASSWORD_KEY = "dummyauth_password"
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a published port answers once the container is ready: a path and the HTTP status by kind of log-in.
+
+    ``below_base_url``: the path comes after the environment's base_url.
+    """
+
+    path: str
+    status: Mapping[str, int]
+    below_base_url: bool = True
+
+
+@dataclass(frozen=True)
+class Port:
+    """A port that can be published as ``publish.<name>``.
+
+    ``number`` is where the container listens; None: on the port that it is published at, because its URL must be
+    the same inside and outside the pod.
+    """
+
+    name: str
+    number: int | None
+    page: Page | None = None
+    when: Condition = "always"
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume of the container: its name after the pod's, its mount point, the owner of its seed files."""
+
+    name: str
+    path: str
+    owner: int = 0
+    seeded: bool = False
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of the container's Secret. ``file``: the site's file that it is read from instead of being generated."""
+
+    name: str
+    when: Condition = "always"
+    file: str | None = None
+    file_when: Condition = "always"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How Kubernetes asks the container whether it works: HTTP GET of ``path``, or a TCP connection without one."""
+
+    port: str  # a name in `ports`, or `ssh` for slurm.ssh_port
+    path: str | None = None
+
+
+@dataclass(frozen=True)
+class Resources:
+    """CPUs and memory that Kubernetes reserves for the container, and its limits."""
+
+    cpu: str = "50m"
+    memory: str = "64Mi"
+    cpu_limit: str = "1"
+    memory_limit: str = "512Mi"
+
+
+@dataclass(frozen=True)
+class Container:
+    """A row of the table.
+
+    ``below`` is the image that the container's image is built on (None: the image is pulled, not built).
+    ``repository`` is the development repository that it carries, ``python`` the interpreter that this is installed
+    for. ``identity``: the container stands in for an identity provider of the site.
+    """
+
+    name: str
+    below: str | None = "debian-base"
+    repository: str | None = None
+    python: str | None = None
+    identity: bool = False
+    ports: tuple[Port, ...] = ()
+    volumes: tuple[Volume, ...] = ()
+    keys: tuple[Key, ...] = ()
+    probe: Probe | None = None
+    resources: Resources = Resources()
+    privilege_escalation: bool = False
+
+
+_TABLE = (
+    Container(
+        "jupyterhub",
+        below="jupyterhub-base",
+        repository="bricsauthenticator",
+        python="python3",
+        ports=(
+            # Without a token the log-in page of an OpenID Connect environment answers 401.
+            Port("jupyterhub", 8000, Page("/hub/login", {"dummy": 200, "oidc": 401})),
+            Port("hub-api", 8081, when="site"),
+        ),
+        volumes=(
+            Volume("jupyterhub-config", "/srv/jupyterhub", seeded=True),
+            Volume("jupyterhub-data", "/var/lib/jupyterhub"),
+        ),
+        keys=(
+            Key("ssh_key", file="ssh_client_key", file_when="site"),
+            Key("known_hosts", file="ssh_known_hosts", file_when="site"),
+            Key("crypt_keys"),
+            Key("cookie_secret"),
+            Key(PASSWORD_KEY, when="dummy"),
+            Key("ca_certificates", when="external", file="ca.pem"),
+        ),
+        probe=Probe("jupyterhub", "/hub/health"),
+        resources=Resources("250m", "512Mi", "2", "2Gi"),
+    ),
+    Container(
+        "slurm",
+        below="slurm-base",
+        repository="slurmspawner_wrappers",
+        python="/opt/slurmspawner_wrappers/bin/python",
+        volumes=(
+            Volume("slurm-config", "/etc/slurm", SLURM_ID, seeded=True),
+            Volume("slurm-data", "/var/lib/slurm", SLURM_ID),
+            Volume("home", "/home"),
+        ),
+        keys=(Key("munge_key"), Key("ssh_host_ed25519_key"), Key("authorized_keys")),
+        probe=Probe("ssh"),
+        resources=Resources("500m", "1Gi", "4", "8Gi"),
+        privilege_escalation=True,  # jobs are submitted by way of sudo
+    ),
+    Container(
+        "oidc-provider",
+        identity=True,
+        ports=(
+            Port(
+                "oidc-provider",
+                None,
+                Page("/.well-known/openid-configuration", {"oidc": 200}, below_base_url=False),
+            ),
+        ),
+        keys=(Key("jwks"), Key("client_secret"), Key("cookie_keys")),
+        probe=Probe("oidc-provider"),
+    ),
+    Container(
+        "gateway",
+        identity=True,
+        # A browser that isn't signed in is redirected to the provider.
+        ports=(Port("gateway", 8080, Page("/hub/login", {"oidc": 302})),),
+        keys=(Key("client_secret"), Key("crypto_passphrase")),
+        probe=Probe("gateway"),
+    ),
+    Container(
+        "accounting",
+        volumes=(Volume("accounting-data", "/var/lib/accounting", SLURM_ID),),
+        keys=(Key("munge_key"),),
+    ),
+    Container(
+        "zenith-client",
+        below=None,
+        keys=(Key("zenith_key", file="zenith_client_key"), Key("zenith_config", file="zenith_client.yaml")),
+    ),
+)
+
+CONTAINERS: Mapping[str, Container] = {row.name: row for row in _TABLE}
+# Images that no container runs, and what each is built on, in an order in which they can be built.
+BASE_IMAGES: Mapping[str, str | None] = {
+    "debian-base": None,
+    "tools": "debian-base",
+    "jupyterhub-base": "debian-base",
+    "slurm-base": "debian-base",
+}
+# Which container carries which development repository.
+REPOSITORIES = {row.repository: row.name for row in _TABLE if row.repository}
+PORTS: Mapping[str, Port] = {port.name: port for row in _TABLE for port in row.ports}
+IDENTITY = tuple(row.name for row in _TABLE if row.identity)
+TUNNEL = "zenith-client"  # people reach a hub that isn't published through this container
+ACCOUNTING = "accounting"  # exists when slurm.accounting is set

@@ -1,0 +1,426 @@
+"""The Environment: a validated, frozen definition, and everything that follows from it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, StrictInt, field_validator, model_validator
+
+from .. import __version__
+from ..files import digest
+from . import containers as table
+from .containers import ACCOUNTING, BASE_IMAGES, CONTAINERS, IDENTITY, PORTS, REPOSITORIES, Condition
+from .names import (
+    LABEL_CHECKOUT,
+    LABEL_ENVIRONMENT,
+    LABEL_INSTANCE,
+    LABEL_PART_OF,
+    LABEL_VERSION,
+    PART_OF,
+    SERVICE_ACCOUNT,
+    WORKING_COPIES,
+    check_instance,
+    checkout_id,
+    deploy_folder,
+    part_name,
+    pod_name,
+)
+from .rules import check_rules
+from .schema import Auth, Debian, DevUser, Endpoint, Frozen, Hub, Image, Repository, Slurm, Zenith
+
+_ENVIRONMENT_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
+
+
+class Port(Frozen):
+    """A port that a container listens on: its name in `publish`, and where it is published, if it is."""
+
+    name: str
+    container: str
+    number: int
+    endpoint: Endpoint | None
+
+
+class Volume(Frozen):
+    """A named volume. ``suffix`` is its name without the pod's, ``owner`` the user id of its seed files."""
+
+    name: str
+    suffix: str
+    container: str
+    path: str
+    owner: int
+    seeded: bool
+
+
+class Secret(Frozen):
+    """A Kubernetes Secret: its name, the container that mounts it, its keys."""
+
+    name: str
+    container: str
+    keys: tuple[str, ...]
+
+    @property
+    def path(self) -> str:
+        """Return the folder where the container mounts it."""
+        return f"/run/credentials/{self.container}"
+
+
+class Environment(Frozen):
+    """A complete definition. Fields after ``dummy_password`` are the keys of envs/base.yaml."""
+
+    name: str
+    instance: str | None
+    root: Path
+    dev_users: tuple[DevUser, ...]
+    dummy_password: SecretStr | None = None  # from a ConfigMap; None: one is generated
+
+    description: str
+    containers: Annotated[tuple[str, ...], Field(min_length=1)]
+    stage: Literal["dev", "prod"]
+    site_folder: str | None
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+    base_url: Annotated[str, Field(pattern=r"^(/\w[\w.-]*)*/?$")]
+    auth: Auth
+    hub: Hub
+    slurm: Slurm
+    zenith: Zenith
+    publish: Mapping[str, Endpoint | None]
+    overlays: tuple[str, ...]
+    debian: Debian
+    images: Mapping[str, Image]
+    repositories: Mapping[str, Repository]
+    wait_timeout: Annotated[StrictInt, Field(gt=0, le=86400)]
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if not _ENVIRONMENT_NAME.match(value):
+            raise ValueError("an environment's name has lower-case letters, digits and '_', a letter first")
+        return value
+
+    @field_validator("instance")
+    @classmethod
+    def _instance(cls, value: str | None) -> str | None:
+        check_instance(value)
+        return value
+
+    @field_validator("containers")
+    @classmethod
+    def _containers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in CONTAINERS:
+                raise ValueError(f"there is no container {name!r} (known: {', '.join(CONTAINERS)})")
+        return value
+
+    @field_validator("publish", "images", mode="before")
+    @classmethod
+    def _defaults(cls, value: Any, info: Any) -> Any:
+        """Add the keys that the table of containers has and the definition doesn't."""
+        if not isinstance(value, Mapping):
+            return value
+        if info.field_name == "publish":
+            return {**dict.fromkeys(PORTS), **value}
+        built = (*BASE_IMAGES, *(row.name for row in CONTAINERS.values() if row.below))
+        return {**{name: {} for name in built}, **value}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Environment:
+        check_rules(self)
+        return self
+
+    # -- names ---------------------------------------------------------------------------------------------------
+
+    @property
+    def pod(self) -> str:
+        """Return the pod's name; every other name starts with it."""
+        return pod_name(self.name, self.instance)
+
+    @property
+    def options(self) -> str:
+        """Return the options that select this deployment on a task's command line."""
+        return f"--env {self.name}" + (f" --instance {self.instance}" if self.instance else "")
+
+    def container(self, name: str) -> str:
+        """Return the name under which the engine runs the pod's container ``name``."""
+        return part_name(self.pod, name)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Return the labels of every resource."""
+        return {
+            LABEL_PART_OF: PART_OF,
+            LABEL_INSTANCE: self.pod,
+            LABEL_ENVIRONMENT: self.name,
+            LABEL_VERSION: __version__,
+            LABEL_CHECKOUT: checkout_id(self.root),
+        }
+
+    @property
+    def config_map(self) -> str:
+        """Return the ConfigMap's name."""
+        return f"{self.pod}-config"
+
+    @property
+    def deploy_folder(self) -> Path:
+        """Return the folder with this deployment's lock, record, secrets and logs."""
+        return deploy_folder(self.root, self.name, self.instance)
+
+    # -- what the containers need --------------------------------------------------------------------------------
+
+    @property
+    def rows(self) -> tuple[table.Container, ...]:
+        """Return the rows of the table of containers that this environment has."""
+        return tuple(CONTAINERS[name] for name in self.containers)
+
+    def applies(self, condition: Condition) -> bool:
+        """Return whether ``condition`` holds in this environment."""
+        return {
+            "always": True,
+            "dummy": self.auth.kind == "dummy",
+            "external": self.auth.is_external,
+            "site": self.slurm_elsewhere,
+        }[condition]
+
+    @property
+    def volumes(self) -> tuple[Volume, ...]:
+        """Return the volumes of this environment's containers."""
+        return tuple(
+            Volume(
+                name=f"{self.pod}-{volume.name}",
+                suffix=volume.name,
+                container=row.name,
+                path=volume.path,
+                owner=volume.owner,
+                seeded=volume.seeded,
+            )
+            for row in self.rows
+            for volume in row.volumes
+        )
+
+    def _keys(self, row: table.Container) -> tuple[table.Key, ...]:
+        return tuple(key for key in row.keys if self.applies(key.when))
+
+    @property
+    def secrets(self) -> tuple[Secret, ...]:
+        """Return the Secrets of this environment's containers."""
+        return tuple(
+            Secret(
+                name=part_name(self.pod, row.name),
+                container=row.name,
+                keys=tuple(key.name for key in self._keys(row)),
+            )
+            for row in self.rows
+        )
+
+    @property
+    def secret_keys(self) -> frozenset[str]:
+        """Return the keys of all Secrets."""
+        return frozenset(key for secret in self.secrets for key in secret.keys)
+
+    @property
+    def site_files(self) -> dict[str, Path]:
+        """Return the paths of the site's files, by the Secret key that each is read into."""
+        return {
+            key.name: self.site_data / key.file
+            for row in self.rows
+            for key in self._keys(row)
+            if key.file and self.applies(key.file_when)
+        }
+
+    @property
+    def site_data(self) -> Path:
+        """Return the folder of the site's files."""
+        if self.site_folder:
+            return self.root / os.path.expanduser(self.site_folder)
+        return self.root / "envs" / self.name
+
+    @property
+    def ports(self) -> tuple[Port, ...]:
+        """Return the ports that the containers serve others at."""
+        found = []
+        for row in self.rows:
+            for port in row.ports:
+                endpoint = self.publish[port.name]
+                number = port.number or (endpoint.port if endpoint else None)
+                if number and self.applies(port.when):
+                    found.append(Port(name=port.name, container=row.name, number=number, endpoint=endpoint))
+        return tuple(found)
+
+    @property
+    def host_aliases(self) -> list[dict[str, Any]]:
+        """Return the lines of the pod's /etc/hosts, as Kubernetes takes them."""
+        own = [self.slurm.ssh_hostname, *self.slurm.node_names] if "slurm" in self.containers else []
+        return [
+            *([{"ip": "127.0.0.1", "hostnames": own}] if own else []),
+            *(alias.model_dump(mode="json") for alias in self.slurm.host_aliases),
+        ]
+
+    # -- addresses -----------------------------------------------------------------------------------------------
+
+    @property
+    def published(self) -> dict[str, Endpoint]:
+        """Return the published ports of this pod by their names in `publish`."""
+        return {port.name: port.endpoint for port in self.ports if port.endpoint}
+
+    def page(self, port: table.Port) -> tuple[str, int] | None:
+        """Return the URL and HTTP status that say that the container behind ``port`` is ready, if there are any."""
+        page = port.page
+        if page is None or port.name not in self.published or self.auth.kind not in page.status:
+            return None
+        base = self.base_url.rstrip("/") if page.below_base_url else ""
+        return f"http://{self.published[port.name]}{base}{page.path}", page.status[self.auth.kind]
+
+    @property
+    def url(self) -> str | None:
+        """Return where a browser finds the hub; None if it isn't published."""
+        return self.gateway_url or self.hub_url
+
+    @property
+    def hub_url(self) -> str | None:
+        """Return where the hub's port is published; None if it isn't."""
+        return self._published_url("jupyterhub")
+
+    @property
+    def gateway_url(self) -> str | None:
+        """Return where the gateway is published; None if there is none."""
+        return self._published_url("gateway")
+
+    def _published_url(self, name: str) -> str | None:
+        return f"http://{self.published[name]}{self.base_url.rstrip('/')}" if name in self.published else None
+
+    @property
+    def issuer(self) -> str:
+        """Return the URL of the OpenID Connect provider; empty if there is none."""
+        if self.auth.oidc_server or self.publish["oidc-provider"] is None:
+            return self.auth.oidc_server or ""
+        return f"http://{self.publish['oidc-provider']}"
+
+    @property
+    def slurm_elsewhere(self) -> bool:
+        """Return whether the hub uses the Slurm of another host."""
+        return "jupyterhub" in self.containers and "slurm" not in self.containers
+
+    @property
+    def ssh_target(self) -> str:
+        """Return the destination of the hub's ssh. Port, key and known hosts are in the container's ssh_config."""
+        return f"{SERVICE_ACCOUNT}@{self.slurm.ssh_hostname}"
+
+    # -- users and sources ---------------------------------------------------------------------------------------
+
+    @property
+    def users(self) -> tuple[str, ...]:
+        """Return the names of the dev users, each once."""
+        return tuple(dict.fromkeys(dev_user.user for dev_user in self.dev_users))
+
+    @property
+    def user(self) -> str:
+        """Return the user that dummy authentication logs in; empty without dev users."""
+        return self.auth.user or next(iter(self.users), "")
+
+    @property
+    def overlay_folders(self) -> tuple[Path, ...]:
+        """Return the folders of `overlays`; relative ones are relative to the checkout."""
+        return tuple(self.root / os.path.expanduser(overlay) for overlay in self.overlays)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Return the ConfigMap's data: the containers' environment variables ``DEPLOY_CONFIG_…``."""
+        gateway = self.publish["gateway"]
+        values = {
+            "LOG_LEVEL": self.log_level,
+            "BASE_URL": self.base_url,
+            "DEV_USERS": "\n".join(dev_user.account for dev_user in self.dev_users),
+            "SSH_HOSTNAME": self.slurm.ssh_hostname,
+            "SSH_PORT": str(self.slurm.ssh_port),
+            "SLURMSPAWNER_WRAPPERS_BIN": self.slurm.wrappers_bin,
+            "QUERY_MANY_AS": self.slurm.query_many_as or "",
+            "CONDA_PREFIX_DIR": self.slurm.env_prefix,
+            "JUPYTER_DATA_DIR": self.slurm.jupyter_data_dir,
+            "HUB_CONNECT_URL": self.slurm.hub_connect_url,
+            "OIDC_SERVER": self.issuer,
+            "GATEWAY_URL": f"http://{gateway}" if gateway else "",
+            "TOKEN_LIFETIME": str(self.auth.token_lifetime),
+            "BRICS_PLATFORM": self.auth.platform,
+            "BRICS_PORTAL": self.auth.portal,
+            "JWT_AUDIENCE": self.auth.audience,
+            "AUTH_USER": self.auth.user or "",
+            "LOGOUT_REDIRECT_URL": self.auth.logout_redirect_url or "",
+            "INVALID_JWT_LOGOUT": _flag(self.auth.invalid_jwt_logout),
+            "START_POLL_INTERVAL": f"{self.hub.start_poll_interval:g}",
+            "POLL_INTERVAL": str(self.hub.poll_interval),
+            "START_TIMEOUT": str(self.hub.start_timeout),
+            "HTTP_TIMEOUT": str(self.hub.http_timeout),
+            "ADMIN_USERS": ",".join(self.hub.admin_users),
+            "COOKIE_MAX_AGE_DAYS": f"{self.hub.cookie_max_age_days:g}",
+            "NAMED_SERVERS": _flag(self.hub.named_servers),
+            "REQUEST_GPUS": _flag(self.hub.request_gpus, default=self.slurm.gpus_per_node > 0),
+            "JOB_LOG": self.hub.job_log,
+            "ENVIRONMENT_IN_SCRIPT": _flag(self.slurm.environment_in_script, default=self.slurm_elsewhere),
+            "SLURM_NODES": str(self.slurm.nodes),
+            "ZENITH_SERVER_ADDRESS": self.zenith.server_address or "",
+            "ZENITH_SERVER_PORT": str(self.zenith.server_port),
+        }
+        return {f"DEPLOY_CONFIG_{key}": value for key, value in values.items()}
+
+    def working_copy(self, repository: str) -> Path:
+        """Return the folder from which the development repository ``repository`` is installed.
+
+        The bundled source is copied to `_dev_build_data/<repository>`, other sources are cloned into folders of
+        their own there (`<repository>.<digest of the URL>`), and a folder is used in place.
+        """
+        url = self.repositories[repository].url
+        if url == "bundled" and self.stage == "prod":
+            return self.bundled(repository)  # the released source, without a developer's edits
+        if is_folder(url):
+            return (self.root / os.path.expanduser(url)).resolve()
+        return working_copy(self.root, repository, url)
+
+    def bundled(self, repository: str) -> Path:
+        """Return the source of ``repository`` that this checkout contains."""
+        return self.root / "containers" / REPOSITORIES[repository] / repository
+
+    # -- variants ------------------------------------------------------------------------------------------------
+
+    def without_identity(self) -> Environment:
+        """Return the environment without provider and gateway if the provider is external, else unchanged.
+
+        The hub's port is then published at the gateway's address, unless the definition publishes it itself.
+        """
+        if not self.auth.is_external:
+            return self
+        address = self.publish["jupyterhub"] or self.publish["gateway"]
+        publish = {**self.publish, "jupyterhub": address, **dict.fromkeys(IDENTITY)}
+        containers = tuple(name for name in self.containers if name not in IDENTITY)
+        return self.model_copy(update={"publish": publish, "containers": containers})
+
+    def with_accounting(self) -> Environment:
+        """Return the environment with the accounting container if `slurm.accounting` is set."""
+        if not self.slurm.accounting or ACCOUNTING in self.containers:
+            return self
+        return self.model_copy(update={"containers": (*self.containers, ACCOUNTING)})
+
+    def with_ports(self, ports: Mapping[str, int]) -> Environment:
+        """Return the environment with other port numbers, by their names in `publish`."""
+        publish = {
+            name: endpoint and endpoint.model_copy(update={"port": ports.get(name, endpoint.port)})
+            for name, endpoint in self.publish.items()
+        }
+        return self.model_copy(update={"publish": publish})
+
+
+def working_copy(root: Path, repository: str, url: str) -> Path:
+    """Return the folder of the working copy of ``repository`` from ``url``, `bundled` or a Git URL."""
+    folder = root / "containers" / REPOSITORIES[repository] / WORKING_COPIES
+    return folder / (repository if url == "bundled" else f"{repository}.{digest(url)}")
+
+
+def is_folder(url: str) -> bool:
+    """Return whether a repository's ``url`` names a folder of this host (``/…``, ``./…``, ``../…``, ``~…``)."""
+    return url.startswith(("/", "./", "../", "~"))
+
+
+def _flag(value: bool | None, default: bool = False) -> str:
+    return "true" if (default if value is None else value) else "false"

@@ -1,0 +1,210 @@
+"""The layers of a definition: one for each file or option, with the line of each key, and how they are merged."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import DefinitionError, suggestion
+
+KeyPath = tuple[str | int, ...]
+# Largest file that is read, in bytes; far more than anybody writes.
+LARGEST = 1 << 20
+# Most dots in a key of --set: more than any key has, and far below the recursion limit.
+DEEPEST = 20
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a definition: the name that errors give it, its data, and the line of each key."""
+
+    label: str
+    data: Mapping[str, Any]
+    lines: Mapping[KeyPath, int]
+
+    def where(self, path: KeyPath) -> str:
+        """Return ``label`` with the line of ``path`` or of its nearest parent; without one if no line is known."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return f"{self.label}:{self.lines[path]}" if path else self.label
+
+
+class _Lines(yaml.SafeLoader):
+    """A safe loader that records each key's line and refuses repeated keys, aliases and tags on collections."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.lines: dict[KeyPath, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        # Aliases of aliases let a small file grow without end, and definitions have little to repeat.
+        if self.check_event(yaml.AliasEvent):
+            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+            problem = f"*{event.anchor}: aliases are not taken"
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        return super().compose_node(parent, index)
+
+    def read(self, node: yaml.Node | None, path: KeyPath = ()) -> Any:
+        if node is None:
+            return None
+        self.lines.setdefault(path, node.start_mark.line + 1)
+        if isinstance(node, yaml.CollectionNode) and node.tag not in (
+            self.DEFAULT_MAPPING_TAG,
+            self.DEFAULT_SEQUENCE_TAG,
+        ):
+            raise _refused(f"the tag {node.tag} is not known", node)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.read(child, (*path, index)) for index, child in enumerate(node.value)]
+        if not isinstance(node, yaml.MappingNode):
+            value = self.construct_object(node)
+            if isinstance(value, str) and _NO_TEXT.search(
+                value
+            ):  # escapes can make text that no program accepts
+                raise _refused(f"{value!r} is no text", node)
+            return value
+        result: dict[Any, Any] = {}
+        for key_node, child in node.value:
+            key = self.construct_object(key_node)
+            if key in result:
+                raise _refused(f"the key {key!r} is given twice", key_node)
+            here = (*path, key)
+            self.lines[here] = key_node.start_mark.line + 1
+            result[key] = self.read(child, here)
+        return result
+
+
+def _refused(problem: str, node: yaml.Node) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+@functools.lru_cache(maxsize=16)  # every environment starts from base.yaml, the longest file
+def parse_yaml(text: str, label: str) -> Layer:
+    """Return the mapping in the YAML ``text``. The result is cached: don't change it. ``label`` names it in errors.
+
+    Raises DefinitionError with the line number if it doesn't parse, repeats a key, or isn't one mapping.
+    """
+    documents = parse_documents(text, label)
+    data, lines = documents[0] if documents else (None, {})
+    if data is None:
+        data = {}
+    if not isinstance(data, dict) or len(documents) > 1:
+        raise DefinitionError(f"{label}: not one mapping of keys to values", "write it as `key: value` lines")
+    return Layer(label, data, lines)
+
+
+def read_text(path: Path, root: Path) -> str:
+    """Return the text of ``path``. Raises DefinitionError, with the path relative to ``root``, if it can't be read."""
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise DefinitionError(
+                f"{shown(path, root)}: more than {LARGEST} bytes", "is this the right file?"
+            )
+        return content.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise DefinitionError(
+            f"{shown(path, root)}: can't be read ({reason})", "check that it is there"
+        ) from error
+
+
+def parse_set(option: str) -> Layer:
+    """Return the layer of the option ``--set a.b=c``; the value is parsed as YAML.
+
+    Raises DefinitionError without ``=`` or a key.
+    """
+    key, separator, value = option.partition("=")
+    if not separator or not all(key.split(".")) or key.count(".") > DEEPEST:
+        raise DefinitionError(
+            f"--set {option}: not of the form key.key=value", "for example --set slurm.nodes=4"
+        )
+    label = f"--set {key}"
+    return single_key(key, parse_value(value, label), label)
+
+
+def parse_value(text: str, label: str) -> Any:
+    """Return the value of the YAML ``text``. Raises DefinitionError, with ``label``, if it doesn't parse."""
+    documents = parse_documents(text, label)
+    if len(documents) > 1:
+        raise DefinitionError(f"{label}: the value is several YAML documents", "quote it")
+    return documents[0][0] if documents else None
+
+
+def merge(layers: Iterable[Layer]) -> tuple[dict[str, Any], dict[KeyPath, str]]:
+    """Merge ``layers`` in order. Returns the data, and for each key where its value was written (``file:line``).
+
+    Mappings merge key by key. Any other value, a list too, replaces the earlier one.
+    """
+    merged: dict[str, Any] = {}
+    origin: dict[KeyPath, str] = {}
+
+    def merge_into(target: dict[str, Any], data: Mapping[str, Any], path: KeyPath, layer: Layer) -> None:
+        for key, value in data.items():
+            here = (*path, key)
+            origin[here] = layer.where(here)
+            if isinstance(value, Mapping):
+                below = target.get(key)
+                target[key] = below = dict(below) if isinstance(below, dict) else {}
+                merge_into(below, value, here, layer)
+            else:
+                target[key] = value
+
+    for layer in layers:
+        merge_into(merged, layer.data, (), layer)
+    return merged, origin
+
+
+def check_keys(data: Mapping[str, Any], base: Mapping[str, Any], origin: Mapping[KeyPath, str]) -> None:
+    """Raise DefinitionError for the first key of ``data`` that isn't in ``base``, with the most similar one."""
+
+    def check(values: Mapping[str, Any], known: Mapping[str, Any], path: KeyPath) -> None:
+        for key, value in values.items():
+            here = (*path, key)
+            name = ".".join(map(str, here))
+            if key not in known:
+                hint = suggestion(str(key), map(str, known))
+                raise DefinitionError(f"{origin[here]}: unknown key {name!r}", hint)
+            if isinstance(known[key], Mapping) and isinstance(value, Mapping):
+                check(value, known[key], here)
+
+    check(data, base, ())
+
+
+def parse_documents(text: str, label: str) -> list[tuple[Any, Mapping[KeyPath, int]]]:
+    """Return the YAML documents in ``text``, each with the lines of its keys.
+
+    Raises DefinitionError, with ``label`` and the line number, if one doesn't parse.
+    """
+    documents: list[tuple[Any, Mapping[KeyPath, int]]] = []
+    try:
+        loader = _Lines(text)
+        while loader.check_node():
+            loader.lines = {}
+            documents.append((loader.read(loader.get_node()), loader.lines))
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise DefinitionError(f"{label}:{line}: {error.problem}", "correct the YAML there") from error
+    except (yaml.YAMLError, TypeError, ValueError, KeyError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise DefinitionError(f"{label}: {reason}", "correct the YAML") from error
+    return documents
+
+
+def single_key(key: str, value: Any, label: str) -> Layer:
+    """Return a layer that sets ``key`` (``a.b``) to ``value``."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return Layer(label, value, {})
+
+
+def shown(path: Path, root: Path) -> str:
+    """Return ``path`` as errors show it: relative to ``root`` if it is below that."""
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)

@@ -1,0 +1,58 @@
+"""Names of the resources that belong to a deployment, and the labels by which they are found."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ..files import digest
+from .containers import CONTAINERS
+
+PART_OF = "jupyterhub-slurm"
+LABEL_PART_OF = "app.kubernetes.io/part-of"
+LABEL_INSTANCE = "app.kubernetes.io/instance"
+LABEL_ENVIRONMENT = "app.kubernetes.io/name"
+LABEL_VERSION = "app.kubernetes.io/version"
+LABEL_CHECKOUT = "jupyterhub-slurm/checkout"
+LABEL_FINGERPRINT = "jupyterhub-slurm/fingerprint"
+
+SERVICE_ACCOUNT = "jupyterspawner"  # the hub logs in as this account where Slurm is
+WORKING_COPIES = "_dev_build_data"  # folder of the working copies, beside the image's Containerfile
+# The pod's name becomes the value of a label, a Service's name and a host name: 63 characters at most.
+POD_NAME_LENGTH = 63
+
+_INSTANCE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z")
+
+
+def environment_names(root: Path) -> tuple[str, ...]:
+    """Return the names of the environments defined under ``root``/envs."""
+    return tuple(sorted(path.parent.name for path in (root / "envs").glob("*/env.yaml")))
+
+
+def pod_name(environment: str, instance: str | None) -> str:
+    """Return the name of the pod, valid in Kubernetes."""
+    stem = f"{PART_OF}-{environment.replace('_', '-')}"
+    return f"{stem}-{instance}" if instance else stem
+
+
+def part_name(pod: str, container: str) -> str:
+    """Return the name under which the engine runs ``container`` of ``pod``; its Secret has the same name."""
+    return f"{pod}-{container}"
+
+
+def checkout_id(root: Path) -> str:
+    """Return a digest of the path ``root``; the path itself isn't valid as a label's value."""
+    return digest(str(root.resolve()))
+
+
+def deploy_folder(root: Path, environment: str, instance: str | None) -> Path:
+    """Return the path of a deployment's folder, which need not exist."""
+    return root / ".deploy" / (f"{environment}-{instance}" if instance else environment)
+
+
+def check_instance(name: str | None) -> None:
+    """Raise ValueError unless ``name`` (None: no instance) can be part of Kubernetes names."""
+    if name is not None and not _INSTANCE_NAME.match(name):
+        raise ValueError("an instance's name has lower-case letters, digits and '-' inside")
+    if name in CONTAINERS:
+        raise ValueError("this is a container's name")

@@ -1,0 +1,138 @@
+"""Read an environment's definition.
+
+The layers, each over the earlier ones: envs/base.yaml, envs/<env>/env.yaml, envs/<env>/local.yaml, Invoke's
+configuration (`hubenvs:` in invoke.yaml, then INVOKE_HUBENVS_… variables), an existing deployment's ConfigMap,
+`--set`. An error names file, line and key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..errors import DefinitionError, suggestion
+from . import dev_users, variables
+from .configmap import ConfigMap, parse_config_map
+from .environment import Environment
+from .layers import KeyPath, Layer, check_keys, merge, parse_set, parse_yaml, read_text, shown
+from .names import environment_names
+
+# Our words for errors that pydantic describes in Python's words.
+PROBLEMS = {
+    "model_type": "should be a mapping of keys to values",
+    "mapping_type": "should be a mapping of keys to values",
+    "tuple_type": "should be a list",
+    "extra_forbidden": "unknown key",
+}
+
+
+def read_environment(
+    root: Path,
+    name: str,
+    *,
+    instance: str | None = None,
+    settings: Sequence[str] = (),
+    configuration: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    config_map: Path | None = None,
+) -> Environment:
+    """Return the validated environment ``name`` of the checkout ``root``.
+
+    ``instance`` names a further deployment of the same environment; ``settings`` are ``a.b=c`` (``--set``);
+    ``configuration`` is the section `hubenvs` of Invoke's configuration; ``environ`` are environment variables;
+    ``config_map`` is a file with an existing deployment's ConfigMap. Raises DefinitionError.
+    """
+    folder = environment_folder(root, name)
+    base = _read(root / "envs" / "base.yaml", root)
+    layers = [base, _read(folder / "env.yaml", root)]
+    if os.path.lexists(folder / "local.yaml"):
+        layers.append(_read(folder / "local.yaml", root))
+    if configuration:
+        layers.append(Layer("Invoke's configuration (hubenvs)", configuration, {}))
+    layers.extend(variables.layers(base.data, environ or {}))
+    existing = (
+        parse_config_map(read_text(config_map, root), shown(config_map, root)) if config_map else ConfigMap()
+    )
+    layers.extend(existing.layers)
+    layers.extend(parse_set(option) for option in settings)
+    data, origin = merge(layers)
+    check_keys(data, base.data, origin)
+    accounts = dev_users.from_key(data.pop("dev_users"), origin) or existing.dev_users
+    if not accounts and dev_users.are_needed(data):
+        accounts = dev_users.from_file(folder / "dev_users", root)
+    deployment = {"name": name, "instance": instance, "root": root, "dev_users": accounts or ()}
+    try:
+        env = Environment.model_validate({**data, **deployment, "dummy_password": existing.password})
+    except ValidationError as error:
+        raise _definition_error(error, origin, layers[1].label) from None
+    for overlay in env.overlay_folders:
+        if not overlay.is_dir():
+            raise DefinitionError(
+                f"{origin['overlays',]}: overlays: there is no folder {overlay}", "make it, or correct it"
+            )
+    return env.without_identity().with_accounting()
+
+
+def readable_environments(root: Path) -> dict[str, Environment]:
+    """Return the environments of ``root`` whose definitions are valid, by name."""
+    environments = {}
+    for name in environment_names(root):
+        with contextlib.suppress(DefinitionError):
+            environments[name] = read_environment(root, name)
+    return environments
+
+
+def environment_folder(root: Path, name: str) -> Path:
+    """Return the folder of environment ``name``; DefinitionError, with a suggestion, if there is none."""
+    if name not in (names := environment_names(root)):
+        raise DefinitionError(f"--env {name}: there is no such environment", suggestion(name, names))
+    return root / "envs" / name
+
+
+def outline(root: Path, name: str) -> dict[str, str | None]:
+    """Return description, stage and auth of an environment from base.yaml and env.yaml, valid or not."""
+    with contextlib.suppress(DefinitionError):
+        data, _ = merge(
+            [_read(root / "envs" / "base.yaml", root), _read(root / "envs" / name / "env.yaml", root)]
+        )
+        auth = data.get("auth")
+        values = (
+            data.get("description"),
+            data.get("stage"),
+            auth.get("kind") if isinstance(auth, dict) else None,
+        )
+        texts = (value if isinstance(value, str) else None for value in values)
+        return dict(zip(("description", "stage", "auth"), texts, strict=True))
+    return {"description": None, "stage": None, "auth": None}
+
+
+def _definition_error(error: ValidationError, origin: Mapping[KeyPath, str], label: str) -> DefinitionError:
+    """Return pydantic's first error as ``file:line: key: what is wrong``; ``label`` is the environment's env.yaml."""
+    unset = [item["loc"] for item in error.errors() if item["input"] is None and item["type"] != "model_type"]
+    if unset:
+        keys = ", ".join(".".join(map(str, key)) for key in unset)
+        local = label.replace("env.yaml", "local.yaml")
+        return DefinitionError(f"{origin.get(unset[0], label)}: {keys}: not set", f"set it in {local}")
+    first = error.errors()[0]
+    problem = PROBLEMS.get(first["type"], first["msg"]).removeprefix("Value error, ")
+    key = ".".join(map(str, first["loc"]))
+    if not key:  # rules about several keys put the key into the message
+        key, _, problem = problem.partition(": ")
+    problem = problem[0].lower() + problem[1:]
+    value = first.get("input")
+    shown_value = f" (not {value!r})" if isinstance(value, str | int | float | bool) else ""
+    if key == "instance":
+        return DefinitionError(f"--instance: {problem}{shown_value}", "choose another name")
+    path: KeyPath = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
+    while path and path not in origin:
+        path = path[:-1]
+    return DefinitionError(f"{origin.get(path, label)}: {key}: {problem}{shown_value}", "correct the value")
+
+
+def _read(path: Path, root: Path) -> Layer:
+    return parse_yaml(read_text(path, root), shown(path, root))

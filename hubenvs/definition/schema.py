@@ -1,0 +1,254 @@
+"""The parts of a definition: the values that each key of envs/base.yaml accepts."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, field_validator, model_validator
+
+# Debian's useradd takes 32 characters at most (LOGIN_NAME_MAX in utmp is 32).
+ACCOUNT_LENGTH = 32
+_NAME_PART = re.compile(r"[a-z][a-z0-9_-]*\Z")
+# node7 or node[3-8], as Slurm writes them.
+_NODES = r"node([1-9]\d*|\[[1-9]\d*-[1-9]\d*\])"
+# Minutes, or hours and minutes, …, as Slurm writes lengths of time.
+_LENGTH = r"^(\d+-)?\d+(:\d\d){0,2}$|^UNLIMITED$"
+_HOST = r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$"
+_LINE = r"^[^\x00-\x1f\x7f]+$"
+
+
+class Frozen(BaseModel):
+    """Base of the models: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DevUser(Frozen):
+    """A user's account in one project: ``<user>.<project>``, a Linux account of that name in the Slurm container."""
+
+    user: str
+    project: str
+
+    @property
+    def account(self) -> str:
+        """Return the Linux account's name."""
+        return f"{self.user}.{self.project}"
+
+    @classmethod
+    def parse(cls, text: str) -> DevUser:
+        """Return the dev user written as ``text``; raise ValueError saying what is wrong with it."""
+        parts = text.split(".")
+        if len(parts) != 2 or not all(_NAME_PART.match(part) for part in parts):
+            raise ValueError(
+                f"{text!r} is not <user>.<project> (each part lower-case letters, digits, '-', '_', a letter first)"
+            )
+        if len(text) > ACCOUNT_LENGTH:
+            raise ValueError(f"{text!r} has {len(text)} characters, an account has {ACCOUNT_LENGTH} at most")
+        user, project = parts
+        return cls(user=user, project=project)
+
+
+ENDPOINT_FORM = "should be address:port, like 127.0.0.1:8000"
+
+
+class Endpoint(Frozen):
+    """An address and a port on this host; written ``address:port`` or just ``port`` (then on 127.0.0.1)."""
+
+    address: str
+    port: Annotated[StrictInt, Field(ge=1, le=65535)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            if isinstance(value, dict) and value.keys() == {"address", "port"}:
+                return value
+            raise ValueError(ENDPOINT_FORM)
+        address, _, port = str(value).rpartition(":")
+        if not port.isdecimal():
+            raise ValueError(ENDPOINT_FORM)
+        return {"address": address.strip("[]") or "127.0.0.1", "port": int(port)}
+
+    @field_validator("address")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        # The manifest's hostIP takes no host names.
+        return str(ipaddress.ip_address(value))
+
+    def conflicts_with(self, other: Endpoint) -> bool:
+        """Return whether both can't be bound at once."""
+        everywhere = ("0.0.0.0", "::")
+        same = self.address == other.address or self.address in everywhere or other.address in everywhere
+        return self.port == other.port and same
+
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{host}:{self.port}"
+
+
+class Auth(Frozen):
+    kind: Literal["dummy", "oidc"]
+    user: str | None
+    provider: Literal["bundled", "external"]
+    oidc_server: Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$")] | None
+    platform: Annotated[str, Field(pattern=_LINE)]
+    portal: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    audience: Annotated[str, Field(pattern=_LINE)]
+    token_lifetime: Annotated[StrictInt, Field(ge=60)]
+    logout_redirect_url: Annotated[str, Field(pattern=r"^(https?://[^\s/]+)?(/\S*)?$")] | None
+    invalid_jwt_logout: StrictBool
+
+    @property
+    def is_external(self) -> bool:
+        """Return whether users log in at an OpenID Connect provider outside the pod."""
+        return self.kind == "oidc" and self.provider == "external"
+
+
+class Hub(Frozen):
+    admin_users: tuple[Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]*$")], ...]
+    cookie_max_age_days: Annotated[float, Field(gt=0, le=3650, allow_inf_nan=False)]
+    named_servers: StrictBool
+    # Below 0.1 s the hub would do little but run queries.
+    start_poll_interval: Annotated[float, Field(ge=0.1, le=3600, allow_inf_nan=False)]
+    poll_interval: Annotated[StrictInt, Field(gt=0, le=86400)]
+    start_timeout: Annotated[StrictInt, Field(gt=0, le=2592000)]
+    http_timeout: Annotated[StrictInt, Field(gt=0, le=86400)]
+    request_gpus: StrictBool | None
+    job_log: Annotated[str, Field(pattern=r"^(~/)?[\w./%@+-]+$")]  # written into the batch script
+
+
+class OnNodes(Frozen):
+    """Base of partitions and reservations: a name, and the nodes that belong to it."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    nodes: Annotated[str, Field(pattern=rf"^(all|{_NODES}(,{_NODES})*)$")] = "all"
+
+    def unknown_nodes(self, nodes: int) -> str | None:
+        """Return the first item of the list ``self.nodes`` that isn't among node1 to node<nodes>, or None."""
+        for part in self.nodes.split(",") if self.nodes != "all" else ():
+            numbers = [int(number) for number in re.findall(r"\d+", part)]
+            if not 1 <= numbers[0] <= numbers[-1] <= nodes:
+                return part
+        return None
+
+
+class Partition(OnNodes):
+    max_time: Annotated[str, Field(pattern=_LENGTH)] = "UNLIMITED"
+    default: StrictBool = False
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if value.upper() == "DEFAULT":
+            raise ValueError(
+                "DEFAULT is reserved: in slurm.conf it sets defaults for the partitions after it"
+            )
+        return value
+
+
+class Reservation(OnNodes):
+    # The spawn form accepts the same names.
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$")]
+    users: tuple[str, ...] = ()
+    accounts: tuple[str, ...] = ()
+    start: str = "now"
+    duration: Annotated[str, Field(pattern=_LENGTH)] = "UNLIMITED"
+
+    @field_validator("start", mode="before")
+    @classmethod
+    def _start(cls, value: Any) -> Any:
+        if isinstance(value, datetime):  # YAML reads a time without quotes as one
+            value = value.isoformat()
+        if not isinstance(value, str) or re.fullmatch(r"now(\+[1-9]\d*(minutes|hours|days|weeks))?", value):
+            return value
+        try:
+            return datetime.strptime(value, "%Y-%m-%dT%H:%M:%S").isoformat()
+        except ValueError:
+            raise ValueError("should be now, like now+2hours, or like 2030-01-31T09:00:00") from None
+
+
+class HostAlias(Frozen):
+    """A line of the pod's /etc/hosts, as Kubernetes writes it."""
+
+    ip: str
+    hostnames: Annotated[tuple[Annotated[str, Field(pattern=_HOST)], ...], Field(min_length=1)]
+
+    @field_validator("ip")
+    @classmethod
+    def _ip(cls, value: str) -> str:
+        return str(ipaddress.ip_address(value))
+
+
+class Slurm(Frozen):
+    # Slurm takes more. In one container each node costs about 10 MB of memory.
+    nodes: Annotated[StrictInt, Field(ge=1, le=512)]
+    # Slurm keeps CPUs in 16 bits and memory in 64.
+    cpus_per_node: Annotated[StrictInt, Field(ge=1, le=65533)]
+    memory_mb: Annotated[StrictInt, Field(ge=256, le=2**40)]
+    gpus_per_node: Annotated[StrictInt, Field(ge=0, le=64)]  # each is a line of gres.conf
+    partitions: Annotated[tuple[Partition, ...], Field(min_length=1)]
+    reservations: tuple[Reservation, ...]
+    accounting: StrictBool
+    ssh_hostname: Annotated[str, Field(pattern=_HOST)]
+    ssh_port: Annotated[StrictInt, Field(ge=1, le=65535)]
+    wrappers_bin: Annotated[str, Field(pattern=r"^/[\w./-]*$")]
+    # No leading "-": the value reaches sudo's command line.
+    query_many_as: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]*$")] | None
+    environment_in_script: StrictBool | None
+    env_prefix: Annotated[str, Field(pattern=r"^/[\w./-]*$")]
+    jupyter_data_dir: Annotated[str, Field(pattern=r"^/[\w./-]*$")]
+    hub_connect_url: Annotated[str, Field(pattern=r"^https?://[\w.:\[\]-]+(/[\w./-]*)?$")]
+    host_aliases: tuple[HostAlias, ...]
+
+    @field_validator("hub_connect_url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        urlsplit(value)  # raises ValueError for wrong brackets
+        return value
+
+    @property
+    def node_names(self) -> tuple[str, ...]:
+        """Return the names of the virtual nodes, in slurm.conf and in the pod's /etc/hosts."""
+        return tuple(f"node{number}" for number in range(1, self.nodes + 1))
+
+
+class Zenith(Frozen):
+    # No leading "-": the value reaches the engine's command line.
+    image: Annotated[str, Field(pattern=r"^[^-\s]\S*$")]
+    server_address: Annotated[str, Field(pattern=_HOST)] | None
+    server_port: Annotated[StrictInt, Field(ge=1, le=65535)]
+
+
+class Debian(Frozen):
+    release: Annotated[str, Field(pattern=r"^[a-z]+$")]
+    # No user and password: command lines would show them.
+    mirror: Annotated[str, Field(pattern=r"^https?://[^\s@]+$")]
+    security_mirror: Annotated[str, Field(pattern=r"^https?://[^\s@]+$")]
+    snapshot: Annotated[str, Field(pattern=r"^\d{8}T\d{6}Z$")] | None
+
+
+class Image(Frozen):
+    """Where an image comes from: built here on ``base`` (None: on our own base image), or ``image`` is pulled."""
+
+    # No leading "-": the values reach the engine's command line.
+    base: Annotated[str, Field(pattern=r"^[^-\s]\S*$")] | None = None
+    # By digest: a tag may name another image tomorrow.
+    image: Annotated[str, Field(pattern=r"^[^-\s@][^\s@]*@sha256:[0-9a-f]{64}$")] | None = None
+
+
+class Repository(Frozen):
+    # No leading "-": the value reaches git's command line.
+    url: Annotated[str, Field(pattern=r"^[^-\s]\S*$")]
+    ref: Annotated[str, Field(pattern=r"^[^-\s]\S*$")] | None
+
+    @model_validator(mode="after")
+    def _no_password(self) -> Repository:
+        # Validate the model, not the field: field errors print the value, and it may contain a password.
+        # The user name of an http URL may be a token, that of an ssh URL is just a name.
+        if re.match(r"https?://[^/]*@|[a-z+]+://[^/@]*:[^/@]*@", self.url):
+            raise ValueError("its url contains a password or token: leave that to Git's credential helper")
+        return self

@@ -1,0 +1,62 @@
+"""The pod that `up` would create now, and whether the running pod is that one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ..definition.environment import Environment
+from ..definition.names import LABEL_FINGERPRINT
+from ..engines.debian import has_mmdebstrap
+from ..engines.engine import Engine, Pod
+from ..plan.images import Build, container_builds, debian_base_tag, plan_images
+from ..plan.manifest import Documents, Fingerprint, fingerprint, labelled, manifest
+from . import folder
+from .sources import read_seeds, read_sources, read_templates
+
+
+@dataclass(frozen=True)
+class Desired:
+    """A manifest and the fingerprint that its pod carries as a label."""
+
+    documents: Documents
+    fingerprint: Fingerprint
+
+
+def planned_images(env: Environment, engine: Engine, loadable: Iterable[str] = ()) -> tuple[Build, ...]:
+    """Return the builds of ``env`` with the working copies as they are now.
+
+    ``loadable``: tags of images that aren't here but in a bundle. A Debian base that exists, here or there, does
+    without mmdebstrap.
+    """
+    base = debian_base_tag(env.debian)
+    has_base = has_mmdebstrap() or base in loadable or engine.has_image(base)
+    return plan_images(env, read_sources(env, engine.programs), has_base)
+
+
+def desired_pod(env: Environment, builds: tuple[Build, ...], values: Mapping[str, str]) -> Desired:
+    """Return the manifest of ``env`` that runs the images ``builds``, with ``values`` in its Secrets."""
+    of_containers = container_builds(env, builds)
+    images = {name: build.tag for name, build in of_containers.items()}
+    documents = manifest(env, read_templates(env.root), images, values)
+    seeds = {
+        f"{volume}/{name}": data for volume, tree in read_seeds(env).items() for name, data in tree.items()
+    }
+    value = fingerprint(documents, {name: build.recipe for name, build in of_containers.items()}, seeds)
+    return Desired(labelled(documents, value), value)
+
+
+def is_desired(env: Environment, pod: Pod, desired: Desired) -> bool:
+    """Return whether ``pod`` is what ``desired`` describes, as created or as `reload` changed it."""
+    reloaded = folder.read_record(env.deploy_folder).reloaded
+    base, _, content = pod.labels.get(LABEL_FINGERPRINT, "").partition("-")
+    if reloaded.get("pod") == pod.id:
+        content = reloaded["content"]
+    return (base, content) == desired.fingerprint
+
+
+def record_reload(env: Environment, pod: Pod, content: str | None) -> None:
+    """Record that ``pod`` now has the fingerprint's part ``content``; None while a reload is under way."""
+    record = folder.read_record(env.deploy_folder)
+    record.reloaded = {"pod": pod.id, "content": content}
+    folder.write_record(env.deploy_folder, record)

@@ -1,0 +1,147 @@
+"""The existing resources of each deployment, found by label. No definition is needed, so `down` always works."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..definition.containers import CONTAINERS
+from ..definition.names import (
+    LABEL_CHECKOUT,
+    LABEL_ENVIRONMENT,
+    LABEL_INSTANCE,
+    LABEL_PART_OF,
+    PART_OF,
+    checkout_id,
+    deploy_folder,
+    part_name,
+    pod_name,
+)
+from ..engines.engine import Container, Engine, Listing, Pod, Resource
+from ..errors import StateError
+
+if TYPE_CHECKING:
+    from ..definition.environment import Environment
+
+# Seconds that a container has to stop before the engine kills it; ours need well under one.
+STOP_TIMEOUT = 2
+
+
+@dataclass(frozen=True)
+class Existing:
+    """The resources of one deployment. ``listing`` is everything that the engine had at that time."""
+
+    pod_name: str
+    environment: str
+    checkout: str
+    listing: Listing
+    pod: Pod | None = None
+    containers: tuple[Container, ...] = ()
+    volumes: tuple[str, ...] = ()
+
+    @property
+    def part_names(self) -> set[str]:
+        """Return the names that the deployment's containers and Secrets can have."""
+        return {part_name(self.pod_name, container) for container in CONTAINERS}
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Return the names of the deployment's Secrets."""
+        return tuple(sorted(self.part_names & self.listing.secrets))
+
+    @property
+    def instance(self) -> str | None:
+        """Return the value of --instance that it was brought up with."""
+        return self.pod_name.removeprefix(pod_name(self.environment, None)).removeprefix("-") or None
+
+    @property
+    def held_ports(self) -> set[int]:
+        """Return the ports of this host that the pod has bound, in whatever state its containers are."""
+        if self.pod is None or not self.pod.holds_ports:
+            return set()
+        return {port.host_port for container in self.containers for port in container.ports}
+
+    def state(self, env: Environment | None) -> str:
+        """Return ``up``, ``degraded``, ``stopped``, or ``partial`` (there is no pod).
+
+        ``env`` says how many containers there should be; None if the definition isn't known.
+        """
+        if self.pod is None or not self.containers:
+            return "partial"
+        running = [container.state == "running" for container in self.containers]
+        complete = env is None or len(running) == len(env.containers)
+        return "up" if complete and all(running) else "degraded" if any(running) else "stopped"
+
+    def folder(self, root: Path) -> Path | None:
+        """Return the path of its deploy folder; None if another checkout than ``root`` brought it up."""
+        if self.checkout != checkout_id(root):
+            return None
+        return deploy_folder(root, self.environment, self.instance)
+
+
+def all_existing(listing: Listing) -> dict[str, Existing]:
+    """Return every deployment that has a labelled resource, by the pod's name."""
+    labels: dict[str, Mapping[str, str]] = {}
+    for resource in (*listing.volumes, *listing.containers, *listing.pods):
+        if pod := _pod_name_of(resource):
+            labels[pod] = resource.labels
+    return {
+        pod: Existing(
+            pod_name=pod,
+            environment=of_pod.get(LABEL_ENVIRONMENT, ""),
+            checkout=of_pod.get(LABEL_CHECKOUT, ""),
+            listing=listing,
+            pod=next((item for item in listing.pods if _pod_name_of(item) == pod), None),
+            containers=tuple(item for item in listing.containers if _pod_name_of(item) == pod),
+            volumes=tuple(sorted(item.name for item in listing.volumes if _pod_name_of(item) == pod)),
+        )
+        for pod, of_pod in sorted(labels.items())
+    }
+
+
+def find_existing(listing: Listing, root: Path, environment: str, instance: str | None) -> Existing:
+    """Return the resources of one deployment. Without any labelled resource, its Secrets may still exist."""
+    pod = pod_name(environment, instance)
+    return all_existing(listing).get(pod) or Existing(pod, environment, checkout_id(root), listing)
+
+
+def belongs_to_us(resource: Resource) -> bool:
+    """Return whether a deployment of this suite, of whatever checkout, has ``resource``."""
+    return _pod_name_of(resource) is not None
+
+
+def _pod_name_of(resource: Resource) -> str | None:
+    """Return the name of the pod to whose deployment ``resource`` belongs; None if it has no labels of ours."""
+    return resource.labels.get(LABEL_INSTANCE) if resource.labels.get(LABEL_PART_OF) == PART_OF else None
+
+
+def refuse_foreign(env: Environment, existing: Existing) -> None:
+    """Raise StateError if another checkout has this deployment, or a name of it is taken by an unlabelled resource."""
+    if existing.checkout != checkout_id(env.root) or existing.environment != env.name:
+        other = (
+            f"environment {existing.environment}" if existing.environment != env.name else "another checkout"
+        )
+        raise StateError(
+            f"{env.pod} is up already, brought up from {other}",
+            "give this one a name of its own with --instance NAME",
+        )
+    hint = "it wasn't created by this suite: remove it by hand, or use --instance NAME"
+    listing = existing.listing
+    if existing.pod is None and any(pod.name == env.pod for pod in listing.pods):
+        raise StateError(f"there is a pod {env.pod} without this suite's labels", hint)
+    if others := {volume.name for volume in env.volumes} & listing.volume_names - set(existing.volumes):
+        raise StateError(f"there is a volume {min(others)} without this suite's labels", hint)
+
+
+def remove_pod(
+    engine: Engine, existing: Existing, volumes: Iterable[str] = (), grace: int = STOP_TIMEOUT
+) -> None:
+    """Remove pod and Secrets of ``existing``, and ``volumes``.
+
+    ``grace``: seconds that a container has to end by itself.
+    """
+    # Another pod of that name isn't ours.
+    pods = [pod for pod in existing.listing.pods if _pod_name_of(pod) == existing.pod_name]
+    engine.remove(pods, existing.part_names, set(volumes), existing.listing, grace)

@@ -1,0 +1,86 @@
+"""Ports of this host: whether they can be bound, and which ones an instance gets."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import socket
+from collections.abc import Container, Mapping
+from typing import TYPE_CHECKING
+
+from ..engines.engine import Engine
+from ..errors import PortError
+
+if TYPE_CHECKING:
+    from ..definition.environment import Environment
+    from ..definition.schema import Endpoint
+
+# How many ports after the declared one an instance may get.
+RANGE = 1000
+
+
+def require_free(env: Environment, engine: Engine, held: Container[int] = ()) -> None:
+    """Raise PortError, with the holder if it is known, unless every published port of ``env`` can be bound.
+
+    ``held`` are ports that the deployment's own pod has.
+    """
+    for name, endpoint in env.published.items():
+        if endpoint.port in held:
+            continue
+        if problem := port_problem(endpoint):
+            holder = _holder(endpoint.port, engine) if problem == "is taken" else ""
+            by = f" by {holder}" if holder else ""
+            raise PortError(
+                f"publish.{name}: port {endpoint.port} {problem}{by}", f"--set publish.{name}=127.0.0.1:PORT"
+            )
+
+
+def port_problem(endpoint: Endpoint) -> str | None:
+    """Return why this user can't bind ``endpoint``, or None."""
+    family = socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((endpoint.address, endpoint.port))
+    except PermissionError:
+        return "needs root (it is below 1024)"
+    except OSError as error:
+        return "is taken" if error.errno == errno.EADDRINUSE else f"can't be used ({error.strerror})"
+    return None
+
+
+def _holder(port: int, engine: Engine) -> str:
+    """Return the pod, container or program that has bound ``port``; empty if it can't be found."""
+    for container in engine.listing().containers:
+        if any(published.host_port == port for published in container.ports):
+            return f"pod {container.pod}" if container.pod else f"container {container.name}"
+    if shutil.which("ss") is None:
+        return ""
+    listing = engine.programs.run(("ss", "-Hltnp", f"sport = :{port}"), check=False).text
+    return listing.partition('users:(("')[2].partition('"')[0]
+
+
+def with_ports(env: Environment, declared: Container[str], previous: Mapping[str, int]) -> Environment:
+    """Return ``env`` with the ports of this deployment.
+
+    For each port that isn't ``declared`` an instance gets its ``previous`` one, or the next free one. The hub's API
+    stays at the port that compute nodes know.
+    """
+    if env.instance is None:
+        return env
+    ports = {
+        name: endpoint.port
+        for name, endpoint in env.published.items()
+        if name in declared or name == "hub-api"
+    }
+    for name, endpoint in env.published.items():
+        if name not in ports:
+            ports[name] = previous.get(name) or _next_free(endpoint, ports.values())
+    return env.with_ports(ports)
+
+
+def _next_free(endpoint: Endpoint, taken: Container[int]) -> int:
+    for port in range(endpoint.port, min(endpoint.port + RANGE, 65536)):
+        if port not in taken and port_problem(endpoint.model_copy(update={"port": port})) is None:
+            return port
+    return endpoint.port

@@ -1,0 +1,86 @@
+"""Read what goes into images, volumes and the manifest from this checkout."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+import jinja2
+
+from ..definition.containers import BASE_IMAGES, REPOSITORIES
+from ..definition.environment import Environment, Volume
+from ..definition.names import WORKING_COPIES
+from ..engines import git
+from ..engines.process import Programs
+from ..files import paths, read_tree
+from ..plan.images import Sources, carried
+from ..plan.manifest import templates
+from ..plan.seeds import render_seeds
+
+COMMON = "common"  # folder of files that the images of all containers contain
+# Not part of an image's build context: working copies, and the bundled source of a development repository.
+NOT_CONTEXT = (WORKING_COPIES, *REPOSITORIES)
+
+
+@functools.cache
+def read_templates(root: Path) -> jinja2.Environment:
+    """Return the templates of the checkout ``root``."""
+    return templates(read_tree(root / "manifests"))
+
+
+# -- seed files ----------------------------------------------------------------------------------------------
+
+
+def seed_folders(env: Environment) -> tuple[Path, ...]:
+    """Return the folders of seed files: common, by kind of log-in, by environment, overlays. Later ones win."""
+    names = (COMMON, f"auth-{env.auth.kind}", env.name)
+    return (*(env.root / "volumes" / name for name in names), *env.overlay_folders)
+
+
+def read_seeds(env: Environment) -> dict[str, dict[str, bytes]]:
+    """Return the rendered seed files of each seeded volume, by the volume's name."""
+    result: dict[str, dict[str, bytes]] = {}
+    for volume in env.volumes:
+        if volume.seeded:
+            tree: dict[str, bytes] = {}
+            for folder in seed_folders(env):
+                tree.update(read_tree(folder / volume.suffix))
+            result[volume.name] = render_seeds(env, read_templates(env.root), tree)
+    return result
+
+
+def seed_source(env: Environment, volume: Volume, name: str) -> Path | None:
+    """Return the file that ``name`` in ``volume`` is seeded from; None if there is none."""
+    candidates = (
+        folder / volume.suffix / f"{name}{ending}"
+        for folder in reversed(seed_folders(env))
+        for ending in ("", ".j2")
+    )
+    return next((path for path in candidates if path.is_file()), None)
+
+
+# -- images --------------------------------------------------------------------------------------------------
+
+
+def working_copy_files(env: Environment, programs: Programs, repository: str) -> dict[str, Path]:
+    """Return the files of the working copy of ``repository``; before it is cloned, those of the bundled source."""
+    folder = env.working_copy(repository)
+    if not folder.is_dir():
+        folder = env.bundled(repository)
+    return git.working_files(programs, folder, is_root=folder.parent.name == WORKING_COPIES)
+
+
+def read_sources(env: Environment, programs: Programs) -> Sources:
+    """Return the content of everything that the images of ``env`` are built from."""
+    images = {*BASE_IMAGES, *(row.name for row in env.rows if row.below)}
+    return Sources(
+        contexts={name: _tree(paths(env.root / "containers" / name, NOT_CONTEXT)) for name in images},
+        common=_tree(paths(env.root / "containers" / COMMON)),
+        copies={name: _tree(working_copy_files(env, programs, name)) for name in carried(env)},
+    )
+
+
+def _tree(files: Mapping[str, Path]) -> dict[str, bytes]:
+    """Return the content of ``files``; each name gets the one mode bit that images keep."""
+    return {f"{name}:{path.stat().st_mode & 0o100:o}": path.read_bytes() for name, path in files.items()}

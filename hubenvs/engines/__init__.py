@@ -1,0 +1,1 @@
+"""The programs that do the work: running any program, podman, Git, and what this host needs."""

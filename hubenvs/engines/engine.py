@@ -1,0 +1,134 @@
+"""What stages and tools need of an engine, and the rows in which it describes its resources.
+
+Podman is the one implementation (podman.py). A second one implements the same methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from .process import Argv, Completed, Programs
+
+
+class PublishedPort(NamedTuple):
+    """A port of a container, published at ``address``:``host_port``."""
+
+    container_port: int
+    address: str
+    host_port: int
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A pod, container or volume."""
+
+    name: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pod(Resource):
+    """A pod. ``holds_ports``: its published ports are in use."""
+
+    id: str = ""
+    holds_ports: bool = False
+    is_running: bool = False
+
+
+@dataclass(frozen=True)
+class Container(Resource):
+    """A container. ``state`` is the engine's word, such as running, exited or paused."""
+
+    state: str = ""
+    pod: str = ""
+    ports: tuple[PublishedPort, ...] = ()
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Everything that the engine has, ours or not. Secrets are known by name only."""
+
+    pods: tuple[Pod, ...] = ()
+    containers: tuple[Container, ...] = ()
+    volumes: tuple[Resource, ...] = ()
+    secrets: frozenset[str] = frozenset()
+
+    @property
+    def volume_names(self) -> set[str]:
+        """Return the names of all volumes."""
+        return {volume.name for volume in self.volumes}
+
+
+class ContainerState(NamedTuple):
+    """The state of a container, and the exit status if it has ended."""
+
+    state: str
+    exit_status: str
+
+
+class Finding(NamedTuple):
+    """A result of `doctor`: what was examined, whether it is in order, what was found, and a remedy if it isn't."""
+
+    check: str
+    ok: bool
+    found: str
+    remedy: str
+
+
+class Engine(Protocol):
+    """Runs the containers of a deployment. Podman's class says what each method does.
+
+    Methods raise CommandError if the engine refuses, StateError if it is missing.
+    """
+
+    name: str
+    programs: Programs
+
+    def run(self, argv: Sequence[str], **options: Any) -> Completed: ...
+    def version(self) -> tuple[int, ...]: ...
+    def diagnose(self) -> list[Finding]: ...
+
+    def listing(self) -> Listing: ...
+    def states(self, containers: Sequence[str]) -> dict[str, ContainerState]: ...
+    def pod(self, name: str) -> Pod | None: ...
+    def apply_command(self) -> Argv: ...
+    def remove(
+        self, pods: Sequence[Pod], names: set[str], volumes: Set[str], listing: Listing, grace: int
+    ) -> None: ...
+    def create_volume_command(self, name: str, labels: Mapping[str, str]) -> Argv: ...
+    def import_volume_command(self, name: str) -> Argv: ...
+    def export_volume_command(self, name: str) -> Argv: ...
+
+    def exec(self, container: str, *command: str, **options: Any) -> Completed: ...
+    def exec_command(
+        self,
+        container: str,
+        *command: str,
+        user: str | None = None,
+        interactive: bool = False,
+        tty: bool = False,
+    ) -> Argv: ...
+    def logs(self, container: str, lines: int = 20) -> list[str]: ...
+    def print_logs(self, containers: Sequence[str], lines: int, follow: bool) -> None: ...
+
+    def has_image(self, name: str) -> bool: ...
+    def prepare_builds(self) -> None: ...
+    def build_command(
+        self,
+        *,
+        tag: str,
+        context: Path,
+        base: str,
+        target: str | None = None,
+        contexts: Mapping[str, str] | None = None,
+        ca_bundle: str | None = None,
+    ) -> Argv: ...
+    def import_image_command(self, tar: str, tag: str) -> Argv: ...
+    def pull_command(self, tag: str) -> Argv: ...
+    def push(self, tag: str, target: str) -> str: ...
+    def save_images(self, tags: Sequence[str], tar: Path) -> None: ...
+    def load_images(self, tar: Path) -> None: ...
+    def run_image_command(self, tag: str, *command: str, workdir: str) -> Argv: ...

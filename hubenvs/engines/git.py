@@ -1,0 +1,56 @@
+"""Git commands about a working copy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .. import files
+from ..errors import StateError
+from .process import Completed, Programs
+
+# No prompt for a password: an unreachable URL is an error. Messages in the language that we look for.
+_ENVIRONMENT = {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+
+
+class Git:
+    """Runs Git in ``folder``.
+
+    ``is_root``: the folder is a repository or none at all, even if it lies inside another repository.
+    """
+
+    def __init__(self, programs: Programs, folder: Path, is_root: bool = False) -> None:
+        self._programs = programs
+        self._folder = folder
+        self._variables = dict(_ENVIRONMENT)
+        if is_root:
+            self._variables["GIT_CEILING_DIRECTORIES"] = str(folder.parent)
+
+    def __call__(self, *command: str, check: bool = False, stdin: bytes | None = None) -> Completed:
+        """Run ``git command``.
+
+        Raises StateError if Git refuses the folder because another user owns it, and CommandError with ``check``
+        if the command fails.
+        """
+        argv = ("git", "-C", str(self._folder), *command)
+        done = self._programs.run(argv, check=check, stdin=stdin, variables=self._variables)
+        if done.returncode == 128 and "dubious ownership" in done.stderr:
+            raise StateError(
+                f"{self._folder}: another user owns it, so Git refuses to read it", "work as its owner"
+            )
+        return done
+
+
+def clone(programs: Programs, source: str, target: Path) -> None:
+    """Clone ``source``, a URL or a bundle, into the new folder ``target``; CommandError if that fails."""
+    programs.run(("git", "clone", "--quiet", "--", source, str(target)), variables=_ENVIRONMENT)
+
+
+def working_files(programs: Programs, folder: Path, is_root: bool = False) -> dict[str, Path]:
+    """Return the files of a working copy that Git has or doesn't ignore, by relative path; all of a plain folder."""
+    git = Git(programs, folder, is_root)
+    listed = git("ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    if listed.returncode == 0:
+        names = [name for name in listed.stdout.decode().split("\0") if name]
+    else:
+        names = list(files.paths(folder, skip=(".git",)))
+    return {name: folder / name for name in sorted(names) if (folder / name).is_file()}

@@ -1,0 +1,265 @@
+"""This host: its certificates, what podman needs to start containers here, and the findings of `doctor`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import pwd
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import HubEnvsError, StateError
+from .debian import has_mmdebstrap
+from .engine import Finding
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+# Where distributions keep the certificates that this host trusts, Debian's first.
+CA_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
+# Podman's default for open files, and the kernel's for processes (pid_max), to which podman lowers its own hard
+# limit. Neither can exceed the host's hard limit without CAP_SYS_RESOURCE.
+ULIMITS = {"nofile": 1048576, "nproc": 32768}
+CAP_SYS_RESOURCE = 24  # linux/capability.h
+# All images with their build caches take about 3 GB.
+NEEDED_DISK_GB = 5
+
+
+def rootless() -> bool:
+    """Return whether podman runs as an ordinary user here."""
+    return os.geteuid() != 0
+
+
+def ca_bundle() -> str | None:
+    """Return the path of this host's trusted certificates, None if it isn't a known one."""
+    candidates = (os.environ.get("SSL_CERT_FILE"), *CA_BUNDLES)
+    return next((path for path in candidates if path and Path(path).is_file()), None)
+
+
+def build_caches() -> Path | None:
+    """Return the folder for the cache mounts of this user's builds; None: podman's own.
+
+    podman<5: 4.3 shares /var/tmp/buildah-cache between users. The first who builds owns it, and nobody else can build.
+    """
+    if platform.system() != "Linux" or not rootless() or "TMPDIR" in os.environ:
+        return None
+    return Path(f"/var/tmp/hubenvs-{os.geteuid()}")
+
+
+def make_build_caches() -> None:
+    """Create the folder of `build_caches` if it is needed; StateError if another user owns it."""
+    folder = build_caches()
+    if folder is None:
+        return
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
+        raise StateError(f"{folder}: another user owns it", "set TMPDIR to a folder of yours on a local disk")
+
+
+def containers_conf() -> str | None:
+    """Return the containers.conf that this host needs, with the user's own settings; None if it needs none."""
+    return merged_conf(_user_conf(), needed_conf(*_probe()))
+
+
+def needed_conf(
+    may_raise: bool, cgroup_v1: bool, hard: Mapping[str, int], has_runc: bool
+) -> dict[str, dict[str, Any]]:
+    """Return the containers.conf settings without which podman can't start a container on such a host.
+
+    ``may_raise``: resource limits may be raised (CAP_SYS_RESOURCE). ``hard``: the hard limits, -1 for none.
+    ``has_runc``: runc is installed, which works on cgroup version 1 where crun refuses.
+    """
+    needed: dict[str, dict[str, Any]] = {}
+    if hard and not may_raise:
+        limits = {name: want if hard[name] < 0 else min(want, hard[name]) for name, want in ULIMITS.items()}
+        needed["containers"] = {
+            "default_ulimits": [f"{name}={limit}:{limit}" for name, limit in limits.items()]
+        }
+    if cgroup_v1 and has_runc:
+        needed["engine"] = {"runtime": "runc"}
+    return needed
+
+
+def merged_conf(users: Mapping[str, Any], needed: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Return a containers.conf with the settings of the ``users`` file and those ``needed``; the user's come first.
+
+    None if nothing needs adding.
+    """
+    import tomli_w
+
+    result = {
+        table: dict(values) if isinstance(values, Mapping) else values for table, values in users.items()
+    }
+    for table, values in needed.items():
+        result[table] = {**values, **result.get(table, {})}
+    return None if result == users else tomli_w.dumps(result)
+
+
+def _probe() -> tuple[bool, bool, Mapping[str, int], bool]:
+    """Return the arguments of `needed_conf` for this host."""
+    if platform.system() != "Linux":
+        return False, False, {}, False
+    import resource
+
+    status = Path("/proc/self/status").read_text()
+    effective = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff"))
+    # Without root podman keeps to the hard limits by itself.
+    kinds = {} if rootless() else {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
+    hard = {name: resource.getrlimit(kind)[1] for name, kind in kinds.items()}
+    may_raise = bool(effective >> CAP_SYS_RESOURCE & 1)
+    cgroup_v1 = not Path("/sys/fs/cgroup/cgroup.controllers").exists()
+    return may_raise, cgroup_v1, hard, shutil.which("runc") is not None
+
+
+def _user_conf() -> dict[str, Any]:
+    """Return the user's containers.conf, merged as podman does it: CONTAINERS_CONF replaces all other files."""
+    only = os.environ.get("CONTAINERS_CONF")
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    folders = (Path("/usr/share"), Path("/etc"), home)
+    files = [Path(only)] if only else [folder / "containers/containers.conf" for folder in folders]
+    if not only:
+        files[2:2] = sorted(Path("/etc/containers/containers.conf.d").glob("*.conf"))
+        files += sorted((home / "containers/containers.conf.d").glob("*.conf"))
+    merged: dict[str, Any] = {}
+    for path in files:
+        if not path.is_file():
+            continue
+        try:
+            tables = tomllib.loads(path.read_text())
+        except (tomllib.TOMLDecodeError, OSError) as error:
+            raise StateError(f"{path}: {error}", "podman refuses it too: correct it") from None
+        for table, values in tables.items():
+            merged[table] = {**merged.get(table, {}), **values} if isinstance(values, dict) else values
+    return merged
+
+
+# -- doctor ------------------------------------------------------------------------------------------------------
+
+
+class Info(NamedTuple):
+    """What `podman info` says of its runtime, its storage driver and the folder of its images."""
+
+    runtime: str
+    driver: str
+    root: str
+
+
+class _Host:
+    """The host that `doctor` examines; `podman info` runs once, when a check needs it."""
+
+    def __init__(self, info: Callable[[], Info]) -> None:
+        self._info = info
+
+    @cached_property
+    def info(self) -> Info:
+        return self._info()
+
+
+def diagnose(version: Callable[[], tuple[int, ...]], info: Callable[[], Info]) -> list[Finding]:
+    """Return the findings about this host; ``version`` and ``info`` ask podman, and raise if it doesn't work."""
+    here = _Host(info)
+    checks: tuple[tuple[str, Callable[[], tuple[bool, str, str]]], ...] = (
+        ("podman", lambda: _podman(version())),
+        ("podman answers", lambda: (bool(here.info), "rootless" if rootless() else "as root", "")),
+        ("cgroups", _cgroups),
+        ("runtime", lambda: _runtime(here.info)),
+        ("storage", lambda: _storage(here.info)),
+        ("resource limits", _limits),
+        ("user namespaces", _user_namespaces),
+        ("base image", _base_image),
+        ("disk", lambda: _disk(here.info)),
+        ("certificates", _certificates),
+    )
+    return [finding(name, check) for name, check in checks]
+
+
+def finding(name: str, check: Callable[[], tuple[bool, str, str]]) -> Finding:
+    """Return the finding of ``check``; an error becomes one too."""
+    try:
+        return Finding(name, *check())
+    except HubEnvsError as error:
+        return Finding(name, False, error.message, error.hint)
+
+
+def _podman(version: tuple[int, ...]) -> tuple[bool, str, str]:
+    added = (((4, 4), "subPath of volumes"), ((4, 8), "modes of mounted secrets"))
+    lacking = [text for since, text in added if version < since]
+    text = f"podman {'.'.join(map(str, version))}"
+    return True, f"{text} (without {', '.join(lacking)}, not needed)" if lacking else text, ""
+
+
+def _cgroup_v1() -> bool:
+    return platform.system() == "Linux" and not Path("/sys/fs/cgroup/cgroup.controllers").exists()
+
+
+def _cgroups() -> tuple[bool, str, str]:
+    if platform.system() != "Linux":
+        return True, "in the podman machine", ""
+    return True, "version 1 (runc is used)" if _cgroup_v1() else "version 2", ""
+
+
+def _runtime(info: Info) -> tuple[bool, str, str]:
+    return (
+        not (_cgroup_v1() and info.runtime == "crun"),
+        info.runtime,
+        "crun refuses cgroup version 1: install runc",
+    )
+
+
+def _storage(info: Info) -> tuple[bool, str, str]:
+    # Debian leaves the driver to storage.conf. Podman keeps the one that it was first started with.
+    remedy = (
+        "builds take four times as long: have a storage.conf with overlay (as root: apt-get install"
+        " containers-storage), then `podman system reset`, which removes all containers, volumes and images you have"
+    )
+    return info.driver != "vfs", info.driver, remedy
+
+
+def _limits() -> tuple[bool, str, str]:
+    return (
+        True,
+        "the defaults work" if containers_conf() is None else "adapted in .deploy/containers.conf",
+        "",
+    )
+
+
+def _user_namespaces() -> tuple[bool, str, str]:
+    if platform.system() != "Linux" or not rootless():
+        return True, "not needed", ""
+    name = pwd.getpwuid(os.geteuid()).pw_name
+    for path in (Path("/etc/subuid"), Path("/etc/subgid")):
+        lines = path.read_text().splitlines() if path.exists() else []
+        if not any(line.split(":")[0] in (name, str(os.geteuid())) for line in lines):
+            remedy = f"as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}"
+            return False, f"no range for {name} in {path}", remedy
+    devices = [path for path in ("/dev/net/tun", "/dev/fuse") if not os.access(path, os.R_OK | os.W_OK)]
+    if devices:
+        return False, f"{' and '.join(devices)} can't be used", f"as root: chmod 0666 {' '.join(devices)}"
+    if "XDG_RUNTIME_DIR" not in os.environ:
+        remedy = "log in properly (not by su), or set it to a folder of yours"
+        return False, "XDG_RUNTIME_DIR is not set", remedy
+    return True, "a range in /etc/subuid", ""
+
+
+def _base_image() -> tuple[bool, str, str]:
+    return True, "made here with mmdebstrap" if has_mmdebstrap() else "pulled from docker.io", ""
+
+
+def _disk(info: Info) -> tuple[bool, str, str]:
+    folder = Path(info.root)
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / 1e9
+    remedy = f"make room: {NEEDED_DISK_GB} GB are needed (podman image prune)"
+    return free > NEEDED_DISK_GB, f"{free:.0f} GB free at {folder}", remedy
+
+
+def _certificates() -> tuple[bool, str, str]:
+    path = ca_bundle()
+    return path is not None, path or "no trust store found", "install ca-certificates, or set SSL_CERT_FILE"

@@ -1,0 +1,168 @@
+"""Run programs: to their end, side by side, or behind a socket. Knows nothing of the programs that it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from ..errors import CommandError, StateError, quoted
+
+Argv = tuple[str, ...]
+
+# Variables that Git sets for its hooks (githooks(5)). They name the repository of the hook, not our working copies.
+GIT_HOOK = {
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_PREFIX",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_COMMON_DIR",
+}
+# Seconds: the longest that a command may take, the longest for a mere question, and the time between SIGTERM and
+# SIGKILL, in which a program can clean up.
+LONGEST, ANSWER, GRACE = 600, 30, 5
+# Seconds that a command with `finish_on_interrupt` gets after Ctrl-C.
+FINISH = 30
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A finished command: its exit status, and what it printed (``stdout`` as bytes, ``stderr`` as text)."""
+
+    returncode: int
+    stdout: bytes
+    stderr: str
+
+    @property
+    def text(self) -> str:
+        """Return standard output as text, without the last newline."""
+        return self.stdout.decode(errors="replace").rstrip("\n")
+
+
+class Programs:
+    """Runs programs. ``echo`` is called with each command line."""
+
+    def __init__(self, echo: Callable[[str], None] | None = None) -> None:
+        self._echo = echo
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._interrupted = False
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes | None = None,
+        check: bool = True,
+        timeout: float | None = LONGEST,
+        log: BinaryIO | None = None,
+        stdout: BinaryIO | None = None,
+        terminal: bool = False,
+        finish_on_interrupt: bool = False,
+        variables: Mapping[str, str] | None = None,
+    ) -> Completed:
+        """Run ``argv`` to its end.
+
+        ``stdin``: what it reads (None: nothing). ``timeout``: seconds. ``log``: a file for both output streams.
+        ``stdout``: a file for standard output. ``terminal``: the program gets our own streams. ``variables``: added
+        to its environment. ``finish_on_interrupt``: on Ctrl-C, give the command 30 s to finish.
+
+        Raises CommandError if it fails (with ``check``) or takes too long, StateError if it isn't installed. The
+        program never outlives the call.
+        """
+        if self._echo:
+            self._echo(quoted(argv))
+        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL if stdin is None else subprocess.PIPE}
+        if terminal:
+            streams = {}
+        elif log:
+            streams |= {"stdout": log, "stderr": subprocess.STDOUT}
+        else:
+            streams |= {"stdout": stdout or subprocess.PIPE, "stderr": subprocess.PIPE}
+        if self._interrupted and threading.current_thread() is not threading.main_thread():
+            raise KeyboardInterrupt  # calls of `at_once` start no further program
+        try:
+            # A session of its own keeps the terminal's Ctrl-C away.
+            process = subprocess.Popen(
+                argv, env=environment(variables), start_new_session=finish_on_interrupt, **streams
+            )
+        except (FileNotFoundError, PermissionError):
+            raise StateError(
+                f"{argv[0]} is not installed", "run scripts/bootstrap, it says what is missing"
+            ) from None
+        self._running.add(process)
+        try:
+            output, errors = process.communicate(stdin, timeout)
+        except KeyboardInterrupt:
+            if finish_on_interrupt:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.communicate(timeout=FINISH)
+            raise
+        except subprocess.TimeoutExpired:
+            hint = f"stopped after {timeout:g} s; `invoke doctor` looks at the host"
+            raise CommandError(argv, None, "", hint) from None
+        finally:
+            _end(process)
+            self._running.discard(process)
+        result = Completed(process.returncode, output or b"", (errors or b"").decode(errors="replace"))
+        if check and result.returncode != 0:
+            raise CommandError(argv, result.returncode, result.stderr or result.text)
+        return result
+
+    def relay(self, server: socket.socket, argv: Sequence[str]) -> None:
+        """Accept connections at ``server`` until interrupted; each is connected to a process that runs ``argv``."""
+        relays: list[tuple[socket.socket, subprocess.Popen[bytes]]] = []
+        try:
+            while True:
+                connection, _ = server.accept()
+                end = connection.fileno()
+                process = subprocess.Popen(argv, env=environment(), stdin=end, stdout=end)
+                relays.append((connection, process))
+        finally:
+            for connection, process in relays:
+                with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                    connection.shutdown(socket.SHUT_RDWR)  # end of file: the program can clean up
+                    process.wait(GRACE)
+                connection.close()
+                _end(process)
+
+    def at_once(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
+        """Run ``calls`` side by side and return their results in order. The first error is raised after the last call.
+
+        On Ctrl-C the programs that they run are ended.
+        """
+        try:
+            with ThreadPoolExecutor(max_workers=max(1, len(calls))) as pool:
+                running = [pool.submit(call) for call in calls]
+                try:
+                    wait(running)
+                except BaseException:
+                    self._interrupted = True
+                    for process in tuple(self._running):
+                        process.terminate()
+                    raise
+        finally:
+            self._interrupted = False  # cleaning up may run further programs
+        return [future.result() for future in running]
+
+
+def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment of a program that we start, with ``variables`` added."""
+    return {name: value for name, value in os.environ.items() if name not in GIT_HOOK} | dict(variables or {})
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End ``process`` if it still runs: SIGTERM, then SIGKILL."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,116 @@
+"""Files on this host: writing them atomically, reading trees, packing tars, digests."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import tarfile
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from .errors import StateError
+
+Tree = Mapping[str, bytes]  # content by path relative to the tree's root
+
+_CHUNK = 2**20
+
+
+def digest(*parts: str | bytes | Mapping[str, bytes]) -> str:
+    """Return 12 hexadecimal digits of the SHA-256 of ``parts``. A mapping counts with its names, sorted."""
+    total = hashlib.sha256()
+    for part in parts:
+        chunks = (
+            [x for name in sorted(part) for x in (name, part[name])] if isinstance(part, Mapping) else [part]
+        )
+        for chunk in chunks:
+            data = chunk.encode() if isinstance(chunk, str) else chunk
+            # The length comes first, so that ("ab", "c") and ("a", "bc") differ.
+            total.update(len(data).to_bytes(8, "big") + data)
+    return total.hexdigest()[:12]
+
+
+def sha256(stream: IO[bytes]) -> str:
+    """Return the SHA-256 of what is left to read in ``stream``, as hexadecimal digits."""
+    total = hashlib.sha256()
+    while chunk := stream.read(_CHUNK):
+        total.update(chunk)
+    return total.hexdigest()
+
+
+# -- writing -------------------------------------------------------------------------------------------------
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Replace ``path`` by ``content`` atomically, mode 0600; StateError if it can't be written or isn't a file."""
+    with writing(path) as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file (0600) that replaces ``path`` when the block ends without an error.
+
+    Raises StateError if it can't be written, or if ``path`` exists and isn't a regular file.
+    """
+    if path.exists() and not path.is_file():  # os.replace would put a file in place of /dev/full too
+        raise StateError(f"{path}: not a file", "name another")
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with open(handle, "wb") as stream:
+                yield stream
+            os.replace(name, path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+    except OSError as error:
+        hint = "make room, or make it writable"
+        raise StateError(f"{path}: can't be written ({error.strerror})", hint) from None
+
+
+# -- trees and tars ------------------------------------------------------------------------------------------
+
+
+def paths(folder: Path, skip: Iterable[str] = ()) -> dict[str, Path]:
+    """Return the files under ``folder`` by relative path, without those below a name in ``skip``."""
+    skipped = {*skip, "__pycache__"}
+    return {
+        str(relative): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not skipped.intersection((relative := path.relative_to(folder)).parts)
+    }
+
+
+def read_tree(folder: Path) -> dict[str, bytes]:
+    """Return the content of the files under ``folder`` by relative path."""
+    return {name: path.read_bytes() for name, path in paths(folder).items()}
+
+
+def pack(files: Tree, owner: int, last: str = "") -> bytes:
+    """Return ``files`` as a tar that depends on names, contents and ``owner`` (user and group id) alone.
+
+    The file named ``last`` comes last, so that an import that was cut short doesn't contain it.
+    """
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        folders = {str(parent) for name in files for parent in Path(name).parents}
+        for name in sorted(folders | set(files), key=lambda name: (name == last, name)):
+            info = tarfile.TarInfo(name)
+            info.uid = info.gid = owner
+            if name in files:
+                info.size, info.mode = len(files[name]), 0o644
+                tar.addfile(info, io.BytesIO(files[name]))
+            else:
+                info.type, info.mode = tarfile.DIRTYPE, 0o755
+                tar.addfile(info)
+    return buffer.getvalue()
+
+
+def unpack(data: bytes) -> dict[str, bytes]:
+    """Return the regular files of a tar by path."""
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        members = [(member, tar.extractfile(member)) for member in tar if member.isfile()]
+        return {member.name.removeprefix("./"): stream.read() for member, stream in members if stream}

@@ -1,0 +1,148 @@
+"""Which images an environment needs, what each is built from, and its tag.
+
+A tag contains a digest of every input, so an image whose tag exists is up to date.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..definition.containers import BASE_IMAGES, CONTAINERS, REPOSITORIES, TUNNEL
+from ..definition.environment import Environment
+from ..definition.names import PART_OF
+from ..definition.schema import Debian
+from ..files import Tree, digest
+
+# Options of mmdebstrap. Manual pages, translations and most of /usr/share/doc are for people at a terminal; copyright files stay.
+DEBIAN_OPTIONS = (
+    "--variant=minbase",
+    "--quiet",
+    *(f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("man", "locale", "info", "doc")),
+    "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What images are built from. File names end in ``:100`` if the file is executable, else in ``:0``.
+
+    ``contexts`` has the build context of each image, ``common`` the files that all containers' images share,
+    ``copies`` the working copy of each development repository.
+    """
+
+    contexts: Mapping[str, Tree]
+    common: Tree
+    copies: Mapping[str, Tree]
+
+
+@dataclass(frozen=True)
+class Build:
+    """An image to build or to pull.
+
+    ``base`` is the image below, ``target`` the stage, ``tools`` the image with build tools that the build mounts,
+    ``copies`` the development repositories that it contains. ``recipe``: digest of every input except the working
+    copies. ``pulled``: the image is pulled, and has nothing but its tag. ``has_context``: it has a Containerfile
+    (debian-base has none).
+    """
+
+    name: str
+    tag: str
+    base: str
+    target: str | None = None
+    tools: str | None = None
+    copies: tuple[str, ...] = ()
+    recipe: str = ""
+    pulled: bool = False
+    has_context: bool = True
+
+
+def plan_images(env: Environment, sources: Sources, has_mmdebstrap: bool) -> tuple[Build, ...]:
+    """Return the builds of ``env`` in an order in which they can be built.
+
+    ``has_mmdebstrap``: the Debian base can be built here; otherwise it is pulled from a registry.
+    """
+    references: dict[str, str] = {}
+    builds: list[Build] = []
+    base = env.images["debian-base"].base
+    if base is None and has_mmdebstrap:
+        base = debian_base_tag(env.debian)
+        builds.append(Build("debian-base", base, base="scratch", has_context=False))
+    references["debian-base"] = base or f"docker.io/library/debian:{env.debian.release}-slim"
+    for name, below in _buildable(env).items():
+        reference = env.images[name].base or references[below]
+        repository = CONTAINERS[name].repository if name in CONTAINERS else None
+        tools = references.get("tools")
+        stage = env.stage if repository else None
+        content, common = sources.contexts[name], sources.common if name in CONTAINERS else {}
+        recipe = digest(reference, tools or "", stage or "", content, common)
+        copied = (
+            {f"{repository}/{path}": data for path, data in sources.copies[repository].items()}
+            if repository
+            else {}
+        )
+        references[name] = tag = _tag(name, digest(recipe, copied), stage)
+        target = f"stage-{stage}" if stage else None
+        builds.append(Build(name, tag, reference, target, tools, (repository,) if repository else (), recipe))
+    for name in env.containers:
+        if image := env.zenith.image if name == TUNNEL else env.images[name].image:
+            builds.append(Build(name, image, base="", recipe=image, pulled=True))
+    return tuple(builds)
+
+
+def _buildable(env: Environment) -> dict[str, str]:
+    """Return the images that ``env`` needs and that aren't pulled, and what each is built on."""
+    containers = {
+        row.name: row.below
+        for row in env.rows
+        if row.below is not None and env.images[row.name].image is None
+    }
+    # An image between Debian and a container's isn't needed if the definition puts another image below that.
+    needed = {below for name, below in containers.items() if env.images[name].base is None}
+    bases = {
+        name: below
+        for name, below in BASE_IMAGES.items()
+        if below is not None and (name in needed or name == "tools")
+    }
+    return {**bases, **containers}
+
+
+def container_builds(env: Environment, builds: tuple[Build, ...]) -> dict[str, Build]:
+    """Return the build of each container's image."""
+    return {build.name: build for build in builds if build.name in env.containers}
+
+
+def carried(env: Environment) -> tuple[str, ...]:
+    """Return the development repositories that the containers of ``env`` contain."""
+    return tuple(name for name, container in REPOSITORIES.items() if container in env.containers)
+
+
+def debian_sources(debian: Debian) -> tuple[str, ...]:
+    """Return the lines of sources.list: release, updates and security, or one day's snapshot of them."""
+    release = debian.release
+    if debian.snapshot:
+        # A snapshot's Release files are past their validity by design.
+        archives = [
+            f"http://snapshot.debian.org/archive/{name}/{debian.snapshot}"
+            for name in ("debian", "debian-security")
+        ]
+        option = "[check-valid-until=no] "
+    else:
+        archives, option = [debian.mirror, debian.security_mirror], ""
+    main, security = archives
+    return (
+        f"deb {option}{main} {release} main",
+        f"deb {option}{main} {release}-updates main",
+        f"deb {option}{security} {release}-security main",
+    )
+
+
+def debian_base_tag(debian: Debian) -> str:
+    """Return the tag of the base image that mmdebstrap builds."""
+    return _tag(
+        "debian-base", digest("mmdebstrap", *DEBIAN_OPTIONS, debian.release, "", *debian_sources(debian))
+    )
+
+
+def _tag(name: str, content: str, stage: str | None = None) -> str:
+    return f"localhost/{PART_OF}/{name}:{f'{stage}-' if stage else ''}{content}"

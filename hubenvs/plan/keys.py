@@ -1,0 +1,95 @@
+"""Generate the keys and passwords of a deployment. Pure, except for the randomness."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Container, Mapping, Set
+
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+# JupyterHub requires a crypt key of 32 bytes (a Fernet key), here as hexadecimal digits. munge accepts 32 to 1024
+# bytes; 64 bytes as hexadecimal digits are the 128 that mungekey generates, as text.
+CRYPT_KEY_BYTES = 32
+MUNGE_KEY_BYTES = 64
+# 120 bits can't be guessed, and their 20 characters can still be typed.
+PASSWORD_BYTES = 15
+# RFC 7518, section 3.3: RS256 needs 2048 at least.
+RSA_BITS = 2048
+PAIRS = ({"ssh_key", "authorized_keys"}, {"ssh_host_ed25519_key", "known_hosts"})
+
+
+def ssh_key_pair(comment: str) -> tuple[str, str]:
+    """Return a new ed25519 key pair: the private key in OpenSSH's format, and the public line with ``comment``."""
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
+    public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    return private, f"{public} {comment}"
+
+
+def known_hosts(hostname: str, port: int, public_key: str) -> str:
+    """Return the known_hosts line that pins ``public_key`` to the server at ``hostname`` and ``port``."""
+    kind, key, *_ = public_key.split()
+    return f"{host_pattern(hostname, port)} {kind} {key}\n"
+
+
+def host_pattern(hostname: str, port: int) -> str:
+    """Return the name of the server at ``hostname`` and ``port`` in known_hosts files."""
+    return hostname if port == 22 else f"[{hostname}]:{port}"
+
+
+def authorized(public_key: str) -> str:
+    """Return an authorized_keys line that allows the owner of ``public_key`` to run commands, and nothing else."""
+    # `restrict`: no forwarding of any kind, no terminal, no ~/.ssh/rc.
+    return f"restrict {public_key.strip()}\n"
+
+
+def signing_keys() -> str:
+    """Return a new JSON Web Key Set with one private RSA key that signs ID tokens (RS256)."""
+    from jwt.algorithms import RSAAlgorithm  # takes 50 ms, and only a provider needs it
+
+    key = RSAAlgorithm.to_jwk(
+        rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS), as_dict=True
+    )
+    return json.dumps({"keys": [{**key, "kid": secrets.token_hex(8), "alg": "RS256", "use": "sig"}]})
+
+
+def generate(hostname: str, port: int, wanted: Container[str]) -> dict[str, str]:
+    """Return new values for the keys ``wanted``. The hub reaches sshd at ``hostname`` and ``port``."""
+    client, client_public = ssh_key_pair("jupyterhub")
+    host, host_public = ssh_key_pair("slurm")
+    values = {
+        "ssh_key": client,
+        "authorized_keys": authorized(client_public),
+        "ssh_host_ed25519_key": host,
+        "known_hosts": known_hosts(hostname, port, host_public),
+        "munge_key": secrets.token_hex(MUNGE_KEY_BYTES),
+        "crypt_keys": secrets.token_hex(CRYPT_KEY_BYTES),
+        "cookie_secret": secrets.token_hex(CRYPT_KEY_BYTES),
+        "dummyauth_password": secrets.token_urlsafe(PASSWORD_BYTES),
+        "client_secret": secrets.token_hex(CRYPT_KEY_BYTES),
+        "cookie_keys": secrets.token_hex(CRYPT_KEY_BYTES),
+        "crypto_passphrase": secrets.token_hex(CRYPT_KEY_BYTES),
+    }
+    if "jwks" in wanted:  # takes a tenth of a second
+        values["jwks"] = signing_keys()
+    return {key: value for key, value in values.items() if key in wanted}
+
+
+def without_incomplete_pairs(old: Mapping[str, str], wanted: Set[str]) -> dict[str, str]:
+    """Drop both halves of an incomplete pair from ``old``; they must be regenerated together."""
+    halves = {key for pair in PAIRS if wanted & pair - old.keys() for key in pair}
+    return {key: value for key, value in old.items() if key not in halves}
+
+
+def rotate(old: Mapping[str, str], hostname: str, port: int) -> dict[str, str]:
+    """Return new values for the keys of ``old``, with a new crypt key in front of the old ones.
+
+    JupyterHub encrypts with the first crypt key and decrypts with any, so what the database holds stays readable.
+    """
+    new = generate(hostname, port, old.keys())
+    if "crypt_keys" in old:
+        new["crypt_keys"] = ";".join((new["crypt_keys"], *old["crypt_keys"].split(";")))
+    return new

@@ -1,0 +1,154 @@
+"""The manifest: Kubernetes documents rendered from an Environment, and the fingerprint of its pod."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jinja2
+import yaml
+
+from ..definition.environment import Environment
+from ..definition.names import LABEL_FINGERPRINT
+from ..errors import DefinitionError
+from ..files import Tree, digest
+
+Document = dict[str, Any]
+Documents = tuple[Document, ...]
+
+# libyaml is ten times as fast as PyYAML's own code; PyYAML's wheels contain it.
+_LOADER, _DUMPER = (
+    getattr(yaml, "CSafeLoader", yaml.SafeLoader),
+    getattr(yaml, "CSafeDumper", yaml.SafeDumper),
+)
+# In this order: a document comes after those that it refers to.
+TEMPLATES = ("configmap.yaml.j2", "secrets.yaml.j2", "volumes.yaml.j2", "pod.yaml.j2")
+REDACTED = base64.b64encode(b"redacted").decode()
+# The form of a Kubernetes object's name (DNS-1123 subdomain) and its greatest length.
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?\Z")
+NAME_LENGTH = 253
+
+
+class Fingerprint(NamedTuple):
+    """Digests of everything that a pod is made of.
+
+    ``content`` covers working copies and seed files, which `reload` updates in a running pod, ``base`` everything
+    else: a pod with another base has to be replaced.
+    """
+
+    base: str
+    content: str
+
+    @property
+    def label(self) -> str:
+        """Return the value of the pod's label."""
+        return f"{self.base}-{self.content}"
+
+
+def templates(files: Tree) -> jinja2.Environment:
+    """Return the templates whose files are ``files``, the content of the folder manifests/."""
+    environment = jinja2.Environment(
+        loader=jinja2.DictLoader({name: content.decode() for name, content in files.items()}),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,
+        keep_trailing_newline=True,
+    )
+    environment.filters["b64encode"] = lambda text: base64.b64encode(text.encode()).decode()
+    return environment
+
+
+def manifest(
+    env: Environment, templates: jinja2.Environment, images: Mapping[str, str], values: Mapping[str, str]
+) -> Documents:
+    """Return the documents of ``env``.
+
+    ``images`` has the image reference of each container, ``values`` the value of each Secret key. Raises
+    DefinitionError if a template can't be rendered or the result isn't valid in Kubernetes.
+    """
+    context = {"env": env, "images": images, "values": values}
+    result = tuple(document for name in TEMPLATES for document in render(templates, name, context))
+    check(result)
+    return result
+
+
+def render(templates: jinja2.Environment, name: str, context: Mapping[str, Any]) -> list[Document]:
+    """Return the documents of the template manifests/``name``; DefinitionError if it can't be rendered."""
+    try:
+        text = templates.get_template(name).render(context)
+        return [document for document in yaml.load_all(text, _LOADER) if document]
+    except (jinja2.TemplateError, yaml.YAMLError, KeyError) as error:
+        raise DefinitionError(f"manifests/{name}: {error}", "correct the template") from error
+
+
+def fingerprint(documents: Documents, recipes: Mapping[str, str], seeds: Tree) -> Fingerprint:
+    """Return the fingerprint of the pod in ``documents``.
+
+    ``recipes`` has the digest of each container's image without its working copy; ``seeds`` are all seed files.
+    """
+    images = [container["image"] for container in _pod(documents)["spec"]["containers"]]
+    base = tuple(_with_images(item, recipes) if item["kind"] == "Pod" else item for item in documents)
+    return Fingerprint(digest(dump(base)), digest(*images, seeds))
+
+
+def labelled(documents: Documents, value: Fingerprint) -> Documents:
+    """Return ``documents`` with the fingerprint ``value`` as a label of the pod."""
+    return tuple(_with_label(item, value.label) if item["kind"] == "Pod" else item for item in documents)
+
+
+def _with_label(pod: Document, label: str) -> Document:
+    metadata = {**pod["metadata"], "labels": {**pod["metadata"]["labels"], LABEL_FINGERPRINT: label}}
+    return {**pod, "metadata": metadata}
+
+
+def _with_images(pod: Document, images: Mapping[str, str]) -> Document:
+    containers = [{**item, "image": images[item["name"]]} for item in pod["spec"]["containers"]]
+    return {**pod, "spec": {**pod["spec"], "containers": containers}}
+
+
+def _pod(documents: Documents) -> Document:
+    return next(document for document in documents if document["kind"] == "Pod")
+
+
+def check(documents: Sequence[Document]) -> None:
+    """Raise DefinitionError unless all names are valid in Kubernetes and every reference has its document."""
+    existing = {(document["kind"], document["metadata"]["name"]) for document in documents}
+    for kind, name in existing:
+        if not _NAME.match(name) or len(name) > NAME_LENGTH:
+            raise DefinitionError(
+                f"{kind} {name!r}: not a Kubernetes name", "choose another environment or instance name"
+            )
+    for spec in (document["spec"] for document in documents if document["kind"] == "Pod"):
+        for kind, name in sorted(_references(spec) - existing):
+            raise DefinitionError(
+                f"manifests/pod.yaml.j2: refers to {kind} {name!r}, which doesn't exist", "add its document"
+            )
+
+
+def _references(spec: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """Return kind and name of every document that a pod's ``spec`` refers to."""
+    references = {
+        ("ConfigMap", source["configMapRef"]["name"])
+        for item in spec["containers"]
+        for source in item["envFrom"]
+    }
+    for volume in spec["volumes"]:
+        if "secret" in volume:
+            references.add(("Secret", volume["secret"]["secretName"]))
+        else:
+            references.add(("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]))
+    return references
+
+
+def redacted(documents: Sequence[Document]) -> Documents:
+    """Return ``documents`` with the values of all Secrets hidden."""
+    return tuple(
+        {**item, "data": dict.fromkeys(item["data"], REDACTED)} if item["kind"] == "Secret" else item
+        for item in documents
+    )
+
+
+def dump(documents: Sequence[Document]) -> str:
+    """Return ``documents`` as one YAML stream."""
+    return yaml.dump_all(documents, Dumper=_DUMPER, sort_keys=False, explicit_start=True, width=120)

@@ -1,0 +1,87 @@
+"""Seed files: rendering their templates, and merging them into what a volume contains."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jinja2
+
+from ..definition.environment import Environment
+from ..errors import DefinitionError
+from ..files import Tree
+
+# A file in each seeded volume: the digest of every file as it was seeded, to recognise edited ones.
+RECORD = ".seeded.json"
+
+
+@dataclass(frozen=True)
+class Seeding:
+    """Files to write into a volume, and notes about them for the user."""
+
+    files: dict[str, bytes]
+    notes: tuple[str, ...]
+
+
+def render_seeds(env: Environment, templates: jinja2.Environment, tree: Tree) -> dict[str, bytes]:
+    """Return the seed files of ``tree``. Files that end in ``.j2`` are rendered and lose that ending.
+
+    Raises DefinitionError if one can't be rendered.
+    """
+    result: dict[str, bytes] = {}
+    for name, content in tree.items():
+        if not name.endswith(".j2"):
+            result[name] = content
+            continue
+        try:
+            rendered = templates.from_string(content.decode()).render(env=env, slurm=env.slurm)
+        except (jinja2.TemplateError, UnicodeDecodeError) as error:
+            raise DefinitionError(f"seed file {name}: {error}", "correct the template") from error
+        result[name.removesuffix(".j2")] = rendered.encode()
+    return result
+
+
+def merge_seeds(seeds: Tree, existing: Tree) -> Seeding:
+    """Return what to write into a volume that contains the files ``existing``.
+
+    A seed file replaces a copy that nobody edited in the volume. An edited copy is kept; if its seed file has
+    changed since, the new one is written beside it as ``<name>.new``.
+    """
+    record = _read_record(existing)
+    files: dict[str, bytes] = {}
+    notes: list[str] = []
+    for name, content in sorted(seeds.items()):
+        present = existing.get(name)
+        if present is None:
+            files[name] = content
+            if record:
+                notes.append(f"added {name}")
+        elif present == content:
+            continue
+        elif _sha256(present) == record.get(name):
+            files[name] = content
+            notes.append(f"updated {name}")
+        elif record.get(name) != _sha256(content):
+            files[f"{name}.new"] = content
+            notes.append(
+                f"kept {name}, which was edited in the volume; the new version is beside it as {name}.new"
+            )
+    new_record = json.dumps({name: _sha256(data) for name, data in seeds.items()}, indent=1, sort_keys=True)
+    if files or existing.get(RECORD) != new_record.encode():
+        files[RECORD] = new_record.encode()
+    return Seeding(files, tuple(notes))
+
+
+def _read_record(existing: Tree) -> Mapping[str, str]:
+    """Return the recorded digests; none if the record is damaged, so that every differing file is kept."""
+    try:
+        record = json.loads(existing.get(RECORD, b"{}"))
+    except ValueError:
+        record = None
+    return record if isinstance(record, dict) else {}
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

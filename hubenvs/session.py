@@ -1,0 +1,113 @@
+"""The Session: one environment, the engine and the console. Functions of stages and tools take it first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .console import Console
+from .definition.names import LABEL_PART_OF, PART_OF, deploy_folder, environment_names
+from .deployment import folder
+from .deployment.existing import Existing, find_existing, refuse_foreign
+from .deployment.ports import with_ports
+from .engines.engine import Engine
+from .engines.podman import Podman
+from .engines.process import Programs
+from .errors import DefinitionError, StateError
+
+if TYPE_CHECKING:
+    from .definition.environment import Environment
+
+
+@dataclass(frozen=True)
+class Session:
+    """An environment and what is needed to work on it. ``declared``: names in `publish` whose ports `--set` gives."""
+
+    env: Environment
+    engine: Engine
+    console: Console
+    declared: frozenset[str] = frozenset()
+
+    @property
+    def programs(self) -> Programs:
+        """Return the runner of programs other than the engine's."""
+        return self.engine.programs
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the deployment's lock during the block; StateError if another task holds it."""
+        with folder.lock(self.env.deploy_folder):
+            yield
+
+    def existing(self) -> Existing:
+        """Return the deployment's existing resources, whoever created them."""
+        return find_existing(self.engine.listing(), self.env.root, self.env.name, self.env.instance)
+
+    def own_existing(self) -> Existing:
+        """Return the deployment's existing resources; StateError if a name of it is taken by somebody else."""
+        existing = self.existing()
+        refuse_foreign(self.env, existing)
+        return existing
+
+    def secrets(self) -> dict[str, str]:
+        """Return the generated secrets; StateError if one is missing."""
+        values = folder.read_secrets(self.env.deploy_folder)
+        if not values.keys() >= self.env.secret_keys:
+            raise StateError(f"{self.env.name} has no secrets yet", f"invoke secrets {self.env.options}")
+        return values
+
+    def with_free_ports(self) -> Session:
+        """Return the session with ports that are free now, where `--set` doesn't give them."""
+        previous = folder.read_record(self.env.deploy_folder).ports
+        return replace(self, env=with_ports(self.env, self.declared, previous))
+
+
+def open_engine(root: Path, console: Console, dry: bool = False) -> Engine:
+    """Return the engine for the checkout ``root``. ``dry``: it writes no configuration; it will only be queried."""
+    return Podman(None if dry else root / ".deploy", Programs(console.echo), f"{LABEL_PART_OF}={PART_OF}")
+
+
+def open_session(
+    root: Path,
+    name: str | None,
+    *,
+    instance: str | None = None,
+    settings: Sequence[str] = (),
+    configuration: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    config_map: Path | None = None,
+    quiet: bool = False,
+    echo: bool = False,
+    dry: bool = False,
+    as_deployed: bool = False,
+) -> Session:
+    """Return a session for environment ``name`` of the checkout ``root``; DefinitionError if there is none.
+
+    ``settings``, ``configuration``, ``environ`` and ``config_map``: see `read_environment`. ``quiet``: print results
+    only. ``echo``: print every command. ``dry``: the engine is only queried. ``as_deployed``: use the definition that
+    the deployment was brought up with, unless there are ``settings``.
+    """
+    from .definition.read import read_environment  # takes a quarter of a second, and `down` does without
+
+    if not name:
+        raise DefinitionError("--env: which environment?", f"one of {', '.join(environment_names(root))}")
+    console = Console(quiet, echo)
+    engine = open_engine(root, console, dry)
+    if as_deployed and not settings:
+        deployed = folder.read_record(deploy_folder(root, name, instance)).environment
+        if deployed:
+            return Session(deployed, engine, console)
+    env = read_environment(
+        root,
+        name,
+        instance=instance,
+        settings=settings,
+        configuration=configuration,
+        environ=environ,
+        config_map=config_map,
+    )
+    declared = frozenset(setting.partition("=")[0].removeprefix("publish.") for setting in settings)
+    return Session(env, engine, console, declared).with_free_ports()

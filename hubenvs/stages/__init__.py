@@ -1,0 +1,1 @@
+"""The stages of `invoke up`, one module for each."""

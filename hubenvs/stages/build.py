@@ -1,0 +1,141 @@
+"""Stage `build`: the images whose content has changed."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+from ..definition.containers import CONTAINERS
+from ..deployment.desired import planned_images
+from ..deployment.folder import create
+from ..deployment.sources import COMMON, NOT_CONTEXT, working_copy_files
+from ..engines.debian import bootstrap_command
+from ..engines.host import ca_bundle
+from ..engines.process import Argv
+from ..errors import CommandError, StateError
+from ..plan.images import DEBIAN_OPTIONS, Build, debian_sources
+from ..session import Session
+from .clone import clone, copy_files
+
+# A copy of this host's trusted certificates, for builds; what else is in that folder isn't the build's business.
+CERTIFICATES = "certificates/ca-certificates.crt"
+_NOTE = "note: "  # starts a line of a build's output that is meant for the user
+
+
+def build(session: Session) -> tuple[Build, ...]:
+    """Create missing working copies, build the missing images, and return all builds.
+
+    Raises StateError with the last lines of a step that fails; images that were built before remain.
+    """
+    clone(session)
+    with session.locked():
+        return build_images(session)
+
+
+def build_images(session: Session) -> tuple[Build, ...]:
+    """Build the missing images, those of different containers side by side, and return all builds."""
+    builds = planned_images(session.env, session.engine)
+    to_build = missing(session, builds)
+    if not to_build:
+        session.console.say("build", "images are up to date")
+        return builds
+    session.engine.prepare_builds()
+    # An image and the one below it, such as slurm-base and slurm, are one chain.
+    chains = [
+        [item for item in to_build if item.name.removesuffix("-base") == name]
+        for name in session.env.containers
+    ]
+    first = [item for item in to_build if not any(item in chain for chain in chains)]
+    with session.console.busy("build", ", ".join(item.name for item in to_build)):
+        _build_chain(session, first)
+        session.programs.at_once([partial(_build_chain, session, chain) for chain in chains])
+    return builds
+
+
+def missing(session: Session, builds: Sequence[Build]) -> tuple[Build, ...]:
+    """Return the builds that have to be made; images below one that exists aren't needed."""
+    by_tag = {build.tag: build for build in builds}
+    products = [build.tag for build in builds if build.name in CONTAINERS]
+    exist = session.programs.at_once([partial(session.engine.has_image, tag) for tag in products])
+    needed = {tag for tag, exists in zip(products, exist, strict=True) if not exists}
+    for build in reversed(builds):  # from the top down
+        if build.tag in needed:
+            below = by_tag.keys() & {build.base, build.tools}
+            needed |= {tag for tag in below if not session.engine.has_image(tag)}
+    return tuple(build for build in builds if build.tag in needed)
+
+
+def commands(session: Session, build: Build, scratch: Path) -> tuple[Argv, ...]:
+    """Return the commands that make the image, from the files that `gather` puts into the folder ``scratch``."""
+    engine, debian = session.engine, session.env.debian
+    if build.pulled:
+        return (engine.pull_command(build.tag),)
+    if not build.has_context:
+        tar = str(scratch / "debian-base.tar")
+        bootstrap = bootstrap_command(debian.release, tar, DEBIAN_OPTIONS, debian_sources(debian))
+        return bootstrap, engine.import_image_command(tar, build.tag)
+    contexts = {name: str(scratch / name) for name in build.copies}
+    if build.tools:
+        contexts["tools"] = f"container-image://{build.tools}"
+    if build.name in CONTAINERS:
+        contexts[COMMON] = str(scratch / COMMON)
+    return (
+        engine.build_command(
+            tag=build.tag,
+            context=scratch / "context",
+            base=build.base,
+            target=build.target,
+            contexts=contexts,
+            ca_bundle=str(scratch / CERTIFICATES) if ca_bundle() else None,
+        ),
+    )
+
+
+def gather(session: Session, build: Build, scratch: Path) -> None:
+    """Copy everything that the image is built from into ``scratch``, with the modes that Git knows: 0644 or 0755.
+
+    The user's umask must not become part of an image: munge and sshd refuse files that a group can write, and users'
+    jobs have to be able to read.
+    """
+    if not build.has_context or build.pulled:
+        return
+    containers = session.env.root / "containers"
+    ignored = shutil.ignore_patterns(*NOT_CONTEXT, "__pycache__")
+    shutil.copytree(containers / build.name, scratch / "context", ignore=ignored)
+    if build.name in CONTAINERS:
+        shutil.copytree(containers / COMMON, scratch / COMMON)
+    for repository in build.copies:
+        copy_files(working_copy_files(session.env, session.programs, repository), scratch / repository)
+    if bundle := ca_bundle():
+        (scratch / CERTIFICATES).parent.mkdir()
+        shutil.copyfile(bundle, scratch / CERTIFICATES)
+    for path in scratch.rglob("*"):
+        path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
+
+
+def _build_chain(session: Session, builds: Iterable[Build]) -> None:
+    for build in builds:
+        _build_one(session, build)
+
+
+def _build_one(session: Session, build: Build) -> None:
+    logs = create(session.env.deploy_folder) / "log"
+    logs.mkdir(mode=0o700, exist_ok=True)
+    log_path = logs / f"build-{build.name}.log"
+    done_word = "pulled" if build.pulled else "built"
+    with tempfile.TemporaryDirectory(prefix="hubenvs-") as folder, log_path.open("wb") as log:
+        scratch = Path(folder)
+        gather(session, build, scratch)
+        for command in commands(session, build, scratch):
+            done = session.engine.run(command, check=False, log=log, timeout=None)
+            if done.returncode != 0:
+                failed = CommandError(command, done.returncode, log_path.read_text(errors="replace"))
+                hint = f"the whole log is {log_path}"
+                raise StateError(f"image {build.name} can't be {done_word}", hint, failed.details)
+    session.console.say("build", f"{build.name}: {done_word} {build.tag}")
+    for line in log_path.read_text(errors="replace").splitlines():
+        if line.startswith(_NOTE):
+            session.console.say("build", f"{build.name}: {line.removeprefix(_NOTE)}")

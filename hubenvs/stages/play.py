@@ -1,0 +1,61 @@
+"""Stage `play`: create the pod from the manifest, or replace it if anything that it is made of has changed."""
+
+from __future__ import annotations
+
+from ..deployment import folder
+from ..deployment.desired import Desired, desired_pod, is_desired, planned_images
+from ..deployment.existing import Existing, remove_pod
+from ..deployment.ports import require_free
+from ..errors import CommandError, StateError
+from ..plan.manifest import dump
+from ..session import Session
+from .build import missing
+
+
+def play(session: Session) -> bool:
+    """Play the manifest; return False if the running pod is already the desired one.
+
+    Raises StateError if an image or a secret is missing.
+    """
+    with session.locked():
+        builds = planned_images(session.env, session.engine)
+        if absent := missing(session, builds):
+            raise StateError(f"no image {absent[-1].tag}", f"invoke build {session.env.options}")
+        return play_pod(session, desired_pod(session.env, builds, session.secrets()), session.own_existing())
+
+
+def play_pod(session: Session, desired: Desired, existing: Existing) -> bool:
+    """Create the pod ``desired``, replacing one that differs; return False if the running pod is already that one.
+
+    If this fails or is interrupted, what it created is removed.
+    """
+    env, engine, console = session.env, session.engine, session.console
+    if existing.pod and is_desired(env, existing.pod, desired) and existing.state(env) == "up":
+        console.say("play", f"pod {env.pod} is up and unchanged")
+        _record_definition(session, folder.read_record(env.deploy_folder))
+        return False
+    if existing.pod:
+        require_free(env, engine, existing.held_ports)  # before the running pod is removed
+        console.say("play", f"replacing pod {env.pod}")
+    if existing.pod or existing.secrets:
+        remove_pod(engine, existing)
+    require_free(env, engine)
+    # The volumes exist by now. podman<5: 4.3 refuses a claim for an existing volume.
+    documents = [item for item in desired.documents if item["kind"] != "PersistentVolumeClaim"]
+    try:
+        # Killing the engine midway leaves network state that can't be cleaned up.
+        engine.run(engine.apply_command(), stdin=dump(documents).encode(), finish_on_interrupt=True)
+    except BaseException as error:
+        remove_pod(engine, session.existing())
+        if isinstance(error, CommandError):
+            require_free(env, engine)  # another `up` may have been faster to bind the port
+        raise
+    console.say("play", f"pod {env.pod}: {', '.join(env.containers)}")
+    _record_definition(session, folder.Record(None))
+    return True
+
+
+def _record_definition(session: Session, record: folder.Record) -> None:
+    """Record the definition: later tasks work with it, whatever has been edited since."""
+    record.definition = session.env.model_dump(mode="json", by_alias=True, exclude={"dummy_password"})
+    folder.write_record(session.env.deploy_folder, record)

@@ -1,0 +1,223 @@
+"""The proofs of `check`.
+
+Fabric's TCP connection is opened inside the hub container by a relay, so it takes the same way as the hub's. The hub's
+own ``ssh`` runs too: it proves the key and the pinned host key that are mounted there.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import paramiko
+from fabric import Config, Connection
+from invoke.exceptions import CommandTimedOut
+from invoke.runners import Result
+
+from ..definition.environment import Environment
+from ..definition.names import SERVICE_ACCOUNT
+from ..deployment import folder
+from ..errors import StateError
+from ..plan.keys import ssh_key_pair
+from ..session import Session
+
+# Seconds for each connection and command; a healthy one takes well under one.
+TIMEOUT = 15
+# Without output: sudo keeps the service account's folder, where the user can't write, and a job that can't write its
+# output fails at once.
+JOB = "#!/bin/sh\n#SBATCH --chdir=/ --output=/dev/null\nsleep 60\n"
+# Variables that make a wrapper run other code; sudo must refuse them.
+CODE_VARIABLES = ("LD_PRELOAD", "PYTHONPATH")
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One proof: what it is about, whether it holds, and what was seen."""
+
+    what: str
+    ok: bool
+    seen: str
+
+
+def prove(session: Session) -> list[Proof]:
+    """Return the proofs, up to the first connection that fails; StateError if there is no key to connect with."""
+    server = Server(session)
+    # First, because ssh explains best why a server can't be reached. Without it, nothing else can be proved.
+    proofs = [_hub_ssh(session)]
+    if not proofs[0].ok:
+        return proofs
+    try:
+        calls = [partial(_service_account, session, server)]
+        # A site's server may count failed log-ins and shut the hub out (PerSourcePenalties).
+        if not session.env.slurm_elsewhere:
+            calls.append(partial(_strangers, session, server))
+        proofs.extend(itertools.chain.from_iterable(session.programs.at_once(calls)))
+    except (paramiko.SSHException, CommandTimedOut, OSError, EOFError) as error:
+        reason = " ".join(str(error).split())
+        what = f"SSH to {server.host}:{server.port} from {server.hub}"
+        proofs.append(Proof(what, False, f"{type(error).__name__}: {reason}"))
+    return proofs
+
+
+class Server:
+    """Slurm's sshd, as reached from the hub container: its address, the hub's key, and the host key that it must have."""
+
+    def __init__(self, session: Session) -> None:
+        env = session.env
+        secrets = env.deploy_folder / folder.SECRETS
+        if "ssh_key" not in folder.read_secrets(env.deploy_folder):
+            raise StateError(f"{env.name} has no SSH key in its deploy folder", f"invoke up {env.options}")
+        self.hub = env.container("jupyterhub")
+        self.host, self.port = env.slurm.ssh_hostname, env.slurm.ssh_port
+        self.key = paramiko.PKey.from_path(secrets / "ssh_key")  # a site's key can be of any kind
+        self._known_hosts = str(secrets / "known_hosts")
+        # -N ends the relay with its input. Otherwise its connection would remain, and sshd waits for that at its end.
+        relay = session.engine.exec_command(self.hub, "nc", "-N", self.host, str(self.port), interactive=True)
+        self._relay = shlex.join(relay)  # Fabric splits this and runs it without a shell
+
+    def connect(self, user: str, **credentials: object) -> Connection:
+        """Return a connection, not yet open, that logs in as ``user`` with ``credentials`` only."""
+        connection = Connection(
+            self.host,
+            user=user,
+            port=self.port,
+            gateway=self._relay,
+            connect_timeout=TIMEOUT,
+            connect_kwargs={
+                "allow_agent": False,
+                "look_for_keys": False,
+                "banner_timeout": TIMEOUT,
+                **credentials,
+            },
+            inline_ssh_env=False,
+            config=Config(lazy=True),  # without the user's ~/.ssh/config
+        )
+        connection.client.load_host_keys(self._known_hosts)
+        # Fabric accepts unknown hosts unless told otherwise.
+        connection.client.set_missing_host_key_policy(paramiko.RejectPolicy())
+        return connection
+
+
+class Commands:
+    """The service account's commands over one connection. ``wrappers_bin`` is the folder of the wrappers."""
+
+    def __init__(self, wrappers_bin: str, connection: Connection) -> None:
+        self._bin = wrappers_bin
+        self._connection = connection
+
+    def run(self, *command: str, stdin: str = "") -> Result:
+        """Run ``command`` with ``stdin`` as its standard input."""
+        result: Result = self._connection.run(
+            shlex.join(command), hide=True, warn=True, in_stream=_AtOnce(stdin), timeout=TIMEOUT
+        )
+        return result
+
+    def wrapper(self, name: str, user: str, stdin: str = "", **variables: str) -> Result:
+        """Run the wrapper ``name`` as ``user``, with ``variables`` on sudo's command line as the hub does."""
+        assignments = (f"{key}={value}" for key, value in variables.items())
+        return self.run("sudo", "-n", "-u", user, *assignments, f"{self._bin}/{name}", stdin=stdin)
+
+    def may(self, name: str, user: str) -> bool:
+        """Return whether sudo allows the wrapper ``name`` as ``user``."""
+        return bool(self.run("sudo", "-n", "-l", "-u", user, f"{self._bin}/{name}").ok)
+
+
+class _AtOnce(io.StringIO):
+    """Standard input that is read at once. Invoke reads single characters, and sleeps 10 ms after each."""
+
+    def read(self, size: int | None = -1, /) -> str:
+        return super().read()
+
+
+def _proof(what: str, ok: bool, result: Result) -> Proof:
+    lines = (result.stdout.strip() or result.stderr.strip()).splitlines()
+    return Proof(what, ok, lines[0] if lines else f"exit status {result.exited}")
+
+
+def _hub_ssh(session: Session) -> Proof:
+    hub, target = session.env.container("jupyterhub"), session.env.ssh_target
+    done = session.engine.exec(hub, "ssh", target, "whoami", check=False, timeout=TIMEOUT)
+    seen = done.text if done.returncode == 0 else done.stderr.strip().replace("\n", " ")
+    return Proof("the hub's own ssh, with its mounted key", done.text == SERVICE_ACCOUNT, seen)
+
+
+def _service_account(session: Session, server: Server) -> list[Proof]:
+    """Log in as the service account, and try what it may do and what it must not be able to do."""
+    with server.connect(SERVICE_ACCOUNT, pkey=server.key) as connection:
+        commands = Commands(session.env.slurm.wrappers_bin, connection)
+        return [*_allowed(session.env, commands), *_forbidden(session.env, commands)]
+
+
+def _allowed(env: Environment, commands: Commands) -> Iterator[Proof]:
+    """Log in, and submit, query and cancel a job as the first dev user; a site's users aren't known here."""
+    who = commands.run("whoami")
+    yield _proof(f"log-in as {SERVICE_ACCOUNT}, host key pinned", who.stdout.strip() == SERVICE_ACCOUNT, who)
+    if not env.dev_users:
+        return
+    account, query_account = env.dev_users[0].account, env.slurm.query_many_as
+    submitted = commands.wrapper("slurmspawner_sbatch", account, stdin=JOB)
+    job = submitted.stdout.strip()
+    yield _proof(f"slurmspawner_sbatch as {account}", submitted.ok and job.isdecimal(), submitted)
+    queried = commands.wrapper("slurmspawner_squeue", account, SLURMSPAWNER_JOB_ID=job)
+    yield _proof(
+        f"slurmspawner_squeue as {account}", queried.ok and len(queried.stdout.split()) >= 1, queried
+    )
+    # Wrappers of another source, or a site, may lack this one. The hub does without it.
+    if query_account and commands.may("slurmspawner_squeue_many", query_account):
+        queried = commands.wrapper("slurmspawner_squeue_many", query_account, stdin=job)
+        ok = queried.stdout.startswith(f"{job}|{account}|")
+        yield _proof(f"slurmspawner_squeue_many as {query_account}", ok, queried)
+    cancelled = commands.wrapper("slurmspawner_scancel", account, SLURMSPAWNER_JOB_ID=job)
+    yield _proof(f"slurmspawner_scancel as {account}", cancelled.ok, cancelled)
+
+
+def _forbidden(env: Environment, commands: Commands) -> Iterator[Proof]:
+    """Try as the service account what sudo must refuse."""
+    if env.dev_users:
+        account = env.dev_users[0].account
+        other = commands.run("sudo", "-n", "-u", account, "/usr/bin/id")
+        yield _proof(f"no other command as {account}", not other.ok and "uid=" not in other.stdout, other)
+        for variable in CODE_VARIABLES:
+            other = commands.wrapper("slurmspawner_squeue", account, **{variable: "/nowhere"})
+            # Without a job's number the wrapper would fail too. The refusal must be sudo's.
+            refused = not other.ok and other.stderr.startswith("sudo:")
+            yield _proof(f"no {variable} for a wrapper as {account}", refused, other)
+        if query_account := env.slurm.query_many_as:
+            other = commands.wrapper("slurmspawner_squeue", query_account, SLURMSPAWNER_JOB_ID="1")
+            yield _proof(f"no other wrapper as {query_account}", not other.ok and not other.stdout, other)
+    command = commands.run("sudo", "-n", "/usr/bin/id")
+    yield _proof("no command as root", not command.ok and "uid=" not in command.stdout, command)
+    wrapper = commands.wrapper("slurmspawner_squeue", "root")
+    yield _proof("no wrapper as root", not wrapper.ok and "uid=" not in wrapper.stdout, wrapper)
+
+
+def _strangers(session: Session, server: Server) -> list[Proof]:
+    """Try to log in as nobody must be able to."""
+    other_key = paramiko.Ed25519Key.from_private_key(io.StringIO(ssh_key_pair("stranger")[0]))
+    root = server.connect("root", pkey=server.key)
+    stranger = server.connect(SERVICE_ACCOUNT, pkey=other_key)
+    # Any server refuses a wrong password; ours must not even offer to look at one.
+    password = server.connect(SERVICE_ACCOUNT, password="wrong")
+    not_offered, failed = paramiko.BadAuthenticationType, paramiko.AuthenticationException
+    return session.programs.at_once(
+        [
+            partial(_refused, "no log-in as root", root, failed),
+            partial(_refused, "no log-in with a password", password, not_offered),
+            partial(_refused, "no log-in with another key", stranger, failed),
+        ]
+    )
+
+
+def _refused(what: str, connection: Connection, expected: type[Exception]) -> Proof:
+    try:
+        connection.open()
+    except expected as error:
+        return Proof(what, True, f"refused ({type(error).__name__})")
+    else:
+        return Proof(what, False, "accepted")
+    finally:
+        connection.client.close()  # Fabric closes only connections that it has opened

@@ -1,0 +1,63 @@
+"""Stage `secrets`: keys and passwords of the deployment, generated into its deploy folder."""
+
+from __future__ import annotations
+
+from ..definition.containers import PASSWORD_KEY
+from ..deployment import folder
+from ..deployment.site import create_key_pair, read_site_files
+from ..plan import keys
+from ..session import Session
+from .build import build_images
+from .play import play
+from .wait import wait
+
+
+def secrets(session: Session, rotate: bool = False, init: bool = False) -> None:
+    """Generate missing secrets.
+
+    ``rotate``: replace the existing ones, and restart the pod with the new ones if it is up. ``init``: only create
+    the site's SSH key pair, and print the line for its authorized_keys.
+    """
+    if init:
+        line = create_key_pair(session.env)
+        session.console.say("secrets", f"key pair in {session.env.site_data}")
+        session.console.say("", f"for the authorized_keys of {session.env.ssh_target}:")
+        print(line, end="")
+        return
+    with session.locked():
+        restart = rotate and session.existing().pod is not None
+        if restart:
+            build_images(session)  # first, because the new pod runs the working copies as they are now
+        generate_secrets(session, rotate)
+        if restart:
+            play(session)
+            wait(session)
+
+
+def generate_secrets(session: Session, rotate: bool = False) -> dict[str, str]:
+    """Return the secrets from the deploy folder; missing ones, and with ``rotate`` all, are generated.
+
+    Keys that a site owns are never generated: they are read from the site's files each time.
+    """
+    env = session.env
+    site_values = read_site_files(env)
+    old = folder.read_secrets(env.deploy_folder)
+    address = (env.slurm.ssh_hostname, env.slurm.ssh_port)
+    if rotate and old:
+        values = keys.rotate(old, *address)
+        text = "rotated; the old crypt key stays, for what is encrypted with it"
+    else:
+        # After `down --keep-volumes` the old crypt key is still here, and stays.
+        wanted = env.secret_keys - site_values.keys()
+        values = {**keys.generate(*address, wanted), **keys.without_incomplete_pairs(old, wanted)}
+        text = "kept" if values.keys() | site_values.keys() == old.keys() else "made"
+        if text == "kept" and "known_hosts" in values:  # the server's name or port may have changed
+            values["known_hosts"] = keys.known_hosts(*address, " ".join(values["known_hosts"].split()[1:]))
+    values |= site_values
+    if env.dummy_password:
+        values[PASSWORD_KEY] = env.dummy_password.get_secret_value()
+    if values != old:
+        folder.write_secrets(env.deploy_folder, values)
+    place = env.deploy_folder.relative_to(env.root) / folder.SECRETS
+    session.console.say("secrets", f"{text} ({len(values)} keys in {place})")
+    return values

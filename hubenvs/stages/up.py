@@ -1,0 +1,147 @@
+"""Task `up`: all stages, in order."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from ..definition.containers import PASSWORD_KEY
+from ..definition.dev_users import write_file
+from ..definition.read import environment_folder
+from ..deployment import folder
+from ..deployment.desired import desired_pod, planned_images
+from ..deployment.existing import Existing
+from ..deployment.ports import require_free
+from ..deployment.site import read_site_files
+from ..deployment.sources import read_seeds
+from ..errors import PortError
+from ..plan.images import Build, carried
+from ..session import Session
+from .build import build_images, commands, missing
+from .check import check, prepare
+from .clone import clone
+from .play import play_pod
+from .secrets import generate_secrets
+from .volumes import fill_volumes
+from .wait import wait
+
+
+def settings(
+    root: Path,
+    env: str | None,
+    set_: Sequence[str] | None,
+    user: str | None,
+    users: str | None,
+    dry_run: bool,
+) -> list[str]:
+    """Return the settings (``a.b=c``) of `up`'s options: ``set_``, --as ``user`` and --users ``users``.
+
+    ``users`` are written to the environment's file dev_users, unless ``dry_run``.
+    """
+    result = [*(set_ or ()), *([f"auth.user={user}"] if user else ())]
+    if users and dry_run:
+        result.append(f"dev_users=[{users}]")
+    elif users and env:
+        write_file(environment_folder(root, env) / "dev_users", root, users)
+    return result
+
+
+def up(session: Session) -> None:
+    """Bring the environment up: clone, build, volumes, secrets, play, wait, check."""
+    with session.locked():
+        existing = _preflight(session)
+        clone(session)
+        builds = build_images(session)
+        fill_volumes(session, existing.listing.volume_names)
+        values = generate_secrets(session)
+        session = _play(session, builds, values, existing)
+        with ThreadPoolExecutor() as pool:
+            pool.submit(prepare)  # while the pod starts
+            wait(session)
+        if "jupyterhub" in session.env.containers:
+            check(session, brief=True)
+    _announce(session)
+
+
+def _preflight(session: Session) -> Existing:
+    """Check everything that could fail later, before anything is created; return the existing resources."""
+    session.engine.version()
+    existing = session.own_existing()
+    require_free(session.env, session.engine, existing.held_ports)
+    read_seeds(session.env)
+    read_site_files(session.env)
+    return existing
+
+
+def _play(session: Session, builds: tuple[Build, ...], values: dict[str, str], existing: Existing) -> Session:
+    """Play, and return the session with the ports in use: another `up` may be faster to bind those found free."""
+    while True:
+        try:
+            play_pod(session, desired_pod(session.env, builds, values), existing)
+            return session
+        except PortError:
+            changed = session.with_free_ports()
+            if changed.env.publish == session.env.publish:
+                raise
+            session, existing = changed, changed.own_existing()
+
+
+def _announce(session: Session) -> None:
+    """Say where the hub is, who can log in, and what to do next."""
+    env, say = session.env, session.console.say
+    if "jupyterhub" not in env.containers:
+        say("up", f"{env.pod}: {', '.join(env.containers)}")
+        return
+    say("up", env.url or "the hub is not published on this host")
+    if env.auth.kind == "dummy":
+        password = env.deploy_folder / folder.SECRETS / PASSWORD_KEY
+        say("", f"log in as {env.user} with the password in {_from_here(password)}")
+    elif env.gateway_url:
+        say("", f"choose who to be at the provider's page: {', '.join(env.users)}")
+    else:
+        say("", f"log in with an ID token of {env.issuer} in the header X-Auth-Id-Token")
+    say(
+        "",
+        f"next: invoke verify {env.options}; invoke logs {env.options} --follow; invoke down {env.options}",
+    )
+
+
+def _from_here(path: Path) -> str:
+    """Return ``path`` relative to the current folder if it is below that."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def dry_run(session: Session) -> None:
+    """Print what `up` would do. Nothing is changed."""
+    env, engine, say = session.env, session.engine, session.console.say
+    for repository in carried(env):
+        say(
+            "clone", f"{repository} from {env.repositories[repository].url} in {env.working_copy(repository)}"
+        )
+    builds = planned_images(env, engine)
+    absent = missing(session, builds)
+    scratch = Path(tempfile.gettempdir()) / "hubenvs-XXXX"
+    for build in builds:
+        say("build", f"{build.tag}" + ("" if build in absent else " (exists)"))
+        for command in commands(session, build, scratch) if build in absent else ():
+            _show(session, command)
+    existing = session.existing().listing.volume_names
+    for volume in env.volumes:
+        say("volumes", volume.name + (" (exists)" if volume.name in existing else ""))
+        if volume.name not in existing:
+            _show(session, engine.create_volume_command(volume.name, env.labels))
+        if volume.seeded:
+            _show(session, engine.import_volume_command(volume.name))
+    for secret in env.secrets:
+        say("secrets", f"{secret.name}: {', '.join(secret.keys)}")
+    _show(session, engine.apply_command())
+    say("play", f"pod {env.pod}: {', '.join(env.container(name) for name in env.containers)}")
+    if env.url:
+        say("wait", env.url)
+
+
+def _show(session: Session, command: Sequence[str]) -> None:
+    session.console.say("", f"$ {shlex.join(command)}")

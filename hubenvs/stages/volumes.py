@@ -1,0 +1,51 @@
+"""Stage `volumes`: create the volumes and update their seed files. A file edited in a volume is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from functools import partial
+
+from ..definition.environment import Volume
+from ..deployment.sources import read_seeds
+from ..files import Tree, pack, unpack
+from ..plan.seeds import RECORD, merge_seeds
+from ..session import Session
+
+
+def volumes(session: Session) -> None:
+    """Create the missing volumes and bring changed seed files into all of them."""
+    with session.locked():
+        fill_volumes(session, session.own_existing().listing.volume_names)
+
+
+def fill_volumes(session: Session, existing: Container[str]) -> None:
+    """Do the work of `volumes`; ``existing`` has the names of all volumes."""
+    env = session.env
+    seeds = read_seeds(env)
+    calls = [
+        partial(_fill, session, volume, seeds.get(volume.name), volume.name in existing)
+        for volume in env.volumes
+    ]
+    notes = session.programs.at_once(calls)
+    kept = sum(volume.name in existing for volume in env.volumes)
+    counts = ((len(env.volumes) - kept, "made"), (kept, "kept"))
+    session.console.say("volumes", ", ".join(f"{word} {count}" for count, word in counts if count))
+    for note in (note for of_volume in notes for note in of_volume):
+        session.console.say("volumes", note)
+
+
+def _fill(session: Session, volume: Volume, seeds: Tree | None, exists: bool) -> list[str]:
+    """Create ``volume`` if needed and write its ``seeds`` (None: it isn't seeded); return notes for the user."""
+    engine = session.engine
+    present: Tree = {}
+    if not exists:
+        engine.run(engine.create_volume_command(volume.name, session.env.labels))
+    elif seeds is not None:
+        present = unpack(engine.run(engine.export_volume_command(volume.name)).stdout)
+    if seeds is None:
+        return []
+    seeding = merge_seeds(seeds, present)
+    if seeding.files:
+        tar = pack(seeding.files, volume.owner, last=RECORD)
+        engine.run(engine.import_volume_command(volume.name), stdin=tar)
+    return [f"{volume.suffix}: {note}" for note in seeding.notes]

@@ -1,0 +1,141 @@
+"""Stage `wait`: until the hub's page, its API, its SSH connection and Slurm's nodes answer."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from ..definition.containers import PORTS
+from ..errors import StateError
+from ..polling import poll
+from ..session import Session
+from ..web import http_status
+
+# States in which sinfo shows a node that answers, busy or not. A node that doesn't answer has a "*" after its state.
+ANSWERING = {"idle", "mix", "alloc", "comp", "drain", "drng", "resv", "maint", "plnd"}
+# Seconds between two looks at whether a container has ended.
+LOOK_AT_CONTAINERS = 1
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Something to wait for: its name, the container whose logs explain a failure, and whether it holds now."""
+
+    name: str
+    container: str
+    holds: Callable[[], bool]
+
+
+def wait(session: Session, timeout: float | None = None) -> None:
+    """Wait until everything answers.
+
+    Raises StateError after ``timeout`` seconds (None: wait_timeout of the definition), or as soon as a container has
+    ended, with the last lines of its log.
+    """
+    started = time.monotonic()
+    seconds = timeout or session.env.wait_timeout
+    found = conditions(session)
+    for condition in found:
+        with session.console.busy("wait", condition.name):
+            _wait_for(session, condition, started, seconds)
+    names = ", ".join(condition.name for condition in found)
+    session.console.say("wait", f"ready after {time.monotonic() - started:.1f} s: {names}")
+    _report_refused_reservations(session)
+
+
+def _wait_for(session: Session, condition: Condition, started: float, seconds: float) -> None:
+    next_look = time.monotonic() + LOOK_AT_CONTAINERS
+
+    def holds() -> bool:
+        nonlocal next_look
+        if condition.holds():
+            return True
+        if time.monotonic() > next_look:
+            require_running(session)
+            next_look = time.monotonic() + LOOK_AT_CONTAINERS
+        return False
+
+    if not poll(holds, started + seconds - time.monotonic()):
+        raise StateError(
+            f"{condition.name} did not answer within {seconds:g} s",
+            f"`invoke logs {session.env.options}` shows more",
+            session.engine.logs(session.env.container(condition.container)),
+        )
+
+
+def conditions(session: Session) -> tuple[Condition, ...]:
+    """Return what to wait for. HTTP comes first: it starts no program beside those that are starting.
+
+    Everything else answers by the time that the hub's page does.
+    """
+    env, engine = session.env, session.engine
+    found = []
+    names = {"jupyterhub": "hub page", "oidc-provider": "provider"}
+    for row in sorted(env.rows, key=lambda row: row.name != "jupyterhub"):
+        for port in row.ports:
+            if page := env.page(port):
+                answers = partial(_answers, *page)
+                found.append(Condition(names.get(port.name, port.name), row.name, answers))
+    if "jupyterhub" in env.containers:
+        found.append(Condition("hub", "jupyterhub", lambda: hub_answers(session)))
+    if "slurm" in env.containers:
+        sinfo = ("sinfo", "--noheader", "--Node", "--format=%t")
+        nodes = partial(engine.exec, env.container("slurm"), *sinfo, check=False)
+        found.append(Condition("Slurm", "slurm", lambda: nodes_answer(nodes().text)))
+    if "slurm" in env.containers and "jupyterhub" in env.containers:
+        # The hub's own ssh; the connection that this opens is the one that the hub then shares.
+        ssh = partial(engine.exec, env.container("jupyterhub"), "ssh", env.ssh_target, "true", check=False)
+        found.append(Condition("SSH", "slurm", lambda: ssh().returncode == 0))
+    return tuple(found)
+
+
+def _answers(url: str, status: int) -> bool:
+    return http_status(url) == status
+
+
+def hub_answers(session: Session) -> bool:
+    """Return whether the hub's API answers through the proxy in its pod; published or not.
+
+    Until the hub has registered with the proxy, the proxy answers 404.
+    """
+    request = f"GET {session.env.base_url.rstrip('/')}/hub/api/ HTTP/1.0\r\n\r\n".encode()
+    container, port = session.env.container("jupyterhub"), str(PORTS["jupyterhub"].number)
+    answer = session.engine.exec(container, "nc", "-w2", "127.0.0.1", port, stdin=request, check=False)
+    return answer.text.partition("\r\n")[0].endswith(" 200 OK")
+
+
+def nodes_answer(states: str) -> bool:
+    """Return whether all nodes answer slurmctld; ``states`` is what ``sinfo --format=%t`` printed about them."""
+    # "-" after a state: the backfill scheduler plans to use the node; "$": it is in a maintenance reservation.
+    bare = {state.rstrip("-$") for state in states.split()}
+    return bool(bare) and bare <= ANSWERING
+
+
+def require_running(session: Session) -> None:
+    """Raise StateError, with the end of its log, if a container isn't running."""
+    env = session.env
+    names = [env.container(name) for name in env.containers]
+    states = session.engine.states(names)
+    for name in names:
+        if name not in states:
+            raise StateError(f"container {name} is not there", f"invoke up {env.options}")
+        state, status = states[name]
+        if state != "running":
+            raise StateError(
+                f"container {name} is {state} (exit status {status})",
+                f"`invoke logs {env.options}` shows more, `invoke up {env.options}` begins anew",
+                session.engine.logs(name),
+            )
+
+
+def _report_refused_reservations(session: Session) -> None:
+    if not (wanted := {item.name for item in session.env.slurm.reservations}):
+        return
+    container = session.env.container("slurm")
+    listing = session.engine.exec(container, "scontrol", "show", "reservation", check=False).text
+    for name in sorted(wanted - set(re.findall(r"^ReservationName=(\S+)", listing, re.MULTILINE))):
+        logs = f"`invoke logs {session.env.options}` shows why"
+        session.console.say("wait", f"Slurm has refused reservation {name}: {logs}")

@@ -1,0 +1,1 @@
+"""The other tasks, one module for each."""

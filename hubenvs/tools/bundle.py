@@ -1,0 +1,149 @@
+"""Task `bundle`: an environment in one file, for a machine without a network. `load` reads it."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from ..definition.names import WORKING_COPIES
+from ..definition.schema import Frozen
+from ..engines.git import Git
+from ..errors import DefinitionError, StateError
+from ..files import sha256
+from ..plan.images import Build
+from ..plan.manifest import dump
+from ..session import Session
+from ..stages.build import build
+from ..stages.clone import describe
+from .render import render_manifest
+
+INDEX = "bundle.json"
+IMAGES = "images.tar"
+FORMAT = "jupyterhub-slurm bundle 1"
+CHUNK = 2**20  # bytes that are read at once
+DAMAGED = "fetch it again; nothing was loaded"
+
+
+class Index(Frozen):
+    """The index of a bundle: environment, image tags, the commit of each working copy, the digest of each file.
+
+    ``checkout`` is the commit of this repository, None if it isn't a clone.
+    """
+
+    format: str = FORMAT
+    env: str
+    checkout: str | None
+    images: tuple[str, ...]
+    repositories: Mapping[Literal["bricsauthenticator", "slurmspawner_wrappers"], str]
+    files: Mapping[str, str]
+
+
+def bundle(session: Session, target: Path) -> None:
+    """Build the images and write the bundle to the file ``target``, completely or not at all.
+
+    Raises StateError if a working copy has uncommitted changes or is a folder of this machine, or an image is pulled
+    by digest.
+    """
+    if target.is_dir():
+        raise StateError(f"{target}: a folder", "name the file to write")
+    env, engine = session.env, session.engine
+    builds = build(session)
+    with session.locked():
+        commits = _commits(session)
+        tags = _tags(session, builds)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:
+            scratch = Path(folder)
+            with session.console.busy("bundle", ", ".join(tags)):
+                engine.save_images(tags, scratch / IMAGES)
+            for name in commits:
+                git = Git(session.programs, env.working_copy(name))
+                git("bundle", "create", "--quiet", str(scratch / name), "HEAD", check=True)
+            (scratch / "manifest.yaml").write_text(dump(render_manifest(session)))
+            index = Index(
+                env=env.name,
+                checkout=Git(session.programs, env.root)("rev-parse", "HEAD").text or None,
+                images=tuple(tags),
+                repositories=commits,  # type: ignore[arg-type]  # pydantic checks the names
+                files={path.name: _digest(path) for path in sorted(scratch.iterdir())},
+            )
+            (scratch / INDEX).write_text(index.model_dump_json(indent=1))
+            archive = scratch / "bundle"
+            with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
+                for name in (INDEX, *index.files):
+                    tar.add(scratch / name, name)
+            archive.replace(target)
+    size = target.stat().st_size / 2**20
+    session.console.say("bundle", f"{target}: {size:.0f} MiB, {len(tags)} images of {env.name}")
+
+
+def _commits(session: Session) -> dict[str, str]:
+    """Return the commit of each working copy that belongs in the bundle; bundled sources are in every checkout."""
+    env, commits = session.env, {}
+    for row in describe(session):
+        name, folder = str(row["name"]), env.working_copy(str(row["name"]))
+        if folder == env.bundled(name):
+            continue
+        if row["commit"] is None or folder.parent.name != WORKING_COPIES:
+            raise StateError(
+                f"repositories.{name}: {row['url']} isn't a clone, so it can't be bundled", "use its URL"
+            )
+        if row["edited"]:
+            raise StateError(f"{folder}: has uncommitted changes", "commit them")
+        commits[name] = str(row["commit"])
+    return commits
+
+
+def _tags(session: Session, builds: tuple[Build, ...]) -> list[str]:
+    """Return the tags to save: the containers' images, and the Debian base, whose layers are saved in any case.
+
+    Where there is no mmdebstrap, the base tells `load` what the images are built on.
+    """
+    for item in builds:
+        if "@" in item.tag:  # the engine forgets the digest by which an image was pulled
+            problem = f"images.{item.name}.image: a bundle can only contain images built here"
+            raise StateError(problem, "set it to null")
+    return [item.tag for item in builds if not item.has_context or item.name in session.env.containers]
+
+
+def read_index(source: Path) -> Index:
+    """Return the index of the bundle ``source``, after checking the bundle's content against it.
+
+    Raises DefinitionError if it isn't a bundle, StateError if it is damaged or truncated.
+    """
+    try:
+        with tarfile.open(source, "r:") as tar:
+            index = _first_member(tar, source)
+            expected = dict(index.files)
+            while member := tar.next():
+                content = tar.extractfile(member) if member.isfile() else None
+                if content is None or expected.pop(member.name, None) != sha256(content):
+                    raise StateError(f"{source}: {member.name} is not what the bundle was made with", DAMAGED)
+            if expected:
+                raise StateError(f"{source}: {', '.join(expected)} is missing", DAMAGED)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise StateError(f"{source}: {INDEX}: {where}: {error.errors()[0]['msg']}", DAMAGED) from None
+    except (tarfile.TarError, EOFError, ValueError) as error:
+        raise StateError(f"{source}: is no bundle, or damaged ({error})", DAMAGED) from None
+    return index
+
+
+def _first_member(tar: tarfile.TarFile, source: Path) -> Index:
+    first = tar.next()
+    stream = tar.extractfile(first) if first and first.name == INDEX and first.isfile() else None
+    content = json.loads(stream.read(CHUNK)) if stream else {}
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise DefinitionError(f"{source}: is not a bundle of this suite", "`invoke bundle` makes one")
+    return Index.model_validate(content)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return sha256(stream)

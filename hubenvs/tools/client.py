@@ -1,0 +1,315 @@
+"""A JupyterHub user as a program: logs in at the page, spawns, computes in a kernel, stops.
+
+`verify`, the load and the integration tests use it.
+"""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from ..errors import StateError
+from ..polling import poll
+
+
+class _Form(html.parser.HTMLParser):
+    """Collects the named inputs and selects of a page, with their initial values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fields: dict[str, str] = {}
+        self.options: dict[str, list[str]] = {}
+        self._select: str | None = None
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = {key: value or "" for key, value in attrs}
+        name, value = attributes.get("name"), attributes.get("value", "")
+        if tag == "input" and name is not None:
+            self.fields[name] = value
+        elif tag == "select" and name is not None:
+            self._select = name
+            self.options[name] = []
+        elif tag == "option" and self._select:
+            self.options[self._select].append(value)
+            if "selected" in attributes or self._select not in self.fields:
+                self.fields[self._select] = value
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "select":
+            self._select = None
+
+
+def form_fields(page: str) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Return the form fields of an HTML ``page`` with their values, and the options of each select."""
+    form = _Form()
+    form.feed(page)
+    return form.fields, form.options
+
+
+class HubUser:
+    """A browser's session with the hub at ``url`` (such as http://127.0.0.1:8000/jupyter).
+
+    ``timeout``: seconds that any one answer may take, a cell's too. Methods raise StateError, with the hub's answer,
+    when a step fails.
+    """
+
+    def __init__(self, url: str, timeout: float = 60.0) -> None:
+        self.url = url.rstrip("/")
+        self.timeout = timeout
+        self.http = httpx.Client(follow_redirects=True, timeout=timeout, trust_env=False)
+        self.name = ""
+        self._token = ""
+
+    def close(self) -> None:
+        """End the session's connections."""
+        self.http.close()
+
+    def __enter__(self) -> HubUser:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def page(self, path: str) -> httpx.Response:
+        """Return the hub's page ``path``, which must answer 200."""
+        return self._ok(self.http.get(f"{self.url}{path}"), f"GET {path}")
+
+    def log_in(self, password: str, name: str = "") -> None:
+        """Log in with the dummy authenticator's ``password``, as ``name`` where its form asks for one."""
+        fields, _ = form_fields(self.page("/hub/login").text)
+        if "username" in fields:  # the form of JupyterHub's DummyAuthenticator has one, ours doesn't
+            fields["username"] = name
+        answer = self.http.post(
+            f"{self.url}/hub/login",
+            params={"_xsrf": self._xsrf()},
+            data={**fields, "password": password, "_xsrf": self._xsrf()},
+        )
+        self._ok(answer, "POST /hub/login")
+        self._after_log_in()
+
+    def log_in_at_provider(self, name: str) -> None:
+        """Log in through the gateway, as ``name`` at the bundled provider's page."""
+        page = self.page("/hub/login")
+        fields, _ = form_fields(page.text)
+        answer = self.http.post(page.url, data={**fields, "login": name})
+        self._ok(answer, f"POST {page.url.path}")
+        self._after_log_in()
+
+    def log_in_with(self, token: str) -> None:
+        """Log in at the hub's own port with an ID ``token``."""
+        answer = self.http.get(f"{self.url}/hub/login", headers={"X-Auth-Id-Token": token})
+        self._ok(answer, "GET /hub/login")
+        self._after_log_in()
+
+    def _after_log_in(self) -> None:
+        """Create the token that API calls use, and read the user's name."""
+        page = self.page("/hub/home")
+        name = (
+            page.text.partition('user: "')[2].partition('"')[0]
+            or page.text.partition("/hub/api/users/")[2].partition("/")[0]
+        )
+        answer = self.http.post(
+            f"{self.url}/hub/api/users/{name}/tokens",
+            headers={"X-XSRFToken": self._xsrf(), "Referer": f"{self.url}/hub/home"},
+            json={"note": "verify", "expires_in": 3600},
+        )
+        self._token = self._ok(answer, "POST /hub/api/users/<name>/tokens").json()["token"]
+        self.name = self.api("GET", "/user").json()["name"]
+
+    def api(self, method: str, path: str, body: Any = None) -> httpx.Response:
+        """Call the hub's REST API with the user's token."""
+        answer = self.http.request(method, f"{self.url}/hub/api{path}", headers=self._bearer, json=body)
+        return self._ok(answer, f"{method} /hub/api{path}")
+
+    def spawn_form(self, server: str = "") -> tuple[dict[str, str], dict[str, list[str]]]:
+        """Return the fields of the spawn form of ``server`` with their values, and the options of each select."""
+        return form_fields(self.page(self._spawn_path(server)).text)
+
+    def spawn(self, choices: Mapping[str, str], server: str = "") -> None:
+        """Send the spawn form filled with ``choices``; returns when the hub has accepted it."""
+        path = self._spawn_path(server)
+        fields, _ = self.spawn_form(server)
+        fields.pop("_xsrf", None)  # sent in the URL
+        answer = self.http.post(
+            f"{self.url}{path}",
+            params={"_xsrf": self._xsrf()},
+            data={**fields, **choices},
+            follow_redirects=False,
+        )
+        if answer.status_code != 302:
+            raise StateError(f"POST {path} answered {answer.status_code}", details=_message(answer.text))
+
+    def _spawn_path(self, server: str) -> str:
+        return f"/hub/spawn/{self.name}/{server}" if server else "/hub/spawn"
+
+    def server(self, server: str = "") -> dict[str, Any] | None:
+        """Return the user's ``server`` as the hub's API describes it, or None."""
+        model: dict[str, Any] | None = self.api("GET", f"/users/{self.name}").json()["servers"].get(server)
+        return model
+
+    def wait_ready(self, timeout: float, server: str = "", tick: Callable[[], None] = lambda: None) -> None:
+        """Wait until ``server`` is ready, calling ``tick`` at each look.
+
+        Raises StateError after ``timeout`` seconds, or when the spawn has failed, with the hub's own words.
+        """
+
+        def is_ready() -> bool:
+            tick()
+            model = self.server(server)
+            if model and model["ready"]:
+                return True
+            if model is None or not model.get("pending"):
+                raise StateError("the spawn failed", details=self._progress(server))
+            return False
+
+        if not poll(is_ready, timeout):
+            raise StateError(f"the server was not ready within {timeout:g} s", details=self._progress(server))
+
+    def follow(self, timeout: float) -> None:
+        """Wait until the server is ready by reading the events that the spawn page shows, in one request.
+
+        Raises StateError when the spawn has failed, with the hub's own words. The hub ends a start that takes too long,
+        and writes an event every few seconds; ``timeout`` is the longest silence, in seconds.
+        """
+        where = f"{self.url}/hub/api/users/{self.name}/server/progress"
+        with self.http.stream("GET", where, headers=self._bearer, timeout=timeout) as answer:
+            for line in answer.iter_lines():
+                event = json.loads(line.removeprefix("data:")) if line.startswith("data:") else {}
+                if event.get("ready"):
+                    return
+                if event.get("failed"):
+                    raise StateError("the spawn failed", details=[event.get("message", "")])
+        raise StateError(f"the spawn's events ended, with status {answer.status_code}")
+
+    def stop(self, timeout: float, server: str = "") -> None:
+        """Stop ``server``, remove it if it has a name, and wait until the hub has done so."""
+        path = f"/users/{self.name}/servers/{server}" if server else f"/users/{self.name}/server"
+        self.api("DELETE", path, {"remove": True} if server else None)
+        if not poll(lambda: self.server(server) is None, timeout):
+            raise StateError(f"the server had not stopped after {timeout:g} s")
+
+    def notebook_api(self, method: str, path: str, server: str = "", body: Any = None) -> httpx.Response:
+        """Call the REST API of the user's running ``server``, through the proxy."""
+        where = f"{self.url}/user/{self.name}/{f'{server}/' if server else ''}api{path}"
+        return self._ok(
+            self.http.request(method, where, headers=self._bearer, json=body), f"{method} …/api{path}"
+        )
+
+    @contextmanager
+    def kernel(self, server: str = "") -> Iterator[Callable[[str], str]]:
+        """Start a kernel and give a function that runs code in it over the websocket and returns what it prints."""
+        from websockets.sync.client import connect
+
+        kernel = self.notebook_api("POST", "/kernels", server, {"name": "python3"}).json()["id"]
+        session = uuid.uuid4().hex
+        where = urlsplit(
+            f"{self.url}/user/{self.name}/{f'{server}/' if server else ''}api/kernels/{kernel}/channels"
+        )
+        address = where._replace(
+            scheme="wss" if where.scheme == "https" else "ws", query=f"session_id={session}"
+        ).geturl()
+        try:
+            # A gateway requires its session's cookie too.
+            cookies = "; ".join(f"{cookie.name}={cookie.value}" for cookie in self.http.cookies.jar)
+            headers = {**self._bearer, "Cookie": cookies}
+            # No ping timeout (20 s): a server with a small share of a core answers late.
+            limits: dict[str, Any] = {"open_timeout": self.timeout, "ping_timeout": None, "max_size": None}
+            with connect(address, additional_headers=headers, proxy=None, **limits) as socket:
+                yield lambda code: _execute(socket, session, code, self.timeout)
+        finally:
+            self.notebook_api("DELETE", f"/kernels/{kernel}", server)
+
+    @property
+    def _bearer(self) -> dict[str, str]:
+        return {"Authorization": f"token {self._token}"}
+
+    def _xsrf(self) -> str:
+        return next((cookie.value or "" for cookie in self.http.cookies.jar if cookie.name == "_xsrf"), "")
+
+    def _progress(self, server: str) -> list[str]:
+        """Return the hub's words about a failed spawn."""
+        page = self.http.get(f"{self.url}/hub/spawn-pending/{self.name}/{server}".rstrip("/"))
+        return _message(page.text)
+
+    @staticmethod
+    def _ok(answer: httpx.Response, what: str) -> httpx.Response:
+        if answer.is_success:
+            return answer
+        raise StateError(f"{what} answered {answer.status_code}", details=_message(answer.text))
+
+
+class _Text(html.parser.HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self._skip = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._skip += tag in ("script", "style", "head", "nav")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._skip -= tag in ("script", "style", "head", "nav")
+
+    def handle_data(self, data: str) -> None:
+        if not self._skip and data.strip():
+            self.lines.append(" ".join(data.split()))
+
+
+def _message(page: str) -> list[str]:
+    """Return the first lines of text on the HTML ``page``."""
+    text = _Text()
+    text.feed(page)
+    return text.lines[:6]
+
+
+def _execute(socket: Any, session: str, code: str, timeout: float) -> str:
+    """Run ``code`` over a kernel's websocket and return what it printed; StateError if the code raised."""
+    request = uuid.uuid4().hex
+    header = {
+        "msg_id": request,
+        "msg_type": "execute_request",
+        "username": "",
+        "session": session,
+        "version": "5.3",
+    }
+    content = {
+        "code": code,
+        "silent": False,
+        "store_history": False,
+        "user_expressions": {},
+        "allow_stdin": False,
+    }
+    message = {
+        "header": header,
+        "parent_header": {},
+        "metadata": {},
+        "content": content,
+        "channel": "shell",
+        "buffers": [],
+    }
+    socket.send(json.dumps(message))
+    printed = ""
+    deadline = time.monotonic() + timeout
+    while True:
+        received = json.loads(socket.recv(timeout=max(0.0, deadline - time.monotonic())))
+        kind, content = received["header"]["msg_type"], received["content"]
+        if (
+            kind == "status" and content["execution_state"] == "dead"
+        ):  # sent by the server, in answer to no request
+            raise StateError("the kernel died, and could not be started again")
+        if received["parent_header"].get("msg_id") != request:
+            continue
+        if kind == "stream" and content["name"] == "stdout":
+            printed += content["text"]
+        elif kind == "error":
+            raise StateError(f"the kernel raised {content['ename']}: {content['evalue']}")
+        elif kind == "status" and content["execution_state"] == "idle":
+            return printed

@@ -1,0 +1,98 @@
+"""Task `doctor`: examine this host before anything is up. Each finding has its remedy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from ..console import Console
+from ..definition.read import readable_environments
+from ..deployment.existing import belongs_to_us
+from ..deployment.ports import port_problem
+from ..engines.engine import Engine, Finding
+from ..engines.host import finding
+from ..web import http_status
+
+Result = tuple[bool, str, str]
+
+
+def doctor(root: Path, engine: Engine, console: Console, json: bool) -> bool:
+    """Print a finding about everything that an environment needs of this host; return whether all is in order."""
+    findings = examine(root, engine)
+    if json:
+        console.result(
+            [
+                {
+                    "check": item.check,
+                    "ok": item.ok,
+                    "found": item.found,
+                    "remedy": None if item.ok else item.remedy,
+                }
+                for item in findings
+            ]
+        )
+    else:
+        rows = [
+            ("ok" if item.ok else "FAIL", item.check, item.found, "" if item.ok else item.remedy)
+            for item in findings
+        ]
+        console.table(("", "check", "found", "remedy"), rows)
+    return all(item.ok for item in findings)
+
+
+def examine(root: Path, engine: Engine) -> list[Finding]:
+    """Return the findings: the engine's about this host, then ours."""
+    return [
+        *engine.diagnose(),
+        finding("git", _git),
+        finding("ports", lambda: _ports(root, engine)),
+        finding("Debian mirror", lambda: _mirrors(root)),
+        finding("PyPI", _pypi),
+        finding("checkout", lambda: _checkout(root)),
+    ]
+
+
+def _git() -> Result:
+    path = shutil.which("git")
+    return path is not None, path or "not installed", "run scripts/bootstrap"
+
+
+def _ports(root: Path, engine: Engine) -> Result:
+    containers = [container for container in engine.listing().containers if belongs_to_us(container)]
+    ours = {port.host_port for container in containers for port in container.ports}
+    free = []
+    for name, env in readable_environments(root).items():
+        for published, endpoint in env.published.items():
+            problem = None if endpoint.port in ours else port_problem(endpoint)
+            if problem:
+                remedy = f"end what has it, or --set publish.{published}=127.0.0.1:PORT"
+                return False, f"{endpoint} of {name} {problem}", remedy
+            free.append(f"{endpoint} ({name})")
+    return True, f"free, or a pod's of ours: {', '.join(free)}", ""
+
+
+def _mirrors(root: Path) -> Result:
+    """Look for the Debian release of every environment at its mirror."""
+    mirrors = {(env.debian.mirror, env.debian.release) for env in readable_environments(root).values()}
+    result = (True, "no environment is defined", "")
+    for mirror, release in sorted(mirrors):
+        url = f"{mirror}/dists/{release}/InRelease"
+        result = _reachable(url, "images can't be built: set debian.mirror to one you reach")
+        if not result[0]:
+            break
+    return result
+
+
+def _pypi() -> Result:
+    url = "https://pypi.org/simple/uv/"
+    return _reachable(url, "images can't be built: is a proxy needed (https_proxy)?")
+
+
+def _reachable(url: str, remedy: str) -> Result:
+    status = http_status(url, timeout=10, proxied=True)
+    return status == 200, f"{url} {'answers' if status == 200 else f'does not answer ({status})'}", remedy
+
+
+def _checkout(root: Path) -> Result:
+    return os.access(root, os.W_OK), str(root), "give the checkout to the user who works in it"

@@ -1,0 +1,104 @@
+"""Task `down`: remove pod, Secrets, volumes and deploy folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from ..console import Console
+from ..definition.names import check_instance, checkout_id, deploy_folder, environment_names
+from ..deployment import folder
+from ..deployment.existing import Existing, all_existing, find_existing, remove_pod
+from ..engines.engine import Engine, Listing
+from ..errors import DefinitionError, StateError, suggestion
+
+# Secrets that outlive `down --keep-volumes`: the database in a kept volume is encrypted with them.
+KEPT_WITH_VOLUMES = ("crypt_keys",)
+
+
+def down(
+    root: Path,
+    engine: Engine,
+    console: Console,
+    *,
+    env: str | None,
+    instance: str | None,
+    all_: bool,
+    keep_volumes: bool,
+    confirm: Callable[[Existing], None],
+) -> None:
+    """Take down environment ``env`` (its ``instance``), the only one that is up, or with ``all_`` all of this checkout.
+
+    ``confirm`` is called with each deployment before anything is removed; raise to abort. No definition is needed.
+    Raises DefinitionError for an impossible name, StateError if it isn't clear which one is meant or another task is
+    changing one of them.
+    """
+    try:
+        check_instance(instance)
+    except ValueError as error:
+        raise DefinitionError(
+            f"--instance {instance!r}: {error}", "`invoke status` lists what is up"
+        ) from None
+    with ExitStack() as locks:
+        # Locked before looking, so that nothing changes in between. A missing folder isn't created for its lock.
+        for path in [deploy_folder(root, env, instance)] if env else folder.folders(root):
+            if path.exists():
+                locks.enter_context(folder.lock(path))
+        listing = engine.listing()
+        chosen = (
+            [_named(listing, root, env, instance)] if env else _of_checkout(listing, root, instance, all_)
+        )
+        to_remove = [item for item in chosen if _exists(item, root, keep_volumes)]
+        for item in to_remove:
+            confirm(item)
+        for item in to_remove:
+            _take_down(item, root, engine, keep_volumes)
+            kept = f", kept {len(item.volumes)} volumes" if keep_volumes else ""
+            console.say("down", f"{item.pod_name} is gone{kept}")
+    if not to_remove:
+        console.say("down", "there is nothing to take down")
+
+
+def _named(listing: Listing, root: Path, env: str, instance: str | None) -> Existing:
+    """Return the deployment that --env and --instance name."""
+    names = environment_names(root)
+    if env not in names and not any(item.environment == env for item in all_existing(listing).values()):
+        raise DefinitionError(f"--env {env}: there is no such environment", suggestion(env, names))
+    existing = find_existing(listing, root, env, instance)
+    if existing.environment != env:
+        problem = f"{existing.pod_name} is of environment {existing.environment}"
+        raise StateError(problem, f"--env {existing.environment}")
+    if existing.checkout != checkout_id(root):
+        raise StateError(f"{existing.pod_name} was brought up from another checkout", "take it down there")
+    return existing
+
+
+def _of_checkout(listing: Listing, root: Path, instance: str | None, all_: bool) -> list[Existing]:
+    """Return the deployments of the checkout ``root``; without ``all_`` there must not be more than one."""
+    existing = [item for item in all_existing(listing).values() if item.checkout == checkout_id(root)]
+    if instance is not None:
+        existing = [item for item in existing if item.instance == instance]
+    if len(existing) > 1 and not all_:
+        names = ", ".join(item.pod_name for item in existing)
+        raise StateError(f"{len(existing)} are up: {names}", "give --env, or --all")
+    return existing
+
+
+def _exists(existing: Existing, root: Path, keep_volumes: bool) -> bool:
+    """Return whether there is anything to remove; volumes don't count with ``keep_volumes``."""
+    path = existing.folder(root)
+    volumes = existing.volumes and not keep_volumes
+    return bool(existing.pod or existing.containers or existing.secrets or volumes) or bool(
+        path and path.exists()
+    )
+
+
+def _take_down(existing: Existing, root: Path, engine: Engine, keep_volumes: bool) -> None:
+    if keep_volumes:
+        remove_pod(engine, existing)
+    else:
+        # No grace: what the containers would still write goes with the volumes.
+        remove_pod(engine, existing, volumes=existing.volumes, grace=0)
+    if path := existing.folder(root):
+        folder.remove(path, keep=KEPT_WITH_VOLUMES if keep_volumes else ())

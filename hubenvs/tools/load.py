@@ -1,0 +1,66 @@
+"""Task `load`: the images and working copies of a bundle, so that `up` needs no network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..deployment.desired import planned_images
+from ..errors import StateError
+from ..plan.images import container_builds
+from ..session import Session
+from ..stages.clone import restore
+from .bundle import CHUNK, IMAGES, Index
+
+# From Debian 13 on /tmp is in memory, and images take a gigabyte.
+_SCRATCH = os.environ.get("TMPDIR", "/var/tmp")
+
+
+def load(session: Session, index: Index, source: Path) -> None:
+    """Load the bundle ``source``, whose ``index`` has been read: working copies first, then images.
+
+    An existing working copy is kept. Raises StateError, before an image is loaded, if this checkout would build other
+    images than those in the bundle.
+    """
+    env, say = session.env, session.console.say
+    with session.locked():
+        restored = []
+        for name, commit in index.repositories.items():
+            exists = env.working_copy(name).exists()
+            if not exists:
+                with _member(source, name) as path:
+                    restore(session, name, path)
+                restored.append(env.working_copy(name))
+            say("load", f"{name}: {'kept, not replaced by' if exists else 'made at'} {commit}")
+        builds = container_builds(env, planned_images(env, session.engine, index.images))
+        if absent := sorted({build.tag for build in builds.values()} - set(index.images)):
+            for folder in restored:
+                shutil.rmtree(folder)
+            commit = f" (the bundle is of commit {index.checkout[:12]})" if index.checkout else ""
+            raise StateError(
+                f"{source}: this checkout needs {', '.join(absent)}, and the bundle has other images{commit}",
+                "check that commit out, with the definition and the working copies that the bundle was made of",
+            )
+        with _member(source, IMAGES) as path, session.console.busy("load", ", ".join(index.images)):
+            session.engine.load_images(path)
+    say("load", f"{len(index.images)} images; next: invoke up --env {env.name}")
+
+
+@contextmanager
+def _member(source: Path, name: str) -> Iterator[Path]:
+    """Give the path of a copy of the file ``name`` in the bundle ``source``, which has been checked."""
+    with (
+        tempfile.TemporaryDirectory(prefix="hubenvs-", dir=_SCRATCH) as folder,
+        tarfile.open(source, "r:") as tar,
+    ):
+        path = Path(folder) / "content"
+        stream = tar.extractfile(name)
+        assert stream
+        with path.open("wb") as copy:
+            shutil.copyfileobj(stream, copy, CHUNK)
+        yield path

@@ -1,0 +1,67 @@
+"""Task `render`: the manifest, or the folder that a Kubernetes cluster takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..deployment import folder
+from ..deployment.desired import desired_pod, planned_images
+from ..deployment.sources import read_seeds, read_templates
+from ..errors import DefinitionError
+from ..files import write
+from ..plan import kubernetes
+from ..plan.images import container_builds
+from ..plan.manifest import Documents, dump, redacted
+from ..session import Session
+
+
+def render(session: Session, output: str | None, target: str, with_secrets: bool) -> None:
+    """Print the manifest, or write it to the file ``output``; for ``target`` kubernetes ``output`` is a folder.
+
+    Secrets are redacted unless ``with_secrets``. Raises DefinitionError if the options contradict each other.
+    """
+    _check_options(target, (session.engine.name, "kubernetes"), output, with_secrets)
+    if target == "kubernetes":
+        path = Path(output or "")
+        path.mkdir(parents=True, exist_ok=True)
+        for name, content in kubernetes_folder(session).items():
+            write(path / name, content)
+        return
+    text = dump(render_manifest(session, with_secrets))
+    if output:
+        write(Path(output), text)
+    else:
+        print(text, end="")
+
+
+def _check_options(target: str, targets: tuple[str, ...], output: str | None, with_secrets: bool) -> None:
+    if target not in targets:
+        raise DefinitionError(f"--target {target}: there is no such target", " or ".join(targets))
+    if target == "kubernetes" and with_secrets:
+        raise DefinitionError(
+            "--with-secrets: the folder for Kubernetes never contains Secrets", "leave it out"
+        )
+    if target == "kubernetes" and not output:
+        raise DefinitionError("--target kubernetes: writes a folder", "give --output FOLDER")
+    if with_secrets and not output:
+        hint = "give --output FILE; it is made for you alone"
+        raise DefinitionError("--with-secrets: Secrets are not printed", hint)
+
+
+def render_manifest(session: Session, with_secrets: bool = False) -> Documents:
+    """Return the manifest that `up` would play, with redacted Secrets unless ``with_secrets``."""
+    env = session.env
+    if with_secrets:
+        values = session.secrets()
+    else:  # before the first `up` there are none
+        values = dict.fromkeys(env.secret_keys, "") | folder.read_secrets(env.deploy_folder)
+    documents = desired_pod(env, planned_images(env, session.engine), values).documents
+    return documents if with_secrets else redacted(documents)
+
+
+def kubernetes_folder(session: Session) -> dict[str, str]:
+    """Return the files of the folder for `kubectl apply -k`, by name."""
+    env = session.env
+    builds = container_builds(env, planned_images(env, session.engine))
+    images = {name: build.tag for name, build in builds.items()}
+    return kubernetes.folder(env, read_templates(env.root), images, read_seeds(env))

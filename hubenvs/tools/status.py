@@ -1,0 +1,96 @@
+"""Task `status`: the deployments that are up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..console import Console
+from ..definition.containers import PASSWORD_KEY, PORTS
+from ..definition.environment import Environment
+from ..definition.read import readable_environments
+from ..definition.schema import Endpoint
+from ..deployment import folder
+from ..deployment.existing import Existing, all_existing
+from ..engines.engine import Engine
+from ..errors import StateError
+from ..session import Session
+from ..stages.clone import describe
+from ..stages.wait import hub_answers
+
+
+def status(root: Path, engine: Engine, console: Console, json: bool) -> None:
+    """Print the deployments, of this checkout and of others."""
+    rows = list_deployments(root, engine, console)
+    if json:
+        console.result({"environments": rows})
+        return
+    if not rows:
+        console.say("status", "nothing is up")
+    for row in rows:
+        console.say(row["state"], f"{row['pod'] or row['env']}  {row['gateway_url'] or row['url'] or ''}")
+        console.say("", ", ".join(f"{item['name']} {item['state']}" for item in row["containers"]))
+        console.say("", f"volumes: {', '.join(row['volumes']) or 'none'}")
+        if row["password_file"]:
+            console.say("", f"log in as {row['user']} with the password in {row['password_file']}")
+        for item in row["repositories"]:
+            edited = " (edited)" if item["edited"] else ""
+            console.say("", f"{item['name']} {item['commit'] or 'no commit'}{edited} from {item['url']}")
+
+
+def list_deployments(root: Path, engine: Engine, console: Console) -> list[dict[str, Any]]:
+    """Return what `status --json` prints, one entry for each deployment."""
+    environments = readable_environments(root)
+    return [
+        _row(item, root, environments, engine, console) for item in all_existing(engine.listing()).values()
+    ]
+
+
+def _row(
+    existing: Existing, root: Path, environments: dict[str, Environment], engine: Engine, console: Console
+) -> dict[str, Any]:
+    path = existing.folder(root)
+    env = _environment(existing, path, environments)
+    session = Session(env, engine, console) if env else None
+    password = path / folder.SECRETS / PASSWORD_KEY if path else None
+    state = existing.state(env)
+    if state == "up" and session and "jupyterhub" in session.env.containers and not hub_answers(session):
+        state = "starting"
+    hub_url, gateway_url = (_published_url(existing, env, name) for name in ("jupyterhub", "gateway"))
+    return {
+        "env": existing.environment,
+        "instance": existing.instance,
+        "state": state,
+        "url": hub_url or gateway_url,
+        "gateway_url": gateway_url,
+        "user": (env.user or None) if env and path else None,
+        "password_file": str(password) if password and password.exists() else None,
+        "pod": existing.pod_name if existing.pod else None,
+        "containers": [{"name": item.name, "state": item.state} for item in existing.containers],
+        "volumes": list(existing.volumes),
+        "secrets": list(existing.secrets),
+        "repositories": describe(session) if session and path else [],
+    }
+
+
+def _environment(
+    existing: Existing, path: Path | None, environments: dict[str, Environment]
+) -> Environment | None:
+    """Return the definition that the deployment was brought up with, or else the one in envs/; None without either."""
+    try:
+        if path and (recorded := folder.read_record(path).environment):
+            return recorded
+    except StateError:
+        pass  # a damaged record keeps nobody from seeing what is up
+    defined = environments.get(existing.environment)
+    return defined and defined.model_copy(update={"instance": existing.instance})
+
+
+def _published_url(existing: Existing, env: Environment | None, name: str) -> str | None:
+    """Return where port ``name`` is published, as the engine has it; the definition may have changed since."""
+    base_url = env.base_url.rstrip("/") if env else "/"
+    for container in existing.containers:
+        for port in container.ports:
+            if port.container_port == PORTS[name].number:
+                return f"http://{Endpoint(address=port.address, port=port.host_port)}{base_url}"
+    return None

@@ -1,0 +1,68 @@
+"""Explain a failed reload: the user's own file and line, and the error, from a program's output in a container."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ..definition.environment import Environment, Volume
+from ..deployment.sources import seed_source
+from ..errors import StateError
+
+_LEVEL = re.compile(r"^\[[A-Z] [^]]*\] ")
+_FRAME = re.compile(r'File "(?P<path>[^"]+)", line (?P<line>\d+)')
+# s6's time and JupyterHub's indent at the start of a line of the hub's log.
+_LOGGED = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+  ( {4})?")
+
+
+def failure_lines(output: str) -> list[str]:
+    """Return the lines of a failed command's ``output`` without the logger's prefixes and warm.py's last words."""
+    lines = (_LOGGED.sub("", line).rstrip() for line in output.splitlines())
+    return [line for line in lines if line not in ("", "done", "failed")]
+
+
+def explain(
+    env: Environment, container: str, lines: list[str], folders: Mapping[str, Path | Volume]
+) -> StateError:
+    """Return the error in the ``lines`` that a program printed in ``container``, with this host's file and line.
+
+    ``folders``: where each updated folder of the container comes from.
+    """
+    place, problem = locate(lines, folders)
+    details = lines[-12:]
+    if place is None:
+        message = f"the edit does not work in {container}: {problem}"
+        return StateError(message, "the previous version keeps running", details)
+    path, line = place
+    message = f"{_source(env, path, folders)}:{line}: {problem}"
+    return StateError(message, "correct it; the previous version keeps running", details)
+
+
+def locate(lines: Iterable[str], folders: Iterable[str]) -> tuple[tuple[str, int] | None, str]:
+    """Return file and line of the last frame in one of ``folders`` in a traceback, and the error.
+
+    Without such a frame, None instead of file and line.
+    """
+    lines, prefixes = list(lines), tuple(f"{folder}/" for folder in folders)
+    frames = [(number, frame) for number, line in enumerate(lines) if (frame := _FRAME.search(line))]
+    ours = [(number, frame) for number, frame in frames if frame["path"].startswith(prefixes)]
+    last = ours[-1][0] if ours else -1
+    problems = [line for line in lines[last + 1 :] if line[:1].strip()]
+    if not problems:
+        return None, "it gives no reason"
+    if not ours:
+        return None, _LEVEL.sub("", problems[-1])
+    return (ours[-1][1]["path"], int(ours[-1][1]["line"])), problems[0]
+
+
+def _source(env: Environment, path: str, folders: Mapping[str, Path | Volume]) -> str:
+    """Return the file on this host that ``path`` in the container comes from, relative to the checkout."""
+    for folder, source in folders.items():
+        if path.startswith(f"{folder}/"):
+            name = path.removeprefix(f"{folder}/")
+            found = (
+                source / name if isinstance(source, Path) else seed_source(env, source, name) or Path(path)
+            )
+            return str(found.relative_to(env.root)) if found.is_relative_to(env.root) else str(found)
+    return path

@@ -1,0 +1,31 @@
+"""HTTP requests to what we have started."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Returns a redirect as an answer instead of following it."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+# Pods are on this host; a web proxy (http_proxy) would look for them on its own.
+_DIRECT = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler({}))
+
+
+def http_status(url: str, timeout: float = 5.0, proxied: bool = False) -> int | None:
+    """Return the HTTP status that ``url`` answers within ``timeout`` seconds; None if it doesn't answer.
+
+    Redirects aren't followed. ``proxied``: use the web proxy of the environment (http_proxy), and follow them.
+    """
+    try:
+        with (urllib.request.urlopen if proxied else _DIRECT.open)(url, timeout=timeout) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return None
