@@ -32,6 +32,14 @@ def envs(ctx: Context, json: bool = False) -> None:
 
 
 @task()
+def version(ctx: Context) -> None:
+    """Print the version of this suite."""
+    import hubenvs
+
+    print(f"hubenvs {hubenvs.__version__}")
+
+
+@task()
 def doctor(ctx: Context, json: bool = False) -> None:
     """Check this host: engine, cgroups, limits, ports, disk, certificates, registries; with remedies."""
     import hubenvs.tools.doctor
@@ -41,7 +49,7 @@ def doctor(ctx: Context, json: bool = False) -> None:
 
 
 @task()
-def clone(ctx: Context, env: str | None = None, instance: str | None = None, set_: Settings = None) -> None:
+def clone(ctx: Context, env: Option = None, instance: Option = None, set_: Settings = None) -> None:
     """Make the development repositories' working copies; one that exists is never overwritten."""
     import hubenvs.stages.clone
 
@@ -49,7 +57,7 @@ def clone(ctx: Context, env: str | None = None, instance: str | None = None, set
 
 
 @task(changes=True)
-def build(ctx: Context, env: str | None = None, instance: str | None = None, set_: Settings = None) -> None:
+def build(ctx: Context, env: Option = None, instance: Option = None, set_: Settings = None) -> None:
     """Build the images whose content has changed, both containers' at the same time."""
     import hubenvs.stages.build
 
@@ -57,7 +65,7 @@ def build(ctx: Context, env: str | None = None, instance: str | None = None, set
 
 
 @task(changes=True)
-def volumes(ctx: Context, env: str | None = None, instance: str | None = None, set_: Settings = None) -> None:
+def volumes(ctx: Context, env: Option = None, instance: Option = None, set_: Settings = None) -> None:
     """Make the volumes and bring changed seed files into them; what was edited in a volume is kept."""
     import hubenvs.stages.volumes
 
@@ -73,8 +81,8 @@ def volumes(ctx: Context, env: str | None = None, instance: str | None = None, s
 )
 def secrets(
     ctx: Context,
-    env: str | None = None,
-    instance: str | None = None,
+    env: Option = None,
+    instance: Option = None,
     rotate: bool = False,
     init: bool = False,
     set_: Settings = None,
@@ -94,14 +102,14 @@ def secrets(
 )
 def render(
     ctx: Context,
-    env: str | None = None,
-    instance: str | None = None,
-    output: str | None = None,
+    env: Option = None,
+    instance: Option = None,
+    output: Option = None,
     target: str = "podman",
     with_secrets: bool = False,
     set_: Settings = None,
 ) -> None:
-    """Print the manifest that `up` would play, with the Secrets redacted; or write what a Kubernetes cluster takes."""
+    """Print the manifest that `up` would play, Secrets redacted; or write what a Kubernetes cluster takes."""
     import hubenvs.tools.render
 
     session = open_session(ctx, env, instance, set_, quiet=True)
@@ -109,7 +117,7 @@ def render(
 
 
 @task(help={"file": "the file to write"})
-def bundle(ctx: Context, file: str, env: str | None = None, set_: Settings = None) -> None:
+def bundle(ctx: Context, file: str, env: Option = None, set_: Settings = None) -> None:
     """Write images, working copies and manifest to one file, for `load` on a machine without a network."""
     import hubenvs.tools.bundle
 
@@ -118,7 +126,7 @@ def bundle(ctx: Context, file: str, env: str | None = None, set_: Settings = Non
 
 @task(changes=True, help={"file": "what `invoke bundle` wrote"})
 def load(ctx: Context, file: str, set_: Settings = None) -> None:
-    """Take what `bundle` wrote, so that `up` needs no network; a damaged file is refused before anything is loaded."""
+    """Take what `bundle` wrote, so that `up` needs no network; a damaged file is refused at once."""
     import hubenvs.tools.load
 
     index = hubenvs.tools.bundle.read_index(Path(file))
@@ -126,15 +134,15 @@ def load(ctx: Context, file: str, set_: Settings = None) -> None:
 
 
 @task(help={"registry": "where to, like registry.example.org/site, after `podman login`"})
-def push(ctx: Context, registry: str, env: str | None = None, set_: Settings = None) -> None:
-    """Push the images to a site's registry, and print the lines of local.yaml that run them by their digests."""
+def push(ctx: Context, registry: str, env: Option = None, set_: Settings = None) -> None:
+    """Push the images to a site's registry, and print the lines of local.yaml that run them by digest."""
     import hubenvs.tools.push
 
     hubenvs.tools.push.push(open_session(ctx, env, None, set_), registry)
 
 
 @task(changes=True)
-def play(ctx: Context, env: str | None = None, instance: str | None = None, set_: Settings = None) -> None:
+def play(ctx: Context, env: Option = None, instance: Option = None, set_: Settings = None) -> None:
     """Play the manifest: start the pod, or replace it if what it is made of has changed."""
     import hubenvs.stages.play
 
@@ -143,11 +151,7 @@ def play(ctx: Context, env: str | None = None, instance: str | None = None, set_
 
 @task(help={"timeout": "seconds to wait at most; 0: wait_timeout of the definition"})
 def wait(
-    ctx: Context,
-    env: str | None = None,
-    instance: str | None = None,
-    timeout: str = "0",
-    set_: Settings = None,
+    ctx: Context, env: Option = None, instance: Option = None, timeout: str = "0", set_: Settings = None
 ) -> None:
     """Wait until the hub, its SSH connection and Slurm answer."""
     import hubenvs.stages.wait
@@ -157,7 +161,7 @@ def wait(
 
 
 @task()
-def check(ctx: Context, env: str | None = None, instance: str | None = None, set_: Settings = None) -> None:
+def check(ctx: Context, env: Option = None, instance: Option = None, set_: Settings = None) -> None:
     """Check SSH from the hub container to Slurm: what must work does, and what must not is refused."""
     import hubenvs.stages.check
 
@@ -172,10 +176,10 @@ def check(ctx: Context, env: str | None = None, instance: str | None = None, set
 )
 def verify(
     ctx: Context,
-    env: str | None = None,
-    instance: str | None = None,
-    url: str | None = None,
-    token_file: str | None = None,
+    env: Option = None,
+    instance: Option = None,
+    url: Option = None,
+    token_file: Option = None,
     set_: Settings = None,
 ) -> None:
     """Do what a user does (log in, spawn, compute, stop), and name the step that fails with its log lines."""
@@ -197,12 +201,12 @@ def verify(
 )
 def up(
     ctx: Context,
-    env: str | None = None,
-    instance: str | None = None,
+    env: Option = None,
+    instance: Option = None,
     dry_run: bool = False,
-    as_: str | None = None,
-    configmap: str | None = None,
-    users: str | None = None,
+    as_: Option = None,
+    configmap: Option = None,
+    users: Option = None,
     yes: bool = False,
     set_: Settings = None,
 ) -> None:
@@ -220,13 +224,9 @@ def up(
 
 @task(help={"watch": "stay, and reload at every save until Ctrl-C"})
 def reload(
-    ctx: Context,
-    env: str | None = None,
-    instance: str | None = None,
-    watch: bool = False,
-    set_: Settings = None,
+    ctx: Context, env: Option = None, instance: Option = None, watch: bool = False, set_: Settings = None
 ) -> None:
-    """Bring edited working copies, hub configuration and templates into the running pod; restart what they touch."""
+    """Bring edited packages, hub configuration and templates into the running pod; restart what they touch."""
     import hubenvs.tools.reload
 
     hubenvs.tools.reload.reload(open_session(ctx, env, instance, set_, as_deployed=True), watch)
@@ -244,11 +244,11 @@ def reload(
 def token(
     ctx: Context,
     user: str,
-    env: str | None = None,
-    instance: str | None = None,
+    env: Option = None,
+    instance: Option = None,
     expired: bool = False,
-    audience: str | None = None,
-    platform: str | None = None,
+    audience: Option = None,
+    platform: Option = None,
     lifetime: str = "0",
     set_: Settings = None,
 ) -> None:
@@ -271,8 +271,8 @@ def token(
 )
 def down(
     ctx: Context,
-    env: str | None = None,
-    instance: str | None = None,
+    env: Option = None,
+    instance: Option = None,
     all_: bool = False,
     keep_volumes: bool = False,
     yes: bool = False,
@@ -311,9 +311,9 @@ def status(ctx: Context, json: bool = False) -> None:
 )
 def logs(
     ctx: Context,
-    env: str | None = None,
-    instance: str | None = None,
-    container: str | None = None,
+    env: Option = None,
+    instance: Option = None,
+    container: Option = None,
     follow: bool = False,
     lines: str = "100",
 ) -> None:
@@ -333,11 +333,11 @@ def logs(
 )
 def shell(
     ctx: Context,
-    env: str | None = None,
-    instance: str | None = None,
+    env: Option = None,
+    instance: Option = None,
     container: str = "slurm",
-    user: str | None = None,
-    command: str | None = None,
+    user: Option = None,
+    command: Option = None,
 ) -> None:
     """Open a shell in a container, or run a command there; ends with its exit status."""
     import hubenvs.tools.shell
@@ -353,11 +353,7 @@ def shell(
     }
 )
 def slurm(
-    ctx: Context,
-    env: str | None = None,
-    instance: str | None = None,
-    user: str | None = None,
-    command: str | None = None,
+    ctx: Context, env: Option = None, instance: Option = None, user: Option = None, command: Option = None
 ) -> None:
     """Run a command of Slurm's in its container: `invoke slurm --env … -- squeue --all`; ends with its status."""
     import hubenvs.tools.shell
@@ -375,7 +371,7 @@ def slurm(
     },
 )
 def test_repo(
-    ctx: Context, repository: str, env: str | None = None, arguments: str | None = None, set_: Settings = None
+    ctx: Context, repository: str, env: Option = None, arguments: Option = None, set_: Settings = None
 ) -> None:
     """Run a working copy's own tests in the image that is built from it; ends with their exit status."""
     import hubenvs.tools.test_repo
@@ -385,7 +381,7 @@ def test_repo(
 
 
 @task(help={"port": "of this host's loopback, for the debugger to attach to"})
-def debug(ctx: Context, env: str | None = None, instance: str | None = None, port: str = "5678") -> None:
+def debug(ctx: Context, env: Option = None, instance: Option = None, port: str = "5678") -> None:
     """Run the hub under debugpy until Ctrl-C; servers and log-ins stay."""
     import hubenvs.tools.debug
 
@@ -395,7 +391,7 @@ def debug(ctx: Context, env: str | None = None, instance: str | None = None, por
 
 @task(help={"volume": "which one, like jupyterhub-data", "output": "the tar to write (for you alone)"})
 def export_volume(
-    ctx: Context, volume: str, output: str, env: str | None = None, instance: str | None = None
+    ctx: Context, volume: str, output: str, env: Option = None, instance: Option = None
 ) -> None:
     """Write a volume's content to a tar file."""
     import hubenvs.tools.export_volume
@@ -406,5 +402,5 @@ def export_volume(
 
 namespace = Collection(
     envs, doctor, clone, build, volumes, secrets, render, bundle, load, push, play, wait, check, verify, up, reload,
-    token, down, status, logs, shell, slurm, test_repo, debug, export_volume,
+    token, down, status, logs, shell, slurm, test_repo, debug, export_volume, version,
 )  # fmt: skip

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .engines.engine import Engine
     from .session import Session
 
+Option = str | None
 # The values of --set. Invoke makes a list of them if the default is None.
 Settings = Sequence[str] | None
 ROOT = Path(__file__).resolve().parents[1]

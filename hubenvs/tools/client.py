@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import html.parser
 import json
 import time
 import uuid
@@ -15,43 +14,23 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+from bs4 import BeautifulSoup
 
 from ..errors import StateError
 from ..polling import poll
 
 
-class _Form(html.parser.HTMLParser):
-    """Collects the named inputs and selects of a page, with their initial values."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fields: dict[str, str] = {}
-        self.options: dict[str, list[str]] = {}
-        self._select: str | None = None
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        attributes = {key: value or "" for key, value in attrs}
-        name, value = attributes.get("name"), attributes.get("value", "")
-        if tag == "input" and name is not None:
-            self.fields[name] = value
-        elif tag == "select" and name is not None:
-            self._select = name
-            self.options[name] = []
-        elif tag == "option" and self._select:
-            self.options[self._select].append(value)
-            if "selected" in attributes or self._select not in self.fields:
-                self.fields[self._select] = value
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == "select":
-            self._select = None
-
-
 def form_fields(page: str) -> tuple[dict[str, str], dict[str, list[str]]]:
     """Return the form fields of an HTML ``page`` with their values, and the options of each select."""
-    form = _Form()
-    form.feed(page)
-    return form.fields, form.options
+    soup = BeautifulSoup(page, "html.parser")
+    fields = {str(item["name"]): str(item.get("value", "")) for item in soup.select("input[name]")}
+    options: dict[str, list[str]] = {}
+    for select in soup.select("select[name]"):
+        name, choices = str(select["name"]), select.select("option")
+        options[name] = [str(choice.get("value", "")) for choice in choices]
+        for choice in [item for item in choices if item.has_attr("selected")] or choices[:1]:
+            fields[name] = str(choice.get("value", ""))
+    return fields, options
 
 
 class HubUser:
@@ -246,28 +225,12 @@ class HubUser:
         raise StateError(f"{what} answered {answer.status_code}", details=_message(answer.text))
 
 
-class _Text(html.parser.HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-        self._skip = 0
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._skip += tag in ("script", "style", "head", "nav")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._skip -= tag in ("script", "style", "head", "nav")
-
-    def handle_data(self, data: str) -> None:
-        if not self._skip and data.strip():
-            self.lines.append(" ".join(data.split()))
-
-
 def _message(page: str) -> list[str]:
     """Return the first lines of text on the HTML ``page``."""
-    text = _Text()
-    text.feed(page)
-    return text.lines[:6]
+    soup = BeautifulSoup(page, "html.parser")
+    for item in soup(["script", "style", "head", "nav"]):
+        item.decompose()
+    return [" ".join(text.split()) for text in soup.stripped_strings][:6]
 
 
 def _execute(socket: Any, session: str, code: str, timeout: float) -> str:
