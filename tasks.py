@@ -9,17 +9,8 @@ from pathlib import Path
 
 from invoke import Collection, Context
 
-from hubenvs.cli import (
-    ROOT,
-    Settings,
-    confirm,
-    end_with,
-    open_engine,
-    open_session,
-    task,
-    whole_number,
-    words,
-)
+from hubenvs import cli
+from hubenvs.cli import ROOT, Option, Settings, open_session, task
 
 
 @task()
@@ -27,7 +18,7 @@ def envs(ctx: Context, json: bool = False) -> None:
     """List the environments, and say of each whether it can run here."""
     import hubenvs.tools.envs
 
-    _, console = open_engine(ctx, quiet=json)
+    _, console = cli.open_engine(ctx, quiet=json)
     hubenvs.tools.envs.envs(ROOT, console, json)
 
 
@@ -44,8 +35,8 @@ def doctor(ctx: Context, json: bool = False) -> None:
     """Check this host: engine, cgroups, limits, ports, disk, certificates, registries; with remedies."""
     import hubenvs.tools.doctor
 
-    engine, console = open_engine(ctx, quiet=json)
-    end_with(0 if hubenvs.tools.doctor.doctor(ROOT, engine, console, json) else 1)
+    engine, console = cli.open_engine(ctx, quiet=json)
+    cli.end_with(0 if hubenvs.tools.doctor.doctor(ROOT, engine, console, json) else 1)
 
 
 @task()
@@ -75,7 +66,7 @@ def volumes(ctx: Context, env: Option = None, instance: Option = None, set_: Set
 @task(
     changes=True,
     help={
-        "rotate": "replace the existing keys and passwords, and restart the pod with the new ones if it is up",
+        "rotate": "replace existing keys and passwords, and restart the pod with the new ones if it is up",
         "init": "only make the SSH key pair for a Slurm elsewhere, and print the line for its administrator",
     },
 )
@@ -156,7 +147,7 @@ def wait(
     """Wait until the hub, its SSH connection and Slurm answer."""
     import hubenvs.stages.wait
 
-    seconds = whole_number("--timeout", timeout)
+    seconds = cli.whole_number("--timeout", timeout)
     hubenvs.stages.wait.wait(open_session(ctx, env, instance, set_, as_deployed=True), seconds or None)
 
 
@@ -218,7 +209,7 @@ def up(
     if dry_run:
         hubenvs.stages.up.dry_run(session)
     else:
-        confirm("up", env, yes)
+        cli.confirm("up", env, yes)
         hubenvs.stages.up.up(session)
 
 
@@ -226,7 +217,7 @@ def up(
 def reload(
     ctx: Context, env: Option = None, instance: Option = None, watch: bool = False, set_: Settings = None
 ) -> None:
-    """Bring edited packages, hub configuration and templates into the running pod; restart what they touch."""
+    """Bring edited packages, configuration and templates into the running pod; restart what they touch."""
     import hubenvs.tools.reload
 
     hubenvs.tools.reload.reload(open_session(ctx, env, instance, set_, as_deployed=True), watch)
@@ -255,7 +246,7 @@ def token(
     """Print an ID token of a user, as the bundled provider signs it, for the header X-Auth-Id-Token."""
     import hubenvs.tools.token
 
-    seconds = whole_number("--lifetime", lifetime) or None
+    seconds = cli.whole_number("--lifetime", lifetime) or None
     session = open_session(ctx, env, instance, set_, quiet=True, as_deployed=True)
     hubenvs.tools.token.token(
         session, user, audience=audience, platform=platform, lifetime=seconds, expired=expired
@@ -280,7 +271,7 @@ def down(
     """Take an environment down: pod, Secrets, volumes and deploy folder; without --env the one that is up."""
     import hubenvs.tools.down
 
-    engine, console = open_engine(ctx)
+    engine, console = cli.open_engine(ctx)
     hubenvs.tools.down.down(
         ROOT,
         engine,
@@ -289,7 +280,7 @@ def down(
         instance=instance,
         all_=all_,
         keep_volumes=keep_volumes,
-        confirm=lambda existing: confirm("down", existing.environment, yes),
+        confirm=lambda existing: cli.confirm("down", existing.environment, yes),
     )
 
 
@@ -298,7 +289,7 @@ def status(ctx: Context, json: bool = False) -> None:
     """Show what is up: state, URL, user, containers, volumes, working copies."""
     import hubenvs.tools.status
 
-    engine, console = open_engine(ctx, quiet=json)
+    engine, console = cli.open_engine(ctx, quiet=json)
     hubenvs.tools.status.status(ROOT, engine, console, json)
 
 
@@ -320,7 +311,7 @@ def logs(
     """Show what the containers log."""
     import hubenvs.tools.logs
 
-    count = whole_number("--lines", lines)
+    count = cli.whole_number("--lines", lines)
     hubenvs.tools.logs.logs(open_session(ctx, env, instance, as_deployed=True), container, follow, count)
 
 
@@ -343,7 +334,7 @@ def shell(
     import hubenvs.tools.shell
 
     session = open_session(ctx, env, instance, as_deployed=True)
-    end_with(hubenvs.tools.shell.shell(session, container, user, words(command)))
+    cli.end_with(hubenvs.tools.shell.shell(session, container, user, cli.words(command)))
 
 
 @task(
@@ -355,11 +346,11 @@ def shell(
 def slurm(
     ctx: Context, env: Option = None, instance: Option = None, user: Option = None, command: Option = None
 ) -> None:
-    """Run a command of Slurm's in its container: `invoke slurm --env … -- squeue --all`; ends with its status."""
+    """Run a command of Slurm in its container: `invoke slurm --env … -- squeue --all`; ends with its status."""
     import hubenvs.tools.shell
 
     session = open_session(ctx, env, instance, as_deployed=True)
-    end_with(hubenvs.tools.shell.shell(session, "slurm", user, words(command) or ("sinfo",)))
+    cli.end_with(hubenvs.tools.shell.shell(session, "slurm", user, cli.words(command) or ("sinfo",)))
 
 
 @task(
@@ -377,7 +368,7 @@ def test_repo(
     import hubenvs.tools.test_repo
 
     session = open_session(ctx, env or "dev_dummyauth", None, set_)
-    end_with(hubenvs.tools.test_repo.test_repo(session, repository, words(arguments)))
+    cli.end_with(hubenvs.tools.test_repo.test_repo(session, repository, cli.words(arguments)))
 
 
 @task(help={"port": "of this host's loopback, for the debugger to attach to"})
@@ -385,8 +376,8 @@ def debug(ctx: Context, env: Option = None, instance: Option = None, port: str =
     """Run the hub under debugpy until Ctrl-C; servers and log-ins stay."""
     import hubenvs.tools.debug
 
-    number = whole_number("--port", port, range(1, 65536))
-    hubenvs.tools.debug.debug(open_session(ctx, env, instance, as_deployed=True), number)
+    session = open_session(ctx, env, instance, as_deployed=True)
+    hubenvs.tools.debug.debug(session, cli.whole_number("--port", port, range(1, 65536)))
 
 
 @task(help={"volume": "which one, like jupyterhub-data", "output": "the tar to write (for you alone)"})
@@ -401,6 +392,6 @@ def export_volume(
 
 
 namespace = Collection(
-    envs, doctor, clone, build, volumes, secrets, render, bundle, load, push, play, wait, check, verify, up, reload,
-    token, down, status, logs, shell, slurm, test_repo, debug, export_volume, version,
+    envs, doctor, clone, build, volumes, secrets, render, bundle, load, push, play, wait, check, verify, up,
+    reload, token, down, status, logs, shell, slurm, test_repo, debug, export_volume, version,
 )  # fmt: skip

@@ -25,7 +25,7 @@ Option = str | None
 # The values of --set. Invoke makes a list of them if the default is None.
 Settings = Sequence[str] | None
 ROOT = Path(__file__).resolve().parents[1]
-# Taken from the environment before Invoke reads it: it converts a variable to the type of the key's current value in
+# Taken from the environment before Invoke reads it: Invoke converts a variable to the type of the key's value in
 # invoke.yaml, and crashes on lists.
 VARIABLES = {name: os.environ.pop(name) for name in tuple(os.environ) if name.startswith("INVOKE_HUBENVS_")}
 # Invoke keeps Python from writing compiled files. Compiling the package at each run takes 0.1 s.
