@@ -20,7 +20,8 @@ from ..plan.images import DEBIAN_OPTIONS, Build, debian_sources
 from ..session import Session
 from .clone import clone, copy_files
 
-# A copy of this host's trusted certificates, for builds; what else is in that folder isn't the build's business.
+# A copy of this host's trusted certificates, for builds; what else is in that folder isn't the build's
+# business.
 CERTIFICATES = "certificates/ca-certificates.crt"
 _NOTE = "note: "  # starts a line of a build's output that is meant for the user
 
@@ -69,7 +70,7 @@ def missing(session: Session, builds: Sequence[Build]) -> tuple[Build, ...]:
 
 
 def commands(session: Session, build: Build, scratch: Path) -> tuple[Argv, ...]:
-    """Return the commands that make the image, from the files that `gather` puts into the folder ``scratch``."""
+    """Return the commands that make the image from the files that `gather` puts into ``scratch``."""
     engine, debian = session.engine, session.env.debian
     if build.pulled:
         return (engine.pull_command(build.tag),)
@@ -95,10 +96,10 @@ def commands(session: Session, build: Build, scratch: Path) -> tuple[Argv, ...]:
 
 
 def gather(session: Session, build: Build, scratch: Path) -> None:
-    """Copy everything that the image is built from into ``scratch``, with the modes that Git knows: 0644 or 0755.
+    """Copy what the image is built from into ``scratch``, with the modes that Git knows: 0644 or 0755.
 
-    The user's umask must not become part of an image: munge and sshd refuse files that a group can write, and users'
-    jobs have to be able to read.
+    The user's umask must not become part of an image: munge and sshd refuse files that a group can write, and
+    users' jobs have to be able to read.
     """
     if not build.has_context or build.pulled:
         return

@@ -28,7 +28,7 @@ _PACKAGE = ("pyproject.toml", "setup.py", "setup.cfg")
 
 
 def clone(session: Session) -> None:
-    """Create the missing working copies and print a line about each; StateError if a source can't be reached."""
+    """Create missing working copies and print a line about each; StateError if a source can't be reached."""
     for repository in carried(session.env):
         session.console.say("clone", f"{repository}: {_clone(session, repository)}")
 
@@ -75,7 +75,7 @@ def _in_place(repository: str, folder: Path) -> str:
 
 
 def _adopt_older_layout(session: Session, repository: str) -> None:
-    """hubenvs<0.2: the copy in use was `<repository>`, whatever its source; rename it to its source's name."""
+    """hubenvs<0.2: rename `<repository>`, which was the copy in use whatever its source, after its source."""
     root = session.env.root
     folder = working_copy(root, repository, "bundled")
     aside = folder.with_name(f"{repository}.{digest('bundled')}")
@@ -118,7 +118,7 @@ def _clone_url(session: Session, repository: str, target: Path) -> None:
 
 
 def _update(session: Session, repository: str, text: str) -> str:
-    """Check out the ref that the definition asks for if nothing is lost by it; return ``text`` with remarks."""
+    """Check out the ref of the definition if nothing is lost by it; return ``text`` with remarks."""
     source = session.env.repositories[repository]
     run = Git(session.programs, session.env.working_copy(repository), is_root=True)
     if source.ref:
@@ -138,7 +138,7 @@ def _update(session: Session, repository: str, text: str) -> str:
 
 
 def _check_out(run: Git, ref: str) -> bool:
-    """Check out ``ref`` unless an earlier definition asked for it too, or there are edits or unpublished commits."""
+    """Check out ``ref`` unless it was asked for before, or there are edits or unpublished commits."""
     asked = run("config", "--local", _REF).text
     edits = run("status", "--porcelain")
     commits = run("log", "--format=%h", "HEAD", "--not", "--remotes", "--tags")
@@ -165,7 +165,7 @@ def restore(session: Session, repository: str, bundle: Path) -> None:
 
 
 def describe(session: Session) -> list[dict[str, object]]:
-    """Return name, url, commit and whether it is edited for each working copy; null where that isn't known."""
+    """Return name, url, commit and edited for each working copy; null where that isn't known."""
     rows: list[dict[str, object]] = []
     for repository in carried(session.env):
         folder = session.env.working_copy(repository)

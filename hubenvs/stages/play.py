@@ -1,4 +1,4 @@
-"""Stage `play`: create the pod from the manifest, or replace it if anything that it is made of has changed."""
+"""Stage `play`: create the pod from the manifest, or replace it if it has changed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def play(session: Session) -> bool:
 
 
 def play_pod(session: Session, desired: Desired, existing: Existing) -> bool:
-    """Create the pod ``desired``, replacing one that differs; return False if the running pod is already that one.
+    """Create the pod ``desired``, or replace one that differs; return False if it is running already.
 
     If this fails or is interrupted, what it created is removed.
     """

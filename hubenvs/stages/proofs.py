@@ -1,7 +1,7 @@
 """The proofs of `check`.
 
-Fabric's TCP connection is opened inside the hub container by a relay, so it takes the same way as the hub's. The hub's
-own ``ssh`` runs too: it proves the key and the pinned host key that are mounted there.
+Fabric's TCP connection is opened inside the hub container by a relay, so it takes the same way as the hub's.
+The hub's own ``ssh`` runs too: it proves the key and the pinned host key that are mounted there.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from ..session import Session
 
 # Seconds for each connection and command; a healthy one takes well under one.
 TIMEOUT = 15
-# Without output: sudo keeps the service account's folder, where the user can't write, and a job that can't write its
-# output fails at once.
+# Without output: sudo keeps the service account's folder, where the user can't write, and a job that can't
+# write its output fails at once.
 JOB = "#!/bin/sh\n#SBATCH --chdir=/ --output=/dev/null\nsleep 60\n"
 # Variables that make a wrapper run other code; sudo must refuse them.
 CODE_VARIABLES = ("LD_PRELOAD", "PYTHONPATH")
@@ -44,7 +44,7 @@ class Proof:
 
 
 def prove(session: Session) -> list[Proof]:
-    """Return the proofs, up to the first connection that fails; StateError if there is no key to connect with."""
+    """Return the proofs, up to the first connection that fails; StateError without a key to connect with."""
     server = Server(session)
     # First, because ssh explains best why a server can't be reached. Without it, nothing else can be proved.
     proofs = [_hub_ssh(session)]
@@ -64,7 +64,7 @@ def prove(session: Session) -> list[Proof]:
 
 
 class Server:
-    """Slurm's sshd, as reached from the hub container: its address, the hub's key, and the host key that it must have."""
+    """Slurm's sshd as the hub reaches it: its address, the hub's key, and the host key that it must have."""
 
     def __init__(self, session: Session) -> None:
         env = session.env
@@ -75,7 +75,8 @@ class Server:
         self.host, self.port = env.slurm.ssh_hostname, env.slurm.ssh_port
         self.key = paramiko.PKey.from_path(secrets / "ssh_key")  # a site's key can be of any kind
         self._known_hosts = str(secrets / "known_hosts")
-        # -N ends the relay with its input. Otherwise its connection would remain, and sshd waits for that at its end.
+        # -N ends the relay with its input. Otherwise its connection would remain, and sshd waits for that at
+        # its end.
         relay = session.engine.exec_command(self.hub, "nc", "-N", self.host, str(self.port), interactive=True)
         self._relay = shlex.join(relay)  # Fabric splits this and runs it without a shell
 

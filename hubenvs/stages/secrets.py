@@ -15,8 +15,8 @@ from .wait import wait
 def secrets(session: Session, rotate: bool = False, init: bool = False) -> None:
     """Generate missing secrets.
 
-    ``rotate``: replace the existing ones, and restart the pod with the new ones if it is up. ``init``: only create
-    the site's SSH key pair, and print the line for its authorized_keys.
+    ``rotate``: replace the existing ones, and restart the pod with the new ones if it is up. ``init``: only
+    create the site's SSH key pair, and print the line for its authorized_keys.
     """
     if init:
         line = create_key_pair(session.env)

@@ -77,7 +77,7 @@ def _preflight(session: Session) -> Existing:
 
 
 def _play(session: Session, builds: tuple[Build, ...], values: dict[str, str], existing: Existing) -> Session:
-    """Play, and return the session with the ports in use: another `up` may be faster to bind those found free."""
+    """Play, and return the session with the ports in use: another `up` may have taken those found free."""
     while True:
         try:
             play_pod(session, desired_pod(session.env, builds, values), existing)

@@ -35,7 +35,7 @@ def fill_volumes(session: Session, existing: Container[str]) -> None:
 
 
 def _fill(session: Session, volume: Volume, seeds: Tree | None, exists: bool) -> list[str]:
-    """Create ``volume`` if needed and write its ``seeds`` (None: it isn't seeded); return notes for the user."""
+    """Create ``volume`` if needed and write its ``seeds`` (None: not seeded); return notes for the user."""
     engine = session.engine
     present: Tree = {}
     if not exists:

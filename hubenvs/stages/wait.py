@@ -14,7 +14,8 @@ from ..polling import poll
 from ..session import Session
 from ..web import http_status
 
-# States in which sinfo shows a node that answers, busy or not. A node that doesn't answer has a "*" after its state.
+# States in which sinfo shows a node that answers, busy or not. A node that doesn't answer has a "*" after its
+# state.
 ANSWERING = {"idle", "mix", "alloc", "comp", "drain", "drng", "resv", "maint", "plnd"}
 # Seconds between two looks at whether a container has ended.
 LOOK_AT_CONTAINERS = 1
@@ -22,7 +23,7 @@ LOOK_AT_CONTAINERS = 1
 
 @dataclass(frozen=True)
 class Condition:
-    """Something to wait for: its name, the container whose logs explain a failure, and whether it holds now."""
+    """Something to wait for. The logs of ``container`` explain a failure."""
 
     name: str
     container: str
@@ -32,8 +33,8 @@ class Condition:
 def wait(session: Session, timeout: float | None = None) -> None:
     """Wait until everything answers.
 
-    Raises StateError after ``timeout`` seconds (None: wait_timeout of the definition), or as soon as a container has
-    ended, with the last lines of its log.
+    Raises StateError after ``timeout`` seconds (None: wait_timeout of the definition), or as soon as a
+    container has ended, with the last lines of its log.
     """
     started = time.monotonic()
     seconds = timeout or session.env.wait_timeout
@@ -108,8 +109,9 @@ def hub_answers(session: Session) -> bool:
 
 
 def nodes_answer(states: str) -> bool:
-    """Return whether all nodes answer slurmctld; ``states`` is what ``sinfo --format=%t`` printed about them."""
-    # "-" after a state: the backfill scheduler plans to use the node; "$": it is in a maintenance reservation.
+    """Return whether all nodes answer slurmctld; ``states`` is the output of ``sinfo --format=%t``."""
+    # "-" after a state: the backfill scheduler plans to use the node; "$": it is in a maintenance
+    # reservation.
     bare = {state.rstrip("-$") for state in states.split()}
     return bool(bare) and bare <= ANSWERING
 

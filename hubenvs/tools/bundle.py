@@ -31,7 +31,7 @@ DAMAGED = "fetch it again; nothing was loaded"
 
 
 class Index(Frozen):
-    """The index of a bundle: environment, image tags, the commit of each working copy, the digest of each file.
+    """The index of a bundle: environment, image tags, commits of working copies, digests of files.
 
     ``checkout`` is the commit of this repository, None if it isn't a clone.
     """
@@ -47,8 +47,8 @@ class Index(Frozen):
 def bundle(session: Session, target: Path) -> None:
     """Build the images and write the bundle to the file ``target``, completely or not at all.
 
-    Raises StateError if a working copy has uncommitted changes or is a folder of this machine, or an image is pulled
-    by digest.
+    Raises StateError if a working copy has uncommitted changes or is a folder of this machine, or an image is
+    pulled by digest.
     """
     if target.is_dir():
         raise StateError(f"{target}: a folder", "name the file to write")
@@ -84,7 +84,7 @@ def bundle(session: Session, target: Path) -> None:
 
 
 def _commits(session: Session) -> dict[str, str]:
-    """Return the commit of each working copy that belongs in the bundle; bundled sources are in every checkout."""
+    """Return the commit of each working copy for the bundle; bundled sources are in every checkout."""
     env, commits = session.env, {}
     for row in describe(session):
         name, folder = str(row["name"]), env.working_copy(str(row["name"]))
@@ -101,7 +101,7 @@ def _commits(session: Session) -> dict[str, str]:
 
 
 def _tags(session: Session, builds: tuple[Build, ...]) -> list[str]:
-    """Return the tags to save: the containers' images, and the Debian base, whose layers are saved in any case.
+    """Return the tags to save: the containers' images and the Debian base, whose layers they contain.
 
     Where there is no mmdebstrap, the base tells `load` what the images are built on.
     """

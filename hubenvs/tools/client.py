@@ -36,8 +36,8 @@ def form_fields(page: str) -> tuple[dict[str, str], dict[str, list[str]]]:
 class HubUser:
     """A browser's session with the hub at ``url`` (such as http://127.0.0.1:8000/jupyter).
 
-    ``timeout``: seconds that any one answer may take, a cell's too. Methods raise StateError, with the hub's answer,
-    when a step fails.
+    ``timeout``: seconds that any one answer may take, a cell's too. Methods raise StateError, with the hub's
+    answer, when a step fails.
     """
 
     def __init__(self, url: str, timeout: float = 60.0) -> None:
@@ -109,7 +109,7 @@ class HubUser:
         return self._ok(answer, f"{method} /hub/api{path}")
 
     def spawn_form(self, server: str = "") -> tuple[dict[str, str], dict[str, list[str]]]:
-        """Return the fields of the spawn form of ``server`` with their values, and the options of each select."""
+        """Return the fields of the spawn form of ``server``, and the options of each select."""
         return form_fields(self.page(self._spawn_path(server)).text)
 
     def spawn(self, choices: Mapping[str, str], server: str = "") -> None:
@@ -155,8 +155,8 @@ class HubUser:
     def follow(self, timeout: float) -> None:
         """Wait until the server is ready by reading the events that the spawn page shows, in one request.
 
-        Raises StateError when the spawn has failed, with the hub's own words. The hub ends a start that takes too long,
-        and writes an event every few seconds; ``timeout`` is the longest silence, in seconds.
+        Raises StateError when the spawn has failed, with the hub's own words. The hub ends a start that takes
+        too long, and writes an event every few seconds; ``timeout`` is the longest silence, in seconds.
         """
         where = f"{self.url}/hub/api/users/{self.name}/server/progress"
         with self.http.stream("GET", where, headers=self._bearer, timeout=timeout) as answer:
@@ -184,7 +184,7 @@ class HubUser:
 
     @contextmanager
     def kernel(self, server: str = "") -> Iterator[Callable[[str], str]]:
-        """Start a kernel and give a function that runs code in it over the websocket and returns what it prints."""
+        """Start a kernel and give a function that runs code in it and returns what it prints."""
         from websockets.sync.client import connect
 
         kernel = self.notebook_api("POST", "/kernels", server, {"name": "python3"}).json()["id"]

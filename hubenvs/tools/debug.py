@@ -20,7 +20,8 @@ PORT = 5678
 def debug(session: Session, port: int) -> None:
     """Run the hub under debugpy, reached at ``port`` of this host's loopback, until Ctrl-C.
 
-    Raises StateError if the port is taken, the environment isn't one for development, or the hub doesn't start.
+    Raises StateError if the port is taken, the environment isn't one for development, or the hub doesn't
+    start.
     """
     require_development(session)
     engine, hub = session.engine, find_container(session, "jupyterhub")

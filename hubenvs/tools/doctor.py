@@ -18,7 +18,7 @@ Result = tuple[bool, str, str]
 
 
 def doctor(root: Path, engine: Engine, console: Console, json: bool) -> bool:
-    """Print a finding about everything that an environment needs of this host; return whether all is in order."""
+    """Print a finding about everything that is needed of this host; return whether all is in order."""
     findings = examine(root, engine)
     if json:
         console.result(

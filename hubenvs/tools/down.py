@@ -28,11 +28,11 @@ def down(
     keep_volumes: bool,
     confirm: Callable[[Existing], None],
 ) -> None:
-    """Take down environment ``env`` (its ``instance``), the only one that is up, or with ``all_`` all of this checkout.
+    """Take down environment ``env`` (its ``instance``), the only one, or with ``all_`` all of this checkout.
 
-    ``confirm`` is called with each deployment before anything is removed; raise to abort. No definition is needed.
-    Raises DefinitionError for an impossible name, StateError if it isn't clear which one is meant or another task is
-    changing one of them.
+    ``confirm`` is called with each deployment before anything is removed; raise to abort. No definition is
+    needed. Raises DefinitionError for an impossible name, StateError if it isn't clear which one is meant or
+    another task is changing one of them.
     """
     try:
         check_instance(instance)
@@ -41,7 +41,8 @@ def down(
             f"--instance {instance!r}: {error}", "`invoke status` lists what is up"
         ) from None
     with ExitStack() as locks:
-        # Locked before looking, so that nothing changes in between. A missing folder isn't created for its lock.
+        # Locked before looking, so that nothing changes in between. A missing folder isn't created for its
+        # lock.
         for path in [deploy_folder(root, env, instance)] if env else folder.folders(root):
             if path.exists():
                 locks.enter_context(folder.lock(path))

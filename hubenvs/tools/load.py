@@ -24,8 +24,8 @@ _SCRATCH = os.environ.get("TMPDIR", "/var/tmp")
 def load(session: Session, index: Index, source: Path) -> None:
     """Load the bundle ``source``, whose ``index`` has been read: working copies first, then images.
 
-    An existing working copy is kept. Raises StateError, before an image is loaded, if this checkout would build other
-    images than those in the bundle.
+    An existing working copy is kept. Raises StateError, before an image is loaded, if this checkout would
+    build other images than those in the bundle.
     """
     env, say = session.env, session.console.say
     with session.locked():
@@ -44,7 +44,7 @@ def load(session: Session, index: Index, source: Path) -> None:
             commit = f" (the bundle is of commit {index.checkout[:12]})" if index.checkout else ""
             raise StateError(
                 f"{source}: this checkout needs {', '.join(absent)}, and the bundle has other images{commit}",
-                "check that commit out, with the definition and the working copies that the bundle was made of",
+                "check that commit out, with the definition and the working copies of the bundle",
             )
         with _member(source, IMAGES) as path, session.console.busy("load", ", ".join(index.images)):
             session.engine.load_images(path)

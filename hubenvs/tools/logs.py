@@ -7,7 +7,7 @@ from .shell import find_container
 
 
 def logs(session: Session, container: str | None, follow: bool, lines: int) -> None:
-    """Print the last ``lines`` log lines of ``container`` (None: of each), with ``follow`` new ones until Ctrl-C."""
+    """Print the last ``lines`` log lines of ``container`` (None: all); ``follow``: go on until Ctrl-C."""
     names = [container] if container else session.env.containers
     containers = [find_container(session, name, running=False) for name in names]
     try:

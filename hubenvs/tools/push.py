@@ -13,10 +13,10 @@ _REGISTRY = re.compile(r"[a-z0-9][a-z0-9.-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)*\Z")
 
 
 def push(session: Session, registry: str) -> None:
-    """Build the images, push them to ``registry``, and print the lines of local.yaml that pull them by digest.
+    """Build the images, push them to ``registry``, and print lines of local.yaml that pull them by digest.
 
-    ``registry`` may have a path (``registry.example.org/site``). Raises DefinitionError if it can't be a registry,
-    StateError if it refuses an image.
+    ``registry`` may have a path (``registry.example.org/site``). Raises DefinitionError if it can't be a
+    registry, StateError if it refuses an image.
     """
     if not _REGISTRY.match(registry):
         hint = "like registry.example.org/site, without https://"

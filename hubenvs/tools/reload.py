@@ -38,8 +38,8 @@ RESTART_HUB = ((*WARM, "check"), (*WARM, "restart"))
 class Change:
     """What is to be changed in one container.
 
-    ``files`` and ``deleted`` have absolute paths, ``commands`` must succeed afterwards, ``notes`` are for the user.
-    ``complete``: with this change the container equals a new one.
+    ``files`` and ``deleted`` have absolute paths, ``commands`` must succeed afterwards, ``notes`` are for the
+    user. ``complete``: with this change the container equals a new one.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -55,8 +55,8 @@ class Change:
 def reload(session: Session, watch: bool = False) -> None:
     """Bring edited working copies, hub configuration and templates into the running pod.
 
-    ``watch``: do it again at every save, until Ctrl-C. Raises StateError, with the user's own file and line, if an edit
-    doesn't work; that container is then as it was before.
+    ``watch``: do it again at every save, until Ctrl-C. Raises StateError, with the user's own file and line,
+    if an edit doesn't work; that container is then as it was before.
     """
     if watch:
         _watch(session)
@@ -92,7 +92,7 @@ def _reload_once(session: Session) -> None:
 
 
 def _record(session: Session, pod: Pod, desired: Fingerprint) -> None:
-    """Record that ``pod`` now is the ``desired`` one, unless that differs in more than a reload can change."""
+    """Record that ``pod`` now is the ``desired`` one, unless they differ in more than a reload changes."""
     if pod.labels.get(LABEL_FINGERPRINT, "").partition("-")[0] == desired.base:
         record_reload(session.env, pod, desired.content)
     else:
@@ -124,10 +124,9 @@ def _change_container(session: Session, container: str) -> Change | StateError:
     places = updated_folders(session, container)
     if not places:
         return Change()
-    listed = session.engine.exec(
-        name, "tar", "--create", "--directory=/", "--exclude=__pycache__", *(path.lstrip("/") for path in places),
-        check=False,
-    )  # fmt: skip
+    relative = (path.lstrip("/") for path in places)
+    tar_command = ("tar", "--create", "--directory=/", "--exclude=__pycache__", *relative)
+    listed = session.engine.exec(name, *tar_command, check=False)
     if listed.returncode != 0:
         problem, lines = f"{session.env.pod} is not up", listed.stderr.splitlines()[-3:]
         return StateError(problem, f"invoke up {session.env.options}", lines)
@@ -145,7 +144,7 @@ def _change_container(session: Session, container: str) -> Change | StateError:
 
 
 def updated_folders(session: Session, container: str) -> dict[str, Path | Volume]:
-    """Return the folders of ``container`` that `reload` updates, and the working copy or volume behind each."""
+    """Return the folders of ``container`` that `reload` updates, each with its working copy or volume."""
     env, repository = session.env, CONTAINERS[container].repository
     folders: dict[str, Path | Volume] = {}
     if repository:
@@ -156,7 +155,7 @@ def updated_folders(session: Session, container: str) -> dict[str, Path | Volume
 
 
 def plan_change(session: Session, container: str, present: Tree) -> Change:
-    """Return the change that brings ``container``, whose files are ``present``, up to date with this host's files."""
+    """Return the change that updates ``container``, whose files are ``present``, to this host's files."""
     change = Change()
     if repository := CONTAINERS[container].repository:
         _plan_working_copy(session, change, repository, present)

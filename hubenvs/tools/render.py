@@ -16,7 +16,7 @@ from ..session import Session
 
 
 def render(session: Session, output: str | None, target: str, with_secrets: bool) -> None:
-    """Print the manifest, or write it to the file ``output``; for ``target`` kubernetes ``output`` is a folder.
+    """Print the manifest or write it to ``output``, a file, or for ``target`` kubernetes a folder.
 
     Secrets are redacted unless ``with_secrets``. Raises DefinitionError if the options contradict each other.
     """

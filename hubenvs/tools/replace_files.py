@@ -1,8 +1,9 @@
-"""Program that `reload` runs inside a container: replace files, run commands, and restore the files if one fails.
+"""Program that `reload` runs in a container: replace files, run commands, restore files if one fails.
 
-Uses the standard library only. Standard input is a tar of the files; the argument is JSON with ``delete`` (paths) and
-``commands``, which must succeed in order. If a Python file doesn't compile, nothing is replaced. On failure the files
-are restored, the commands after the first that had been started are run again, and the exit status is 1.
+Uses the standard library only. Standard input is a tar of the files; the argument is JSON with ``delete``
+(paths) and ``commands``, which must succeed in order. If a Python file doesn't compile, nothing is replaced.
+On failure the files are restored, the commands after the first that had been started are run again, and the
+exit status is 1.
 """
 
 import io
@@ -35,7 +36,7 @@ def write(path: str, content: bytes) -> None:
 
 
 def replace(files: Files, before: Files) -> None:
-    """Write ``files``. What each one replaces is put into ``before`` first, so that an error can be undone."""
+    """Write ``files``. What each replaces is put into ``before`` first, so that an error can be undone."""
     for path, content in files.items():
         before[path] = None
         if os.path.isfile(path):

@@ -10,7 +10,7 @@ from ..session import Session
 
 
 def shell(session: Session, container: str, user: str | None, command: Sequence[str]) -> int:
-    """Run ``command`` (none: a login shell) in ``container`` as ``user``, in their home; return its exit status."""
+    """Run ``command`` (none: a login shell) in ``container`` as ``user``; return its exit status."""
     engine, target = session.engine, find_container(session, container)
     argv = list(command) or ["bash", "-l"]
     if user:

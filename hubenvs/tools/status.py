@@ -76,7 +76,7 @@ def _row(
 def _environment(
     existing: Existing, path: Path | None, environments: dict[str, Environment]
 ) -> Environment | None:
-    """Return the definition that the deployment was brought up with, or else the one in envs/; None without either."""
+    """Return the definition that the deployment was brought up with, else the one in envs/, else None."""
     try:
         if path and (recorded := folder.read_record(path).environment):
             return recorded
@@ -87,7 +87,7 @@ def _environment(
 
 
 def _published_url(existing: Existing, env: Environment | None, name: str) -> str | None:
-    """Return where port ``name`` is published, as the engine has it; the definition may have changed since."""
+    """Return where port ``name`` is published, by the engine's word: the definition may have changed."""
     base_url = env.base_url.rstrip("/") if env else "/"
     for container in existing.containers:
         for port in container.ports:

@@ -12,7 +12,7 @@ from ..stages.build import build
 
 
 def test_repo(session: Session, repository: str, arguments: Sequence[str]) -> int:
-    """Build the image of ``repository`` and run its tests with ``arguments`` for pytest; return their exit status."""
+    """Run pytest with ``arguments`` on ``repository`` in its image; return the exit status."""
     env = session.env
     if repository not in REPOSITORIES:
         raise DefinitionError(f"{repository}: no such repository", suggestion(repository, REPOSITORIES))

@@ -19,7 +19,8 @@ def token(
     """Print an ID token of ``user`` for the header X-Auth-Id-Token.
 
     ``audience`` and ``platform`` replace those of the environment, ``lifetime`` (seconds) its token_lifetime.
-    ``expired``: the token is no longer valid. Raises DefinitionError for an external provider or an unknown user.
+    ``expired``: the token is no longer valid. Raises DefinitionError for an external provider or an unknown
+    user.
     """
     changes = {"audience": audience, "platform": platform}
     auth = session.env.auth.model_copy(update={key: value for key, value in changes.items() if value})

@@ -1,4 +1,4 @@
-"""Explain a failed reload: the user's own file and line, and the error, from a program's output in a container."""
+"""Explain a failed reload: find the user's file and line in the output of a program in a container."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LOGGED = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+  ( {4})?")
 
 
 def failure_lines(output: str) -> list[str]:
-    """Return the lines of a failed command's ``output`` without the logger's prefixes and warm.py's last words."""
+    """Return the lines of a failed command's ``output`` without loggers' prefixes and warm.py's verdict."""
     lines = (_LOGGED.sub("", line).rstrip() for line in output.splitlines())
     return [line for line in lines if line not in ("", "done", "failed")]
 
@@ -25,7 +25,7 @@ def failure_lines(output: str) -> list[str]:
 def explain(
     env: Environment, container: str, lines: list[str], folders: Mapping[str, Path | Volume]
 ) -> StateError:
-    """Return the error in the ``lines`` that a program printed in ``container``, with this host's file and line.
+    """Return the error in the ``lines`` of a program in ``container``, with this host's file and line.
 
     ``folders``: where each updated folder of the container comes from.
     """

@@ -1,4 +1,4 @@
-"""Task `verify`: do what a user does, step by step. A step that fails is named, with the log lines about it."""
+"""Task `verify`: do what a user does. A step that fails is named, with the log lines about it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from ..session import Session
 from ..stages.wait import require_running
 from .client import HubUser
 
-# Seconds for a server to start, to stop, and to start after all if it is to be stopped unused. On a loaded laptop a
-# start takes some ten.
+# Seconds for a server to start, to stop, and to start after all if it is to be stopped unused. On a loaded
+# laptop a start takes some ten.
 START_TIMEOUT = 90
 STOP_TIMEOUT = 30
 TIDY_TIMEOUT = 10
@@ -228,7 +228,7 @@ def _new_job(walk: Walk, before: set[str], account: str) -> str:
 
 
 def _node_of(walk: Walk, job: str, account: str) -> str:
-    """Return the node of ``job`` once it runs, empty before; StateError if it has ended or the spawn has failed."""
+    """Return the node of ``job`` once it runs, empty before; StateError if job or spawn has failed."""
     state, node = walk.jobs(account).get(job, ("gone", ""))
     if state == "gone":
         raise StateError(f"job {job} ended at once", details=_job_log(walk, account, job))
