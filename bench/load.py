@@ -14,14 +14,14 @@ from pathlib import Path
 from statistics import median
 
 import httpx
+from hubenvs.client import HubUser
+from hubenvs.commands import exec_argv
+from hubenvs.suite import Suite
 from websockets.exceptions import WebSocketException
 
 from hubenvs import deployed, state, tokens
-from hubenvs.client import HubUser
-from hubenvs.commands import exec_argv
 from hubenvs.console import Console
 from hubenvs.errors import HubEnvsError, StateError
-from hubenvs.suite import Suite
 
 from . import figures
 

@@ -16,14 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-
-from hubenvs import deployed, images, render
 from hubenvs.commands import play_argv
-from hubenvs.console import Console
 from hubenvs.engine import Engine
-from hubenvs.errors import HubEnvsError, StateError
 from hubenvs.host import rootless
 from hubenvs.suite import Suite
+
+from hubenvs import deployed, images, render
+from hubenvs.console import Console
+from hubenvs.errors import HubEnvsError, StateError
 
 from . import figures, load
 

@@ -56,7 +56,10 @@ def test_cpu_time_is_that_of_the_named_process_and_its_ended_children() -> None:
 
 def test_memory_is_what_processes_have_for_themselves() -> None:
     """Pages of files, which processes share, don't count."""
-    assert figures.private_memory("VmRSS:\t 999 kB\nRssAnon:\t   2 kB\nRssFile:\t 7 kB\nRssShmem:\t 1 kB\n") == 3072
+    assert (
+        figures.private_memory("VmRSS:\t 999 kB\nRssAnon:\t   2 kB\nRssFile:\t 7 kB\nRssShmem:\t 1 kB\n")
+        == 3072
+    )
 
 
 def test_layers_that_images_share_are_counted_once() -> None:
