@@ -14,7 +14,7 @@ MB = 1_000_000
 
 
 def quantile(values: Sequence[float], part: float) -> float:
-    """Return the smallest of ``values`` that at least ``part`` (0 to 1) of them don't exceed; nan if there are none."""
+    """Return the smallest of ``values`` that ``part`` (0 to 1) of them don't exceed, or nan."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(part * len(ordered)) - 1)] if ordered else math.nan
 
@@ -33,7 +33,7 @@ def ssh_connections(tables: str) -> int:
 
 
 def cpu_ticks(stats: str, name: str) -> int:
-    """Return the ticks (1/100 s) that processes called ``name`` and their ended children ran, by /proc/*/stat."""
+    """Return the ticks (1/100 s) of processes called ``name`` and their ended children, from /proc/*/stat."""
     found = (line.partition("(")[2].rpartition(") ") for line in stats.splitlines())
     return sum(sum(map(int, rest.split()[11:15])) for command, _, rest in found if command == name)
 
@@ -54,13 +54,13 @@ def layers_size(trees: Iterable[str]) -> float:
     return sum(layers.values())
 
 
-def hops(table: str) -> dict[str, float]:
-    """Return the seconds of each hop in what `invoke verify` prints."""
+def steps(table: str) -> dict[str, float]:
+    """Return the seconds of each step in what `invoke verify` prints."""
     return {name: float(seconds) for name, seconds in re.findall(r"^(\w+)\s+([\d.]+) s\b", table, re.M)}
 
 
 def to_notebook(walk: Mapping[str, float]) -> float:
-    """Return the seconds from the log-in until the notebook answers; `ssh` and `sudo` are looks, no part of the way."""
+    """Return the seconds from the log-in until the notebook answers, without the checks `ssh` and `sudo`."""
     return sum(walk[name] for name in ("login", "form", "sbatch", "node", "callback", "proxy"))
 
 
@@ -78,7 +78,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 @dataclass(frozen=True)
 class Load:
-    """What came of one load: ``spawns`` and ``cells`` in seconds from the form, for the users who got there."""
+    """The result of one load. ``spawns`` and ``cells``: seconds from the form, for users who got that far."""
 
     users: int
     spawns: tuple[float, ...]
@@ -114,7 +114,8 @@ class Load:
 
 
 HEADINGS = (
-    *("users", "success", "lost", "spawn p50", "spawn p95", "first cell p50", "hub CPU, starting", "hub CPU, running"),
+    *("users", "success", "lost", "spawn p50", "spawn p95", "first cell p50"),
+    *("hub CPU, starting", "hub CPU, running"),
     *("SSH connections", "RPC/min, starting", "RPC/min, running", "squeue p50", "pod's memory"),
 )
 
@@ -137,7 +138,7 @@ def document(
 
     ``alone`` is the largest of ``loads`` again, where Slurm is asked about each job by itself.
     """
-    steps = [
+    rows_of_steps = [
         (
             name,
             amount(name, value),
@@ -153,14 +154,14 @@ def document(
 
 ## Steps
 
-Of dev_dummyauth, images built; {len(runs)} run(s). Edit to live: from saving the hub's configuration until the
-login page has it. Log-in to notebook: `verify`'s hops from `login` to `proxy` without its looks at `ssh` and `sudo`.
-Memory: what the idle pod's processes don't share with files. Play: `invoke play`, plain play: `podman kube play` of the
-same manifest, volumes there; its start is that of Python, Invoke and the suite, the rest of its overhead looks at what
-there is and makes the manifest. Down: of an idle pod, its start included. Cold up: until the login page, with no image
-and no cache, all packages downloaded.
+Of dev_dummyauth, images built; {len(runs)} run(s). Edit to live: from saving the hub's configuration until its
+log-in page has it. Log-in to notebook: `verify`'s steps from `login` to `proxy`, without `ssh` and `sudo`.
+Memory: what the idle pod's processes don't share with files. Play: `invoke play`; plain play: `podman kube
+play` of the same manifest with existing volumes. The overhead is start-up (Python, Invoke, the suite),
+inspecting existing resources, and rendering the manifest. Down: of an idle pod, start-up included. Cold up:
+until the log-in page, with no image and no cache, all packages downloaded.
 
-{table(("step", "median", "least", "most"), steps)}
+{table(("step", "median", "least", "most"), rows_of_steps)}
 {table(("measured once", "figure"), once)}"""
     if loads:
         rows = [load.row() for load in loads]
@@ -169,7 +170,7 @@ and no cache, all packages downloaded.
         text += f"""
 ## Load
 
-Users of dev_realauth who all come at once, by tokens; servers kept for {keep:g} s after the last one's first cell.
+Users of dev_realauth who all come at once, by tokens; servers run for {keep:g} s after the last first cell.
 Without the shared query (`--set slurm.query_many_as=null`) Slurm is asked about each job by itself.
 
 {table(HEADINGS, rows)}

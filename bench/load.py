@@ -16,12 +16,14 @@ from statistics import median
 import httpx
 from websockets.exceptions import WebSocketException
 
-from hubenvs import deployed, state, tokens
-from hubenvs.client import HubUser
-from hubenvs.commands import exec_argv
 from hubenvs.console import Console
+from hubenvs.deployment import folder
 from hubenvs.errors import HubEnvsError, StateError
-from hubenvs.suite import Suite
+from hubenvs.plan.tokens import sign_token
+from hubenvs.session import Session, open_session
+from hubenvs.stages.up import up as bring_up
+from hubenvs.tools.client import HubUser
+from hubenvs.tools.down import down
 
 from . import figures
 
@@ -95,12 +97,12 @@ class Visitor:
 class Pod:
     """What is looked at in a running pod with a hub and a Slurm of its own."""
 
-    def __init__(self, opened: Suite) -> None:
-        self.env, self.engine = opened.env, opened.engine
+    def __init__(self, session: Session) -> None:
+        self.env, self.engine = session.env, session.engine
 
     def run_in(self, container: str, *command: str) -> str:
-        """Run ``command`` in ``container`` and return what it prints; processes that end meanwhile don't matter."""
-        return self.engine.run(exec_argv(self.env.container(container), *command), check=False).text
+        """Run ``command`` in ``container`` and return what it prints, whether or not it succeeds."""
+        return self.engine.exec(self.env.container(container), *command, check=False).text
 
     def hub_seconds(self) -> float:
         """Return the CPU time of the hub and of the commands that it has run."""
@@ -122,14 +124,15 @@ class Pod:
     def squeue(self) -> float:
         """Return the median seconds of the hub's question about all jobs, the whole way there and back."""
         command = f"{self.env.slurm.wrappers_bin}/slurmspawner_squeue_many"
-        question = ("ssh", self.env.ssh_target, "sudo", "-n", "-u", self.env.slurm.query_many_as or "slurm", command)
+        user = self.env.slurm.query_many_as or "slurm"
+        question = ("ssh", self.env.ssh_target, "sudo", "-n", "-u", user, command)
         jobs = self.run_in("slurm", "squeue", "--noheader", "--format=%i") or "1"
         answer = self.run_in("jupyterhub", "sh", "-c", TIMED, "sh", str(ROUND_TRIPS), jobs, *question)
         return median(map(int, answer.split())) / 1e9 if answer else math.nan
 
 
 @contextmanager
-def up(users: int, instance: str, console: Console, settings: Sequence[str] = ()) -> Iterator[Suite]:
+def up(users: int, instance: str, console: Console, settings: Sequence[str] = ()) -> Iterator[Session]:
     """Bring up dev_realauth with room for ``users``, and ``settings`` over that (as of `invoke up --set`).
 
     It is taken down at the end of the block, however that comes.
@@ -138,28 +141,30 @@ def up(users: int, instance: str, console: Console, settings: Sequence[str] = ()
         f"dev_users=[{', '.join(f'u{number}.load' for number in range(users))}]",
         f"slurm.nodes={math.ceil(users / PER_NODE)}",
     )
-    # The hub's own port is published as well as the gateway's. What `--set` doesn't give is the next free one.
+    # The hub's own port is published as well as the gateway's, at the next free port unless `--set` gives it.
     published = {"publish": {"jupyterhub": "127.0.0.1:8001"}}
-    opened = Suite.open(ROOT, ENVIRONMENT, instance=instance, settings=(*own, *settings), configuration=published)
+    session = open_session(
+        ROOT, ENVIRONMENT, instance=instance, settings=(*own, *settings), configuration=published
+    )
     try:
-        opened.up()
-        yield Suite.open(ROOT, ENVIRONMENT, instance=instance, as_deployed=True)
+        bring_up(session)
+        yield open_session(ROOT, ENVIRONMENT, instance=instance, as_deployed=True)
     finally:
-        deployed.down(
-            *(ROOT, opened.engine, console),
+        down(
+            *(ROOT, session.engine, console),
             env=ENVIRONMENT,
             instance=instance,
-            every=False,
+            all_=False,
             keep_volumes=False,
             confirm=lambda _: None,
         )
 
 
-def run(opened: Suite, users: int, keep: float, console: Console) -> figures.Load:
-    """Let ``users`` come at once, keep their servers for ``keep`` seconds from the last one's cell, and all go."""
-    env, pod = opened.env, Pod(opened)
-    key_set = state.read_secrets(env.deploy_folder)["jwks"]
-    visitors = [Visitor(str(env.hub_url), tokens.token(env, key_set, name)) for name in env.users[:users]]
+def run(session: Session, users: int, keep: float, console: Console) -> figures.Load:
+    """Let ``users`` come at once, keep their servers for ``keep`` seconds after the last first cell."""
+    env, pod = session.env, Pod(session)
+    key_set = folder.read_secrets(env.deploy_folder)["jwks"]
+    visitors = [Visitor(str(env.hub_url), sign_token(env, key_set, name)) for name in env.users[:users]]
     connections: list[int] = []
     done = threading.Event()
 
@@ -183,7 +188,8 @@ def run(opened: Suite, users: int, keep: float, console: Console) -> figures.Loa
             list(pool.map(Visitor.come, visitors))
             hub_spawning, rpcs_spawning = since(begin)
             there = [visitor for visitor in visitors if not visitor.problem]
-            console.say("load", f"{len(there)} of {users} have computed, after {time.monotonic() - begin[0]:.0f} s")
+            taken = time.monotonic() - begin[0]
+            console.say("load", f"{len(there)} of {users} have computed, after {taken:.0f} s")
             begin = sample()
             time.sleep(keep)
             hub_keeping, rpcs_keeping = since(begin)
@@ -216,14 +222,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--users", type=int, default=100, help="how many come at once (100)")
     parser.add_argument("--keep", type=float, default=60, help="seconds that all servers run (60)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of `invoke up`")
-    parser.add_argument("--instance", default="load", help="name of the deployment that is made for it (load)")
+    parser.add_argument("--instance", default="load", help="name of the deployment that it makes (load)")
     given = parser.parse_args(arguments)
     if given.users < 1 or given.keep <= 0:
         parser.error("--users and --keep: 1 or more")
     console = Console()
     try:
-        with up(given.users, given.instance, console, given.set) as opened:
-            load = run(opened, given.users, given.keep, console)
+        with up(given.users, given.instance, console, given.set) as session:
+            load = run(session, given.users, given.keep, console)
     except HubEnvsError as error:
         print(error.report, file=sys.stderr)
         return error.exit_code

@@ -1,4 +1,4 @@
-"""Bench: how long the developer's steps take, what a pod needs, and how it bears users; written to docs/bench.md."""
+"""Bench: how long a developer's steps take, what a pod needs, how it bears users. Writes docs/bench.md."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ from pathlib import Path
 
 import httpx
 
-from hubenvs import deployed, images, render
-from hubenvs.commands import play_argv
 from hubenvs.console import Console
-from hubenvs.engine import Engine
+from hubenvs.deployment.desired import planned_images
+from hubenvs.deployment.existing import remove_pod
+from hubenvs.engines.engine import Engine
+from hubenvs.engines.host import rootless
 from hubenvs.errors import HubEnvsError, StateError
-from hubenvs.host import rootless
-from hubenvs.suite import Suite
+from hubenvs.plan.images import container_builds
+from hubenvs.plan.manifest import dump
+from hubenvs.session import open_engine, open_session
+from hubenvs.stages.play import play
+from hubenvs.tools.render import render_manifest
 
 from . import figures, load
 
@@ -36,12 +40,13 @@ LOOK, LONGEST, IDLE = 0.02, 600.0, 10.0
 
 
 def timed(act: Callable[[], object], url: str, mark: str = "") -> tuple[float, float]:
-    """Run ``act``; return the seconds until ``url`` answers 200 with ``mark`` in its page, and until ``act`` ended.
+    """Run ``act``; return the seconds until ``url`` answers 200 with ``mark`` in its page, and until it ends.
 
     Raises what ``act`` raises, StateError if the page doesn't come.
     """
     since = time.monotonic()
-    with ThreadPoolExecutor(1) as pool, httpx.Client(trust_env=False, timeout=LONGEST, follow_redirects=True) as web:
+    client = httpx.Client(trust_env=False, timeout=LONGEST, follow_redirects=True)
+    with ThreadPoolExecutor(1) as pool, client as web:
         doing = pool.submit(lambda: (act(), time.monotonic() - since)[1])
         while True:
             if doing.done():
@@ -66,7 +71,7 @@ def seconds(act: Callable[[], object]) -> float:
 
 @contextmanager
 def empty_store(engine: Engine) -> Iterator[tuple[str, ...]]:
-    """Give the environment variables with which podman has neither images nor caches; what it makes goes at the end."""
+    """Give environment variables with which podman has neither images nor caches, until the block ends."""
     folder = Path(tempfile.mkdtemp(prefix="bench-", dir="/var/tmp"))  # on a disk, where podman's own store is
     store = f'[storage]\ndriver = "overlay"\ngraphroot = "{folder}/graph"\nrunroot = "{folder}/run"\n'
     (folder / "storage.conf").write_text(store)
@@ -85,20 +90,24 @@ class Bench:
         self.engine = engine
         self.edited = overlay / CONFIGURATION
         self.options = ("--env", ENVIRONMENT, "--instance", instance)
-        with socket.create_server(("127.0.0.1", 0)) as probe:  # one that no other deployment would take as its next
+        # A port that no other deployment would get as the next free one.
+        with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         self.settings = (f"overlays=[{overlay}]", f"publish.jupyterhub=127.0.0.1:{port}")
-        self.suite = Suite.open(load.ROOT, ENVIRONMENT, instance=instance, settings=self.settings, quiet=True)
-        self.page = f"{self.suite.env.url}/hub/login"
+        self.session = open_session(
+            load.ROOT, ENVIRONMENT, instance=instance, settings=self.settings, quiet=True
+        )
+        self.page = f"{self.session.env.url}/hub/login"
         self.original = (load.ROOT / "volumes/auth-dummy" / CONFIGURATION).read_text()
 
     def invoke(self, task: str, *variables: str, as_defined: bool = False) -> str:
-        """Run a task as a person does, with the definition's settings if it needs them; return what it prints.
+        """Run a task as a person does and return what it prints.
 
-        ``variables`` are those that it has in its environment besides ours, as NAME=VALUE.
+        ``variables`` (NAME=VALUE) are added to its environment. ``as_defined``: with the bench's settings.
         """
-        settings = tuple(part for setting in self.settings for part in ("--set", setting)) if as_defined else ()
-        return self.engine.run(("env", *variables, sys.executable, "-m", "invoke", task, *self.options, *settings)).text
+        settings = [part for setting in self.settings for part in ("--set", setting)] if as_defined else []
+        command = (sys.executable, "-m", "invoke", task, *self.options, *settings)
+        return self.engine.programs.run(("env", *variables, *command)).text
 
     def edit(self, text: str = "") -> None:
         """Write the hub's configuration as it is in this checkout, and ``text`` after it."""
@@ -112,29 +121,30 @@ class Bench:
         try:
             found["up, until the login page"], found["up, to its end"] = timed(self.up, self.page)
             time.sleep(IDLE)
-            found["memory"] = load.Pod(self.suite).memory()
+            found["memory"] = load.Pod(self.session).memory()
             mark = f"edit-{time.time_ns()}"
             self.edit(EDIT.format(mark))
             found["edit to live"], _ = timed(lambda: self.invoke("reload"), self.page, mark)
-            walk = figures.hops(self.invoke("verify"))
+            walk = figures.steps(self.invoke("verify"))
             found["log-in to notebook"] = figures.to_notebook(walk)
-            found |= {f"hop {name}": seconds for name, seconds in walk.items()}
-            # Volumes and images are there for both; podman 4.3 refuses a claim for a volume that is.
-            manifest = [
-                item for item in self.suite.manifest(with_secrets=True) if item["kind"] != "PersistentVolumeClaim"
-            ]
-            deployed.clear(self.suite.look(), self.engine)
+            found |= {f"step {name}": seconds for name, seconds in walk.items()}
+            # Both have volumes and images. podman<5: 4.3 refuses a claim for an existing volume.
+            documents = render_manifest(self.session, with_secrets=True)
+            manifest = [item for item in documents if item["kind"] != "PersistentVolumeClaim"]
+            remove_pod(self.engine, self.session.existing())
             _, found["play"] = timed(lambda: self.invoke("play", as_defined=True), self.page)
-            deployed.clear(self.suite.look(), self.engine)
-            _, found["play, without its start"] = timed(self.suite.play, self.page)
-            deployed.clear(self.suite.look(), self.engine)
-            argv, text = play_argv(self.engine.network), render.dump(manifest).encode()
+            remove_pod(self.engine, self.session.existing())
+            _, found["play, without its start"] = timed(lambda: play(self.session), self.page)
+            remove_pod(self.engine, self.session.existing())
+            argv, text = self.engine.apply_command(), dump(manifest).encode()
             _, found["plain play"] = timed(lambda: self.engine.run(argv, stdin=text), self.page)
             time.sleep(IDLE)
         finally:
             found["down"] = seconds(lambda: self.invoke("down"))
         found["play's overhead"] = found["play"] - found["plain play"]
-        found["invoke --list"] = seconds(lambda: self.engine.run((sys.executable, "-m", "invoke", "--list")))
+        found["invoke --list"] = seconds(
+            lambda: self.engine.programs.run((sys.executable, "-m", "invoke", "--list"))
+        )
         return found
 
     def up(self, *variables: str) -> None:
@@ -152,7 +162,8 @@ class Bench:
 
     def sizes(self) -> dict[str, float]:
         """Return the bytes of each container's image, and of all together with shared layers counted once."""
-        builds = images.of_containers(self.suite.env, images.current(self.suite.env, self.engine))
+        env = self.session.env
+        builds = container_builds(env, planned_images(env, self.engine))
         trees = {
             f"image {name}": self.engine.run(("podman", "image", "tree", build.tag)).text
             for name, build in builds.items()
@@ -165,9 +176,11 @@ def against(engine: Engine, up: Sequence[str], down: Sequence[str], url: str) ->
     """Return the seconds that another launcher takes ``up`` until ``url`` answers 200, and ``down``."""
     found: dict[str, float] = {}
     try:
-        found["other: until its page"], found["other: up, to its end"] = timed(lambda: engine.run(up), url)
+        found["other: until its page"], found["other: up, to its end"] = timed(
+            lambda: engine.programs.run(up), url
+        )
     finally:
-        found["other: down"] = seconds(lambda: engine.run(down))
+        found["other: down"] = seconds(lambda: engine.programs.run(down))
     return found
 
 
@@ -204,7 +217,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure everything and write bench.md and bench.svg."""
     parser = argparse.ArgumentParser(prog="nox -s bench --", description=__doc__)
     parser.add_argument("--runs", type=int, default=3, help="of which medians are taken (3)")
-    parser.add_argument("--users", default="1,10,30,100", help="the load curve's points; none: no load (1,10,30,100)")
+    parser.add_argument(
+        "--users", default="1,10,30,100", help="the load curve's points; none: no load (1,10,30,100)"
+    )
     parser.add_argument("--keep", type=float, default=30, help="seconds that each load's servers run (30)")
     parser.add_argument(
         "--cold", action="store_true", help="begin once with no image and no cache (beside those there)"
@@ -213,8 +228,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--output", type=Path, default=load.ROOT / "docs", help="folder of bench.md and bench.svg (docs)"
     )
-    parser.add_argument("--against-up", type=shlex.split, help="another launcher's command, run in turn with ours")
-    parser.add_argument("--against-down", type=shlex.split, help="its command that takes down what that brings up")
+    parser.add_argument(
+        "--against-up", type=shlex.split, help="another launcher's command, run in turn with ours"
+    )
+    parser.add_argument(
+        "--against-down", type=shlex.split, help="its command that takes down what that brings up"
+    )
     parser.add_argument("--against-url", help="the page that it brings up")
     given = parser.parse_args(arguments)
     other = (given.against_up, given.against_down, given.against_url)
@@ -227,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.runs < 1 or given.keep <= 0 or (counts and counts[0] < 1):
         parser.error("--runs, --users and --keep: 1 or more")
     os.chdir(load.ROOT)
-    console, engine = Console(), Engine(load.ROOT / ".deploy")
+    console, engine = Console(), open_engine(load.ROOT, Console())
     try:
         where = machine(engine)
         runs: list[dict[str, float]] = []
@@ -242,10 +261,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         loads: list[figures.Load] = []
         alone = None
         if counts:
-            with load.up(counts[-1], given.instance, console) as opened:
-                loads.extend(load.run(opened, count, given.keep, console) for count in counts)
-            with load.up(counts[-1], given.instance, console, ("slurm.query_many_as=null",)) as opened:
-                alone = load.run(opened, counts[-1], given.keep, console)
+            with load.up(counts[-1], given.instance, console) as session:
+                loads.extend(load.run(session, count, given.keep, console) for count in counts)
+            with load.up(counts[-1], given.instance, console, ("slurm.query_many_as=null",)) as session:
+                alone = load.run(session, counts[-1], given.keep, console)
     except HubEnvsError as error:
         print(error.report, file=sys.stderr)
         return error.exit_code

@@ -213,9 +213,13 @@ def read_record(folder: Path) -> Record:
     try:
         text = json.loads(path.read_text()) if path.exists() else {}
         definition, reloaded = text.get("definition"), text.get("reloaded")
-        if definition is None and (folder / OLD_DEFINITION).exists():
-            # hubenvs<0.2: what was reloaded is kept in another form, so the next `up` replaces the pod.
-            definition, reloaded = json.loads((folder / OLD_DEFINITION).read_text()), None
+        if "definition" not in text:
+            # hubenvs<0.2: ports and digests, all of them text. What was reloaded is kept in another form, so the next
+            # `up` replaces the pod.
+            if not all(isinstance(value, str) for value in text.values()):
+                raise ValueError
+            old = folder / OLD_DEFINITION
+            definition, reloaded = json.loads(old.read_text()) if old.exists() else None, None
         if not isinstance(definition, dict | None) or not isinstance(reloaded, dict | None):
             raise ValueError
     except (OSError, ValueError, AttributeError):

@@ -318,9 +318,9 @@ def _exec(
     return ("podman", "exec", *options, container, *command)
 
 
-def _machine(system: str = platform.system()) -> Argv:
+def _machine() -> Argv:
     """Return what precedes a command about volumes: on macOS these are inside the podman machine."""
-    return ("podman", "machine", "ssh") if system == "Darwin" else ()
+    return ("podman", "machine", "ssh") if platform.system() == "Darwin" else ()
 
 
 def _pod(item: Mapping[str, Any]) -> Pod:

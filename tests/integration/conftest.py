@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from hubenvs.client import HubUser
 from hubenvs.engine import Engine
 from hubenvs.host import rootless

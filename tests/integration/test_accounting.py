@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 
 import pytest
-
 from hubenvs.engine import Engine
 
 from .conftest import Deployment, entry, invoke

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from hubenvs.client import HubUser
 from hubenvs.engine import Engine
 from hubenvs.host import rootless

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-
 from hubenvs.client import HubUser
-from hubenvs.errors import StateError
 from hubenvs.keys import ssh_key_pair
+
+from hubenvs.errors import StateError
 
 from .conftest import ROOT, Deployment, entry, free_port, invoke
 

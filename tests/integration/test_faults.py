@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-
 from hubenvs.client import HubUser
-from hubenvs.errors import StateError
 from hubenvs.ready import http_status
+
+from hubenvs.errors import StateError
 
 from .conftest import Deployment
 from .test_environment import STOP, spawned, wait_until

@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
-from hubenvs import keys
 from hubenvs.engine import Engine
 from hubenvs.tokens import sign
+
+from hubenvs import keys
 
 from .conftest import entry, free_port, invoke, settings
 

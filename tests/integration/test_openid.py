@@ -15,10 +15,10 @@ import httpx
 import jwt
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-from hubenvs import keys
 from hubenvs.client import HubUser
 from hubenvs.tokens import sign
+
+from hubenvs import keys
 
 from .conftest import ROOT, Deployment, invoke
 from .test_environment import START, STOP, wait_until

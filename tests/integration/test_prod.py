@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import pytest
 import yaml
-
 from hubenvs.engine import Engine
 from hubenvs.ready import http_status
 

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-from hubenvs import state
 from hubenvs.commands import build_argv, exec_argv
 from hubenvs.engine import Engine
-from hubenvs.errors import CommandError
 from hubenvs.host import ca_bundle, rootless
 from hubenvs.keys import ssh_key_pair
 from hubenvs.ready import http_status
+
+from hubenvs import state
+from hubenvs.errors import CommandError
 
 from .conftest import ROOT, entry, invoke
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import kubernetes_validate
 import pytest
-
-from hubenvs import load, render, site, state
 from hubenvs.keys import ssh_key_pair
 from hubenvs.names import environment_names
+
+from hubenvs import load, render, site, state
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = environment_names(ROOT)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hubenvs.load import load
-from hubenvs.model import Environment
+from hubenvs.definition.environment import Environment
+from hubenvs.definition.read import read_environment
 
 
 @pytest.fixture(autouse=True)
@@ -25,4 +25,4 @@ def no_programs(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def env(root: Path) -> Environment:
     """dev_dummyauth as it is defined."""
-    return load(root, "dev_dummyauth")
+    return read_environment(root, "dev_dummyauth")

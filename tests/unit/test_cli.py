@@ -16,7 +16,7 @@ from hubenvs.errors import DefinitionError
 def test_an_option_that_is_no_such_number_is_named(text: str) -> None:
     """Neither is a number of something else, or one that Python refuses to read."""
     with pytest.raises(DefinitionError, match=r"^--port .*: give a whole number from 1 to 65535$"):
-        cli.whole("--port", text, range(1, 65536))
+        cli.whole_number("--port", text, range(1, 65536))
 
 
 def test_prod_is_not_touched_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,7 +32,9 @@ def test_prod_is_not_touched_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("answer", "agreed"), [("y\n", True), ("Yes\n", True), ("\n", False), ("yn\n", False), ("", False)]
 )
-def test_who_is_asked_about_prod_has_to_say_yes(monkeypatch: pytest.MonkeyPatch, answer: str, agreed: bool) -> None:
+def test_who_is_asked_about_prod_has_to_say_yes(
+    monkeypatch: pytest.MonkeyPatch, answer: str, agreed: bool
+) -> None:
     """Return and Ctrl-D are a no."""
     terminal = io.StringIO(answer)
     terminal.isatty = lambda: True  # type: ignore[method-assign]

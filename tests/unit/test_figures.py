@@ -56,7 +56,10 @@ def test_cpu_time_is_that_of_the_named_process_and_its_ended_children() -> None:
 
 def test_memory_is_what_processes_have_for_themselves() -> None:
     """Pages of files, which processes share, don't count."""
-    assert figures.private_memory("VmRSS:\t 999 kB\nRssAnon:\t   2 kB\nRssFile:\t 7 kB\nRssShmem:\t 1 kB\n") == 3072
+    assert (
+        figures.private_memory("VmRSS:\t 999 kB\nRssAnon:\t   2 kB\nRssFile:\t 7 kB\nRssShmem:\t 1 kB\n")
+        == 3072
+    )
 
 
 def test_layers_that_images_share_are_counted_once() -> None:
@@ -66,10 +69,10 @@ def test_layers_that_images_share_are_counted_once() -> None:
     assert figures.layers_size(trees) == pytest.approx(132_980_500)
 
 
-def test_the_way_to_the_notebook_is_the_sum_of_its_hops() -> None:
+def test_the_way_to_the_notebook_is_the_sum_of_its_steps() -> None:
     """What `verify` looks at besides (ssh, sudo) is no part of it, nor is what comes after."""
-    walk = figures.hops(
-        "hop       time    seen\npage      9.00 s\nlogin     0.25 s  alice\nform      0.25 s\nssh       9.00 s\n"
+    walk = figures.steps(
+        "step      time    seen\npage      9.00 s\nlogin     0.25 s  alice\nform      0.25 s\nssh       9.00 s\n"
         "sbatch    1.00 s  job 1\nnode      0.50 s  node1\ncallback  1.50 s\nproxy     0.50 s\nkernel    9.00 s\n"
     )
     assert figures.to_notebook(walk) == 4

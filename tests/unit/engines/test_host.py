@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from hubenvs import host
+from hubenvs.engines import host
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -20,7 +20,9 @@ def test_a_host_that_needs_nothing_gets_nothing() -> None:
 
 def test_a_host_that_may_not_raise_limits_gets_those_it_has() -> None:
     """Podman's defaults are cut to the hard limits, since it may not go past them."""
-    needed = host.needed_conf(may_raise=False, cgroup_v1=True, hard={"nofile": 20000, "nproc": -1}, has_runc=True)
+    needed = host.needed_conf(
+        may_raise=False, cgroup_v1=True, hard={"nofile": 20000, "nproc": -1}, has_runc=True
+    )
     text = host.merged_conf({"network": {"x": "y"}}, needed)
     assert text is not None
     assert tomllib.loads(text) == {

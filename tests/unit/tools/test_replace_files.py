@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from hubenvs import put
-from hubenvs.archive import pack
+from hubenvs.files import pack
+from hubenvs.tools import replace_files
 
 
 @pytest.fixture(autouse=True)
@@ -21,10 +21,10 @@ def _as_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def bring(monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes], *delete: str) -> int:
     """Run the program with ``files`` (by absolute path) and ``delete``, and return its exit status."""
-    monkeypatch.setattr(sys, "argv", ["put", json.dumps({"delete": delete, "commands": []})])
+    monkeypatch.setattr(sys, "argv", ["replace_files", json.dumps({"delete": delete, "commands": []})])
     tar = pack({path.lstrip("/"): content for path, content in files.items()}, 0)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(tar)))
-    return put.main()
+    return replace_files.main()
 
 
 def test_files_keep_their_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,7 +33,11 @@ def test_files_keep_their_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     script.write_text("old")
     script.chmod(0o755)
     assert bring(monkeypatch, {str(script): b"new", str(new): b"x"}) == 0
-    assert (script.read_text(), script.stat().st_mode & 0o777, new.stat().st_mode & 0o111) == ("new", 0o755, 0)
+    assert (script.read_text(), script.stat().st_mode & 0o777, new.stat().st_mode & 0o111) == (
+        "new",
+        0o755,
+        0,
+    )
 
 
 def test_what_cannot_be_written_leaves_all_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +54,9 @@ def test_what_cannot_be_written_leaves_all_as_it_was(tmp_path: Path, monkeypatch
     }
 
 
-def test_python_that_does_not_compile_replaces_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_that_does_not_compile_replaces_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not even the files that do."""
     (tmp_path / "a.py").write_text("old = 1")
     assert bring(monkeypatch, {f"{tmp_path}/a.py": b"new = 1", f"{tmp_path}/b.py": b"def"}) == 1

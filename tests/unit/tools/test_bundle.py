@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hubenvs import bundle
 from hubenvs.errors import HubEnvsError
+from hubenvs.tools import bundle
 
 CONTENT = {"images.tar": b"layers" * 4000, "manifest.yaml": b"kind: Pod\n"}
 RIGHT = {"format": bundle.FORMAT, "env": "dev", "checkout": None, "images": [], "repositories": {}}
@@ -32,7 +32,7 @@ def made(path: Path, index: object = None, content: dict[str, bytes] | None = No
 
 def test_a_whole_bundle_is_read(tmp_path: Path) -> None:
     """What `bundle` wrote is taken."""
-    assert bundle.read(made(tmp_path / "site.tar")).env == "dev"
+    assert bundle.read_index(made(tmp_path / "site.tar")).env == "dev"
 
 
 @pytest.mark.parametrize("kept", [0, 100, 1500, 20_000])
@@ -41,7 +41,7 @@ def test_a_truncated_bundle_is_refused(tmp_path: Path, kept: int) -> None:
     path = made(tmp_path / "site.tar")
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(HubEnvsError, match=r"site\.tar"):
-        bundle.read(path)
+        bundle.read_index(path)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_truncated_bundle_is_refused(tmp_path: Path, kept: int) -> None:
 def test_a_damaged_bundle_is_refused(tmp_path: Path, content: dict[str, bytes]) -> None:
     """A file that isn't what the index says, one too many, and one too few."""
     with pytest.raises(HubEnvsError, match="nothing was loaded"):
-        bundle.read(made(tmp_path / "site.tar", content=content))
+        bundle.read_index(made(tmp_path / "site.tar", content=content))
 
 
 @pytest.mark.parametrize(
@@ -70,14 +70,14 @@ def test_a_damaged_bundle_is_refused(tmp_path: Path, content: dict[str, bytes]) 
 def test_an_index_that_does_not_say_all_is_refused(tmp_path: Path, index: object, where: str) -> None:
     """Nothing of a bundle is used whose index names no files, or other working copies than there are."""
     with pytest.raises(HubEnvsError, match=f"bundle.json: {where}.*nothing was loaded"):
-        bundle.read(made(tmp_path / "site.tar", index=index))
+        bundle.read_index(made(tmp_path / "site.tar", index=index))
 
 
 @pytest.mark.parametrize("index", [{}, [], {"format": "another"}, {"format": bundle.FORMAT}])
 def test_a_foreign_file_is_refused(tmp_path: Path, index: object) -> None:
     """Another program's tar, and another version's bundle, are not taken for ours."""
     with pytest.raises(HubEnvsError, match="bundle"):
-        bundle.read(made(tmp_path / "site.tar", index=index))
+        bundle.read_index(made(tmp_path / "site.tar", index=index))
     (tmp_path / "text").write_text("no tar at all")
     with pytest.raises(HubEnvsError, match="is no bundle"):
-        bundle.read(tmp_path / "text")
+        bundle.read_index(tmp_path / "text")

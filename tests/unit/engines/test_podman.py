@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import platform
+import shutil
 from pathlib import Path
 
 import pytest
 
-from hubenvs import commands
+from hubenvs.engines import host
+from hubenvs.engines.podman import Podman, pod_network
+from hubenvs.engines.process import Programs
 
 
-def test_a_build_gets_the_trust_store_and_leaves_it_out_of_the_image() -> None:
+@pytest.fixture
+def podman() -> Podman:
+    return Podman(None, Programs(), "part-of=test")
+
+
+def test_a_build_gets_the_trust_store_and_leaves_it_out_of_the_image(
+    podman: Podman, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The host's certificates are mounted for the build; nothing copies them."""
-    argv = commands.build_argv(
-        tag="t", context=Path("/c"), base="b", target="stage-dev", contexts={"repo": "/r"}, ca_bundle="/x/ca.crt"
+    monkeypatch.setattr(host, "build_caches", lambda: None)
+    argv = podman.build_command(
+        tag="t",
+        context=Path("/c"),
+        base="b",
+        target="stage-dev",
+        contexts={"repo": "/r"},
+        ca_bundle="/x/ca.crt",
     )
     assert argv[:2] == ("podman", "build")
     assert "/x:/etc/ssl/certs:ro" in argv
@@ -22,9 +39,12 @@ def test_a_build_gets_the_trust_store_and_leaves_it_out_of_the_image() -> None:
     assert argv[-1] == "/c"
 
 
-def test_an_ordinary_users_build_has_caches_of_its_own() -> None:
+def test_an_ordinary_users_build_has_caches_of_its_own(
+    podman: Podman, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Podman 4.3 would look for them where another user has theirs."""
-    argv = commands.build_argv(tag="t", context=Path("/c"), base="b", caches=Path("/var/tmp/mine"))
+    monkeypatch.setattr(host, "build_caches", lambda: Path("/var/tmp/mine"))
+    argv = podman.build_command(tag="t", context=Path("/c"), base="b")
     assert argv[:4] == ("env", "TMPDIR=/var/tmp/mine", "podman", "build")
     assert "--security-opt" not in argv
 
@@ -42,22 +62,31 @@ def test_an_ordinary_users_build_has_caches_of_its_own() -> None:
         pytest.param((5, 6, 0), True, "pasta", id="RHEL 9.7, Fedora, macOS"),
     ],
 )
-def test_a_pod_goes_on_a_network_that_podman_has(version: tuple[int, ...], rootless: bool, network: str) -> None:
+def test_a_pod_goes_on_a_network_that_podman_has(
+    podman: Podman, monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...], rootless: bool, network: str
+) -> None:
     """Left to itself `kube play` makes a network and keeps it."""
-    assert commands.pod_network(version, rootless, has_pasta=True) == network
-    argv = commands.play_argv(network)
+    assert pod_network(version, rootless, has_pasta=True) == network
+    monkeypatch.setattr(podman, "version", lambda: version)
+    monkeypatch.setattr(host, "rootless", lambda: rootless)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    argv = podman.apply_command()
     assert argv[argv.index("--network") + 1] == network
 
 
 def test_without_pasta_an_ordinary_users_pod_has_the_network_from_before() -> None:
     """Podman 5 takes both; Debian's only recommends pasta."""
-    assert commands.pod_network((5, 4, 2), rootless=True, has_pasta=False) == "slirp4netns"
+    assert pod_network((5, 4, 2), rootless=True, has_pasta=False) == "slirp4netns"
 
 
-def test_volume_data_goes_through_the_machine_on_macos() -> None:
+def test_volume_data_goes_through_the_machine_on_macos(
+    podman: Podman, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """There the volumes are inside the podman machine, and only its own podman can import and export."""
-    assert commands.volume_data_argv("import", "v", "Linux") == ("podman", "volume", "import", "v", "-")
-    assert commands.volume_data_argv("export", "v", "Darwin") == (
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    assert podman.import_volume_command("v") == ("podman", "volume", "import", "v", "-")
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    assert podman.export_volume_command("v") == (
         "podman",
         "machine",
         "ssh",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hubenvs.client import form_fields
+from hubenvs.tools.client import form_fields
 
 
 def test_a_form_is_read_as_a_browser_would_send_it() -> None:

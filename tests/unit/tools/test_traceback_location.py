@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hubenvs.reload import locate
+from hubenvs.tools.traceback_location import locate
 
 FOLDERS = ("/usr/src/package", "/srv/jupyterhub")
 
@@ -27,7 +27,12 @@ re.PatternError: missing ), unterminated subpattern at position 0""".splitlines(
 
 def test_a_syntax_error_is_where_it_says() -> None:
     """Python prints no traceback header for one that was only compiled."""
-    output = ['  File "/srv/jupyterhub/common.py", line 4', "    def f(:", "          ^", "SyntaxError: invalid syntax"]
+    output = [
+        '  File "/srv/jupyterhub/common.py", line 4',
+        "    def f(:",
+        "          ^",
+        "SyntaxError: invalid syntax",
+    ]
     assert locate(output, FOLDERS) == (("/srv/jupyterhub/common.py", 4), "SyntaxError: invalid syntax")
 
 

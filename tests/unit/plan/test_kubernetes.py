@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from hubenvs import kubernetes, render, volumes
+from hubenvs.definition.environment import Environment
+from hubenvs.definition.read import read_environment
+from hubenvs.deployment.sources import read_seeds, read_templates
 from hubenvs.errors import DefinitionError
-from hubenvs.load import load
-from hubenvs.model import Environment
+from hubenvs.plan import kubernetes
+from hubenvs.plan.manifest import manifest
 
 Document = dict[str, Any]
 
@@ -21,7 +23,7 @@ def images(env: Environment) -> dict[str, str]:
 
 
 def folder(env: Environment, seeds: dict[str, dict[str, bytes]] | None = None) -> dict[str, list[Document]]:
-    files = kubernetes.folder(env, images(env), volumes.seeds(env) | (seeds or {}))
+    files = kubernetes.folder(env, read_templates(env.root), images(env), read_seeds(env) | (seeds or {}))
     return {name: list(yaml.safe_load_all(text)) for name, text in files.items()}
 
 
@@ -43,8 +45,8 @@ def shape(spec: Document, config_maps: dict[str, Document]) -> dict[str, Any]:
 @pytest.mark.parametrize("name", ["dev_dummyauth", "prod"])
 def test_podman_and_kubernetes_have_the_same_containers(root: Path, name: str) -> None:
     """Containers, commands, variables, mounts and ports of the pod that was developed in are those of the cluster's."""
-    env = load(root, name, settings=["publish.jupyterhub=8000"])
-    played = render.manifest(env, images(env), dict.fromkeys(env.secret_keys, "secret"), {})
+    env = read_environment(root, name, settings=["publish.jupyterhub=8000"])
+    played = manifest(env, read_templates(root), images(env), dict.fromkeys(env.secret_keys, "secret"))
     (pod,) = (item["spec"] for item in played if item["kind"] == "Pod")
     maps = {item["metadata"]["name"]: item["data"] for item in played if item["kind"] == "ConfigMap"}
     files = folder(env)
@@ -66,15 +68,19 @@ def test_every_seed_file_is_brought_in(env: Environment) -> None:
         source = sources[container["name"]]
         contents = {item["path"]: maps[source["name"]][item["key"]].encode() for item in source["items"]}
         brought[source["name"]] = (path, int(owner), {name: contents[name] for name in names})
-    seeds = volumes.seeds(env)
-    assert brought == {item.name: (item.path, item.owner, seeds[item.name]) for item in env.volumes if item.seeded}
+    seeds = read_seeds(env)
+    assert brought == {
+        item.name: (item.path, item.owner, seeds[item.name]) for item in env.volumes if item.seeded
+    }
 
 
 def test_the_folder_names_secrets_and_has_none(env: Environment) -> None:
     """The Secrets' template has every key and no value, and applying the folder leaves a site's Secrets alone."""
     files = folder(env)
     template = {item["metadata"]["name"]: item["stringData"] for item in files[kubernetes.SECRETS]}
-    assert template == {item.name: {"format": "plain", **dict.fromkeys(item.keys, "REPLACE")} for item in env.secrets}
+    assert template == {
+        item.name: {"format": "plain", **dict.fromkeys(item.keys, "REPLACE")} for item in env.secrets
+    }
     assert kubernetes.SECRETS not in files["kustomization.yaml"][0]["resources"]
 
 
@@ -86,7 +92,9 @@ def test_another_seed_means_another_pod(env: Environment) -> None:
         return str(deployment["spec"]["template"]["metadata"]["annotations"])
 
     name = f"{env.pod}-slurm-config"
-    assert annotation({name: {"a": b"1"}}) == annotation({name: {"a": b"1"}}) != annotation({name: {"a": b"2"}})
+    assert (
+        annotation({name: {"a": b"1"}}) == annotation({name: {"a": b"1"}}) != annotation({name: {"a": b"2"}})
+    )
 
 
 @pytest.mark.parametrize("files", [{"a b": b""}, {"a/b": b"1", "a__b": b"2"}, {"a": b"x" * (2**20 + 1)}])
@@ -98,8 +106,12 @@ def test_seeds_that_no_config_map_takes_are_refused(env: Environment, files: dic
 
 def test_a_sites_hub_reaches_what_the_site_has_and_nothing_else(root: Path) -> None:
     """In: servers' calls. Out: names, SSH to Slurm, the servers in its jobs, people's tunnel, the provider."""
-    ports = ["slurm.ssh_port=2201", "zenith.server_port=2202", "auth.oidc_server=https://idp.example.org:8443"]
-    files = folder(load(root, "prod", settings=ports))
+    ports = [
+        "slurm.ssh_port=2201",
+        "zenith.server_port=2202",
+        "auth.oidc_server=https://idp.example.org:8443",
+    ]
+    files = folder(read_environment(root, "prod", settings=ports))
     (_, allow), (service,) = files["networkpolicy.yaml"], files["service.yaml"]
     spec = allow["spec"]
     assert [port["port"] for port in service["spec"]["ports"]] == [8081]
@@ -110,7 +122,7 @@ def test_a_sites_hub_reaches_what_the_site_has_and_nothing_else(root: Path) -> N
 
 def test_where_nobody_comes_in_the_policy_says_so(root: Path) -> None:
     """By the tunnel alone there is a way to the hub: no Service, and no rule, which without ports would allow all."""
-    files = folder(load(root, "dev_realauth_zenithclient"))
+    files = folder(read_environment(root, "dev_realauth_zenithclient"))
     _, allow = files["networkpolicy.yaml"]
     assert allow["spec"]["ingress"] == []
     assert "service.yaml" not in files
@@ -120,7 +132,9 @@ def test_where_nobody_comes_in_the_policy_says_so(root: Path) -> None:
 def test_people_come_to_the_gateway_or_else_to_the_hub(root: Path) -> None:
     """Without a tunnel the Service and the policy have the port that people come to, and no other."""
     for name, ports in (("dev_dummyauth", [8000]), ("dev_realauth", [9000, 8080])):
-        files = folder(load(root, name))
+        files = folder(read_environment(root, name))
         (service,), (_, allow) = files["service.yaml"], files["networkpolicy.yaml"]
         assert sorted(port["port"] for port in service["spec"]["ports"]) == sorted(ports)
-        assert sorted(port["port"] for rule in allow["spec"]["ingress"] for port in rule["ports"]) == sorted(ports)
+        assert sorted(port["port"] for rule in allow["spec"]["ingress"] for port in rule["ports"]) == sorted(
+            ports
+        )

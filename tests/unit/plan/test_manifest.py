@@ -7,20 +7,32 @@ from pathlib import Path
 
 import pytest
 
-from hubenvs import keys, render
+from hubenvs.definition.containers import CONTAINERS
+from hubenvs.definition.environment import Environment
+from hubenvs.definition.read import read_environment
+from hubenvs.deployment.sources import read_templates
 from hubenvs.errors import DefinitionError
-from hubenvs.load import load
-from hubenvs.model import Environment
-from hubenvs.names import CONTAINERS
+from hubenvs.plan import keys
+from hubenvs.plan import manifest as of_pod
+from hubenvs.plan.manifest import Document, dump, redacted
+
+from ..helpers import rendered
 
 IMAGES = {name: f"localhost/{name}:1" for name in CONTAINERS}
 
 
-def manifest(env: Environment, values: dict[str, str] | None = None) -> tuple[render.Document, ...]:
-    return render.manifest(env, IMAGES, values or keys.deployment("slurm", 22, env.secret_keys), {})
+def manifest(env: Environment, values: dict[str, str] | None = None) -> tuple[Document, ...]:
+    return of_pod.manifest(
+        env, read_templates(env.root), IMAGES, values or keys.generate("slurm", 22, env.secret_keys)
+    )
 
 
-def only(documents: tuple[render.Document, ...], kind: str) -> list[render.Document]:
+def label(documents: tuple[Document, ...], seeds: dict[str, bytes] | None = None) -> str:
+    """Return the fingerprint of the pod in ``documents``."""
+    return of_pod.fingerprint(documents, IMAGES, seeds or {}).label
+
+
+def only(documents: tuple[Document, ...], kind: str) -> list[Document]:
     return [document for document in documents if document["kind"] == kind]
 
 
@@ -34,81 +46,90 @@ def test_the_manifest_has_all_that_the_pod_names(env: Environment) -> None:
 
 def test_nodes_and_the_ssh_host_resolve_in_the_pod(root: Path) -> None:
     """The hub goes to the node that squeue names, so each name is an alias of the pod's own address."""
-    env = load(root, "dev_dummyauth", settings=["slurm.nodes=3"])
+    env = read_environment(root, "dev_dummyauth", settings=["slurm.nodes=3"])
     (pod,) = only(manifest(env), "Pod")
-    assert pod["spec"]["hostAliases"] == [{"ip": "127.0.0.1", "hostnames": ["slurm", "node1", "node2", "node3"]}]
+    assert pod["spec"]["hostAliases"] == [
+        {"ip": "127.0.0.1", "hostnames": ["slurm", "node1", "node2", "node3"]}
+    ]
 
 
 def test_secrets_are_only_in_secrets(env: Environment) -> None:
     """No secret's value stands in any other document, and each Secret says what its encoding is."""
-    values = keys.deployment("slurm", 22, env.secret_keys)
+    values = keys.generate("slurm", 22, env.secret_keys)
     documents = manifest(env, values)
     for secret in only(documents, "Secret"):
         assert base64.b64decode(secret["data"]["format"]) == b"plain"
-    rest = render.dump([document for document in documents if document["kind"] != "Secret"])
-    assert not any(value in rest or base64.b64encode(value.encode()).decode() in rest for value in values.values())
+    rest = dump([document for document in documents if document["kind"] != "Secret"])
+    assert not any(
+        value in rest or base64.b64encode(value.encode()).decode() in rest for value in values.values()
+    )
 
 
 def test_each_container_gets_only_its_own_secrets(env: Environment) -> None:
     """The hub never has munge's key, nor Slurm the crypt key."""
-    by_name = {document["metadata"]["name"]: set(document["data"]) for document in only(manifest(env), "Secret")}
+    by_name = {
+        document["metadata"]["name"]: set(document["data"]) for document in only(manifest(env), "Secret")
+    }
     assert "munge_key" not in by_name[f"{env.pod}-jupyterhub"]
     assert not {"crypt_keys", "ssh_key"} & by_name[f"{env.pod}-slurm"]
 
 
 def test_redacting_hides_every_value(env: Environment) -> None:
     """`render` shows a manifest that can be pasted into a report."""
-    values = keys.deployment("slurm", 22, env.secret_keys)
-    text = render.dump(render.redacted(manifest(env, values)))
+    values = keys.generate("slurm", 22, env.secret_keys)
+    text = dump(redacted(manifest(env, values)))
     assert not any(base64.b64encode(value.encode()).decode() in text for value in values.values())
 
 
 @pytest.mark.parametrize("setting", ["slurm.nodes=2", "log_level=DEBUG", "publish.jupyterhub=127.0.0.1:8123"])
 def test_the_digest_changes_with_the_definition(root: Path, setting: str) -> None:
     """A pod is replaced if, and only if, what it is made of has changed."""
-    values = keys.deployment("slurm", 22, load(root, "dev_dummyauth").secret_keys)
-    plain = render.pod_digest(manifest(load(root, "dev_dummyauth"), values))
-    assert plain == render.pod_digest(manifest(load(root, "dev_dummyauth"), values))
-    assert plain != render.pod_digest(manifest(load(root, "dev_dummyauth", settings=[setting]), values))
+    values = keys.generate("slurm", 22, read_environment(root, "dev_dummyauth").secret_keys)
+    plain = label(manifest(read_environment(root, "dev_dummyauth"), values))
+    assert plain == label(manifest(read_environment(root, "dev_dummyauth"), values))
+    assert plain != label(manifest(read_environment(root, "dev_dummyauth", settings=[setting]), values))
 
 
 def test_the_digest_changes_with_secrets_and_seeds(env: Environment) -> None:
     """New keys or a new configuration file need a new pod too."""
-    values = keys.deployment("slurm", 22, env.secret_keys)
-    digests = {
-        render.pod_digest(render.manifest(env, IMAGES, values, {})),
-        render.pod_digest(render.manifest(env, IMAGES, keys.deployment("slurm", 22, env.secret_keys), {})),
-        render.pod_digest(render.manifest(env, IMAGES, values, {"a": b"1"})),
-    }
+    values = keys.generate("slurm", 22, env.secret_keys)
+    digests = {label(manifest(env, values)), label(manifest(env)), label(manifest(env, values), {"a": b"1"})}
     assert len(digests) == 3
 
 
 def test_nothing_is_published_unless_asked(root: Path) -> None:
     """`publish.jupyterhub: null` leaves no port on the host."""
-    (pod,) = only(manifest(load(root, "dev_dummyauth", settings=["publish.jupyterhub=null"])), "Pod")
+    (pod,) = only(
+        manifest(read_environment(root, "dev_dummyauth", settings=["publish.jupyterhub=null"])), "Pod"
+    )
     assert not any("ports" in container for container in pod["spec"]["containers"])
 
 
 def test_a_hub_alone_is_found_by_its_site_and_finds_it(root: Path) -> None:
     """Compute nodes come to the hub's API on this host; names that only the site knows are in the pod's hosts file."""
     aliases = "slurm.host_aliases=[{ip: 192.0.2.7, hostnames: [login.example.org, node1]}]"
-    env = load(root, "dev_dummyauth_extslurm", settings=[aliases])
+    env = read_environment(root, "dev_dummyauth_extslurm", settings=[aliases])
     (pod,) = only(manifest(env), "Pod")
     (container,) = pod["spec"]["containers"]
-    published = {port["name"]: (port["containerPort"], port["hostIP"], port["hostPort"]) for port in container["ports"]}
+    published = {
+        port["name"]: (port["containerPort"], port["hostIP"], port["hostPort"]) for port in container["ports"]
+    }
     assert published == {"jupyterhub": (8000, "127.0.0.1", 8000), "hub-api": (8081, "192.0.2.10", 8081)}
     assert pod["spec"]["hostAliases"] == [{"ip": "192.0.2.7", "hostnames": ["login.example.org", "node1"]}]
 
 
 def test_slurm_alone_publishes_nothing(root: Path) -> None:
     """What the definition says of containers that aren't in the pod counts for nothing."""
-    env = load(root, "dev_dummyauth", settings=["containers=[slurm]"])
+    env = read_environment(root, "dev_dummyauth", settings=["containers=[slurm]"])
     assert (env.published, env.url) == ({}, None)
 
 
 def test_with_real_log_in_the_gateway_is_published_and_the_hub_is_not(root: Path) -> None:
     """Browsers come through the gateway; the provider has the same port inside and outside, for its URL's sake."""
-    (pod,) = only(manifest(load(root, "dev_realauth", settings=["publish.oidc-provider=127.0.0.1:9123"])), "Pod")
+    (pod,) = only(
+        manifest(read_environment(root, "dev_realauth", settings=["publish.oidc-provider=127.0.0.1:9123"])),
+        "Pod",
+    )
     ports = {item["name"]: item.get("ports", [{}])[0] for item in pod["spec"]["containers"]}
     assert {name: port.get("hostPort") for name, port in ports.items()} == {
         "jupyterhub": None,
@@ -122,7 +143,7 @@ def test_with_real_log_in_the_gateway_is_published_and_the_hub_is_not(root: Path
 def test_an_external_provider_needs_no_containers(root: Path) -> None:
     """Then the hub's own port is published, where the gateway's would have been."""
     settings = ["auth.provider=external", "auth.oidc_server=https://keycloak.example/realms/x"]
-    env = load(root, "dev_realauth", settings=settings)
+    env = read_environment(root, "dev_realauth", settings=settings)
     assert env.containers == ("jupyterhub", "slurm")
     assert env.url == env.hub_url == "http://127.0.0.1:8000/jupyter"
     assert env.settings["DEPLOY_CONFIG_OIDC_SERVER"] == "https://keycloak.example/realms/x"
@@ -136,21 +157,18 @@ def test_a_broken_template_is_named(env: Environment) -> None:
         manifest(env)
 
 
-def test_seed_templates_are_rendered(env: Environment) -> None:
-    """slurm.conf has the nodes that the environment asks for."""
-    files = render.seed_files(env, {"a.j2": b"{{ slurm.nodes }} {{ env.name }}", "b": b"{{ as it is }}"})
-    assert files == {"a": b"1 dev_dummyauth", "b": b"{{ as it is }}"}
-
-
 def test_accounting_has_a_container_with_munges_key_and_the_dev_users(root: Path) -> None:
     """Its Secret is munge's key alone, slurm.conf points at it, and each project has an account with its users."""
     tree = {
-        name: (root / "volumes/common/slurm-config" / name).read_bytes() for name in ("slurm.conf.j2", "accounts.j2")
+        name: (root / "volumes/common/slurm-config" / name).read_bytes()
+        for name in ("slurm.conf.j2", "accounts.j2")
     }
-    without = render.seed_files(load(root, "dev_dummyauth"), tree)
+    without = rendered(read_environment(root, "dev_dummyauth"), tree)
     assert b"Accounting" not in without["slurm.conf"]
     assert without["accounts"] == b""
-    env = load(root, "dev_dummyauth", settings=["slurm.accounting=true", "dev_users=[a.one, b.two, b.one]"])
+    env = read_environment(
+        root, "dev_dummyauth", settings=["slurm.accounting=true", "dev_users=[a.one, b.two, b.one]"]
+    )
     secret = next(item for item in env.secrets if item.container == "accounting")
     assert secret.keys == ("munge_key",)
     assert any(
@@ -158,7 +176,7 @@ def test_accounting_has_a_container_with_munges_key_and_the_dev_users(root: Path
         for volume in only(manifest(env), "Pod")[0]["spec"]["volumes"]
         if "persistentVolumeClaim" in volume
     )
-    files = render.seed_files(env, tree)
+    files = rendered(env, tree)
     assert b"accounting_storage/slurmdbd" in files["slurm.conf"]
     accounts = files["accounts"].decode()
     assert accounts.partition("Parent - 'root'\n")[2].splitlines() == [
@@ -169,17 +187,4 @@ def test_accounting_has_a_container_with_munges_key_and_the_dev_users(root: Path
         "User - 'b.one':DefaultAccount='one'",
         "Parent - 'two'",
         "User - 'b.two':DefaultAccount='two'",
-    ]
-
-
-def test_reservations_are_arguments_of_scontrol(root: Path) -> None:
-    """Those of the definition, with the start last, which one that is there keeps."""
-    course = "{name: course, nodes: 'node[1-2]', users: [alice.project1, bob.project1], start: 2030-01-31T09:00:00}"
-    settings = ["slurm.nodes=2", f"slurm.reservations=[{course}, {{name: all-day, users: [bob.project1]}}]"]
-    tree = {"reservations.j2": (root / "volumes/common/slurm-config/reservations.j2").read_bytes()}
-    assert render.seed_files(load(root, "dev_dummyauth"), tree) == {"reservations": b""}
-    assert render.seed_files(load(root, "dev_dummyauth", settings=settings), tree)["reservations"].splitlines() == [
-        b"ReservationName=course Nodes=node[1-2] Users=alice.project1,bob.project1 Duration=UNLIMITED "
-        b"StartTime=2030-01-31T09:00:00",
-        b"ReservationName=all-day Nodes=ALL Users=bob.project1 Duration=UNLIMITED StartTime=now",
     ]

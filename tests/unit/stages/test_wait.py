@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hubenvs.ready import nodes_answer
+from hubenvs.stages.wait import nodes_answer
 
 
 @pytest.mark.parametrize(

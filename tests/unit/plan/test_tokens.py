@@ -9,10 +9,11 @@ from pathlib import Path
 import jwt
 import pytest
 
-from hubenvs import keys, tokens
+from hubenvs.definition.environment import Environment
+from hubenvs.definition.read import read_environment
 from hubenvs.errors import DefinitionError
-from hubenvs.load import load
-from hubenvs.model import Environment
+from hubenvs.plan import keys
+from hubenvs.plan.tokens import sign_token
 
 KEY_SET = keys.signing_keys()
 
@@ -20,20 +21,22 @@ KEY_SET = keys.signing_keys()
 @pytest.fixture
 def real(root: Path) -> Environment:
     """dev_realauth with the example's users: alice in two projects, bob in one of them."""
-    return load(root, "dev_realauth")
+    return read_environment(root, "dev_realauth")
 
 
 def verified(token: str, audience: str = "jupyterhub", **options: bool) -> dict[str, object]:
     """Return the claims of ``token`` as a relying party sees them, by the public key."""
     key = json.loads(KEY_SET)["keys"][0]
     public = jwt.PyJWK({name: key[name] for name in ("kty", "n", "e")}, "RS256").key
-    claims: dict[str, object] = jwt.decode(token, public, algorithms=["RS256"], audience=audience, options=options)
+    claims: dict[str, object] = jwt.decode(
+        token, public, algorithms=["RS256"], audience=audience, options=options
+    )
     return claims
 
 
 def test_a_token_has_the_users_projects_on_the_platform(real: Environment) -> None:
     """Each project once, with the account that the user has in it."""
-    claims = verified(tokens.token(real, KEY_SET, "alice"))
+    claims = verified(sign_token(real, KEY_SET, "alice"))
     assert claims["short_name"] == "alice"
     assert claims["iss"] == "http://127.0.0.1:9000"
     projects = claims["projects"]
@@ -47,9 +50,9 @@ def test_a_token_has_the_users_projects_on_the_platform(real: Environment) -> No
 def test_a_token_lasts_as_long_as_asked(real: Environment) -> None:
     """By default as long as the provider's own; an expired one was valid once."""
     now = time.time()
-    assert verified(tokens.token(real, KEY_SET, "alice", 5))["exp"] == pytest.approx(now + 5, abs=2)
-    assert verified(tokens.token(real, KEY_SET, "alice"))["exp"] == pytest.approx(now + 3600, abs=2)
-    expired = tokens.token(real, KEY_SET, "alice", expired=True)
+    assert verified(sign_token(real, KEY_SET, "alice", 5))["exp"] == pytest.approx(now + 5, abs=2)
+    assert verified(sign_token(real, KEY_SET, "alice"))["exp"] == pytest.approx(now + 3600, abs=2)
+    expired = sign_token(real, KEY_SET, "alice", expired=True)
     with pytest.raises(jwt.ExpiredSignatureError):
         verified(expired)
     old = verified(expired, verify_exp=False)
@@ -59,6 +62,6 @@ def test_a_token_lasts_as_long_as_asked(real: Environment) -> None:
 def test_only_dev_users_of_the_bundled_provider_get_tokens(real: Environment, env: Environment) -> None:
     """A misspelt name gets a suggestion; where log-in is by password there is nothing to sign."""
     with pytest.raises(DefinitionError, match="did you mean 'alice'"):
-        tokens.token(real, KEY_SET, "alise")
+        sign_token(real, KEY_SET, "alise")
     with pytest.raises(DefinitionError, match="no provider of its own"):
-        tokens.token(env, KEY_SET, "alice")
+        sign_token(env, KEY_SET, "alice")

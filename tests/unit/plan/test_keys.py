@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 
-from hubenvs.keys import deployment, known_hosts, rotate, ssh_key_pair, without_halves
+from hubenvs.plan.keys import generate, known_hosts, rotate, ssh_key_pair, without_incomplete_pairs
 
 WANTED = ("ssh_key", "authorized_keys", "munge_key", "crypt_keys", "jwks")
 
@@ -20,7 +20,7 @@ def test_an_ssh_pair_belongs_together() -> None:
 
 def test_each_deployment_has_secrets_of_its_own() -> None:
     """No two deployments share a secret."""
-    first, second = deployment("slurm", 22, WANTED), deployment("slurm", 22, WANTED)
+    first, second = generate("slurm", 22, WANTED), generate("slurm", 22, WANTED)
     assert all(first[key] != second[key] for key in first)
     assert first.keys() == set(WANTED)
     assert first["authorized_keys"].startswith("restrict ssh-ed25519 ")
@@ -34,7 +34,7 @@ def test_a_host_key_is_pinned_for_its_port() -> None:
 
 def test_rotating_puts_a_new_crypt_key_before_the_old() -> None:
     """What the old key encrypted can still be read; everything else is new."""
-    old = deployment("slurm", 22, WANTED)
+    old = generate("slurm", 22, WANTED)
     new = rotate(old, "slurm", 22)
     assert new["crypt_keys"].split(";")[1:] == [old["crypt_keys"]]
     assert new["crypt_keys"].split(";")[0] != old["crypt_keys"]
@@ -44,8 +44,8 @@ def test_rotating_puts_a_new_crypt_key_before_the_old() -> None:
 @pytest.mark.parametrize("lost", ["ssh_key", "authorized_keys"])
 def test_half_of_a_pair_is_no_use(lost: str) -> None:
     """Who has lost one gets two new ones that belong together; the rest stays."""
-    old = deployment("slurm", 22, WANTED)
+    old = generate("slurm", 22, WANTED)
     left = {key: value for key, value in old.items() if key != lost}
-    assert without_halves(left, set(WANTED)).keys() == old.keys() - {"ssh_key", "authorized_keys"}
-    assert without_halves(left, left.keys()) == left
-    assert without_halves(old, set(WANTED)) == old
+    assert without_incomplete_pairs(left, set(WANTED)).keys() == old.keys() - {"ssh_key", "authorized_keys"}
+    assert without_incomplete_pairs(left, left.keys()) == left
+    assert without_incomplete_pairs(old, set(WANTED)) == old

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hubenvs.definition.layers import merge, parse_set, parse_yaml
 from hubenvs.errors import DefinitionError
-from hubenvs.layers import merge, parse_set, parse_yaml
 
 
 @pytest.mark.parametrize(
-    "option", ["", "a." * 3000 + "a=1", "nodes", "=1", "a..b=1", "slurm.nodes=[1", "a={b: 1, b: 2}", "a=1\n---\n2"]
+    "option",
+    ["", "a." * 3000 + "a=1", "nodes", "=1", "a..b=1", "slurm.nodes=[1", "a={b: 1, b: 2}", "a=1\n---\n2"],
 )
 def test_a_malformed_set_is_refused(option: str) -> None:
     """--set takes key.key=value, nothing else."""

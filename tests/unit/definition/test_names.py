@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from hubenvs.names import CONTAINERS, check_instance, part_name, pod_name
+from hubenvs.definition.containers import CONTAINERS
+from hubenvs.definition.names import check_instance, part_name, pod_name
 
 
 def test_no_instance_is_called_as_a_part_of_another_pod() -> None:
     """Instance `slurm` would be a pod with the name of a container, and of a Secret, of the environment's own pod."""
     assert pod_name("dev", "slurm") == part_name(pod_name("dev", None), "slurm")
     for container in CONTAINERS:
-        with pytest.raises(ValueError, match="a container has that name"):
+        with pytest.raises(ValueError, match="this is a container's name"):
             check_instance(container)
     check_instance("mine")

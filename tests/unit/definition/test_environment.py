@@ -1,0 +1,73 @@
+"""Names and settings that follow from an environment."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from hubenvs.definition.environment import Environment
+from hubenvs.definition.read import read_environment
+
+
+def test_every_name_is_valid_in_kubernetes(root: Path) -> None:
+    """Underscores of an environment's name don't reach a resource's name."""
+    env = read_environment(root, "dev_dummyauth", instance="two")
+    names = [env.pod, env.config_map, *(item.name for item in (*env.volumes, *env.secrets))]
+    assert env.pod == "jupyterhub-slurm-dev-dummyauth-two"
+    assert all(re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", name) and len(name) <= 63 for name in names)
+
+
+def test_an_environment_is_frozen(env: Environment) -> None:
+    """Nothing changes an environment once it is loaded."""
+    with pytest.raises(ValidationError):
+        env.name = "other"
+
+
+def test_containers_find_their_settings(env: Environment) -> None:
+    """The ConfigMap has the names that a jupyterhub_config.py looks for."""
+    settings = env.settings
+    expected = (
+        "LOG_LEVEL BASE_URL DEV_USERS SSH_HOSTNAME SLURMSPAWNER_WRAPPERS_BIN CONDA_PREFIX_DIR JUPYTER_DATA_DIR "
+        "HUB_CONNECT_URL OIDC_SERVER BRICS_PLATFORM JWT_AUDIENCE"
+    )
+    assert {f"DEPLOY_CONFIG_{name}" for name in expected.split()} <= set(settings)
+    assert settings["DEPLOY_CONFIG_DEV_USERS"].split("\n") == [
+        "alice.project1",
+        "alice.project2",
+        "bob.project1",
+    ]
+    assert all(isinstance(value, str) for value in settings.values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus", "script"),
+    [
+        ([], "false", "false"),
+        (["slurm.gpus_per_node=2"], "true", "false"),
+        (["slurm.gpus_per_node=2", "hub.request_gpus=false"], "false", "false"),
+        (["hub.request_gpus=true", "slurm.environment_in_script=true"], "true", "true"),
+    ],
+)
+def test_null_leaves_a_choice_to_the_rest(root: Path, settings: list[str], gpus: str, script: str) -> None:
+    """GPUs are asked for where nodes have some, variables sent to a Slurm in the pod, unless a key says otherwise."""
+    values = read_environment(root, "dev_dummyauth", settings=settings).settings
+    assert (values["DEPLOY_CONFIG_REQUEST_GPUS"], values["DEPLOY_CONFIG_ENVIRONMENT_IN_SCRIPT"]) == (
+        gpus,
+        script,
+    )
+
+
+def test_a_slurm_elsewhere_need_not_let_variables_pass(root: Path) -> None:
+    """Where Slurm isn't in the pod the batch script has the server's variables, unless the key says no."""
+    site = ["slurm.ssh_hostname=login", "slurm.hub_connect_url=http://hub:8081", "publish.hub-api=8081"]
+    for more, script in ([], "true"), (["slurm.environment_in_script=false"], "false"):
+        env = read_environment(root, "dev_dummyauth_extslurm", settings=[*site, *more, "dev_users=[a.one]"])
+        assert env.settings["DEPLOY_CONFIG_ENVIRONMENT_IN_SCRIPT"] == script
+
+
+def test_no_secret_is_among_the_settings(env: Environment) -> None:
+    """A ConfigMap can be read by anyone who can read the manifest."""
+    assert not any(word in key for key in env.settings for word in ("PASSWORD", "KEY", "SECRET"))

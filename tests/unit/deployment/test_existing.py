@@ -1,0 +1,79 @@
+"""The existing resources of a deployment, from the engine's listing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from hubenvs.definition.environment import Environment
+from hubenvs.definition.names import LABEL_CHECKOUT, LABEL_ENVIRONMENT, LABEL_INSTANCE, LABEL_PART_OF, PART_OF
+from hubenvs.deployment.existing import all_existing, belongs_to_us, find_existing, refuse_foreign
+from hubenvs.engines.engine import Container, Listing, Pod, PublishedPort, Resource
+from hubenvs.errors import StateError
+
+
+def listing(env: Environment, **other_labels: str) -> Listing:
+    """Return an engine's listing with the pod of ``env``, on port 8000, but for ``other_labels``."""
+    labels = {**env.labels, **other_labels}
+    pod = Pod(env.pod, labels, "1", holds_ports=True, is_running=True)
+    container = Container(
+        env.container("slurm"), labels, "running", env.pod, (PublishedPort(8000, "127.0.0.1", 8000),)
+    )
+    return Listing((pod,), (container,))
+
+
+def test_another_environments_pod_of_the_same_name_is_not_taken_over(env: Environment) -> None:
+    """dev_dummyauth's instance `extslurm` would have the name of dev_dummyauth_extslurm's pod."""
+    resources = listing(env, **{LABEL_ENVIRONMENT: "another_one"})
+    found = find_existing(resources, env.root, env.name, env.instance)
+    with pytest.raises(
+        StateError, match=r"is up already, brought up from environment another_one: .*--instance"
+    ):
+        refuse_foreign(env, found)
+
+
+def test_another_checkouts_pod_is_not_taken_over(env: Environment) -> None:
+    """Two clones on one host have the same names."""
+    found = find_existing(listing(env, **{LABEL_CHECKOUT: "other"}), env.root, env.name, env.instance)
+    with pytest.raises(StateError, match=r"is up already, brought up from another checkout: .*--instance"):
+        refuse_foreign(env, found)
+
+
+def test_a_pod_without_labels_is_somebody_elses(env: Environment) -> None:
+    """Its name alone doesn't make it ours."""
+    found = find_existing(listing(env, **{LABEL_PART_OF: "else"}), env.root, env.name, env.instance)
+    assert found.pod is None
+    with pytest.raises(StateError, match="without this suite's labels"):
+        refuse_foreign(env, found)
+
+
+def test_a_pod_holds_its_ports_while_it_runs(env: Environment) -> None:
+    """`up` needs no free port for what its own pod has; one that has stopped may have lost it."""
+    resources = listing(env)
+    assert find_existing(resources, env.root, env.name, env.instance).held_ports == {8000}
+    stopped = Listing((replace(resources.pods[0], holds_ports=False),), resources.containers)
+    assert find_existing(stopped, env.root, env.name, env.instance).held_ports == set()
+
+
+def test_secrets_are_found_by_name_when_nothing_labelled_is_left(env: Environment) -> None:
+    """podman<5: 4.3 can't label them, and `down` removes them all the same."""
+    resources = Listing(secrets=frozenset({f"{env.pod}-slurm", f"{env.pod}-other-slurm", "else"}))
+    assert find_existing(resources, env.root, env.name, env.instance).secrets == (f"{env.pod}-slurm",)
+
+
+def test_labels_say_which_instance_it_is(env: Environment) -> None:
+    """`down --instance` and `status` know it by the pod's name."""
+    mine = {LABEL_PART_OF: PART_OF, LABEL_INSTANCE: f"{env.pod}-mine", LABEL_ENVIRONMENT: env.name}
+    (found,) = all_existing(Listing(volumes=(Resource("v", mine),))).values()
+    assert (found.instance, found.state(None)) == ("mine", "partial")
+
+
+def test_only_labelled_things_are_ours() -> None:
+    """Something without our label belongs to somebody else, whatever its name."""
+    ours = {"app.kubernetes.io/part-of": "jupyterhub-slurm", "app.kubernetes.io/instance": "x"}
+    assert list(all_existing(Listing(volumes=(Resource("v", ours),)))) == ["x"]
+    assert belongs_to_us(Resource("v", ours))
+    for labels in ({"app.kubernetes.io/instance": "x"}, {}):
+        assert not belongs_to_us(Resource("v", labels))
+        assert all_existing(Listing(volumes=(Resource("v", labels),))) == {}

@@ -1,0 +1,36 @@
+"""What an image is built from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hubenvs.definition.environment import Environment
+from hubenvs.plan.images import Build
+from hubenvs.stages.build import gather
+
+from ..helpers import session
+
+
+def test_a_persons_umask_is_no_part_of_an_image(env: Environment, tmp_path: Path) -> None:
+    """Whether a checkout was made with umask 002, 022 or 077, an image has the modes that Git has."""
+    context, scratch = env.root / "containers/base", tmp_path / "scratch"
+    (context / "files/etc").mkdir(parents=True)
+    scratch.mkdir()
+    for name, content, mode in (
+        ("files/etc/conf", "a", 0o600),
+        ("files/run", "b", 0o770),
+        ("files/etc", None, 0o775),
+    ):
+        if content:
+            (context / name).write_text(content)
+        (context / name).chmod(mode)
+    gather(session(env), Build("base", "tag", "scratch"), scratch)
+    made = [scratch / "context", *(scratch / "context").rglob("*")]
+    modes = {str(path.relative_to(scratch)): path.stat().st_mode & 0o777 for path in made}
+    assert modes == {
+        "context": 0o755,
+        "context/files": 0o755,
+        "context/files/etc": 0o755,
+        "context/files/etc/conf": 0o644,
+        "context/files/run": 0o755,
+    }

@@ -1,0 +1,39 @@
+"""Files: tars, digests, writing."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from hubenvs.errors import StateError
+from hubenvs.files import digest, pack, unpack, write
+
+
+def test_a_tar_depends_on_nothing_but_its_content() -> None:
+    """The same files give the same bytes, with the owner asked for."""
+    files = {"b/c.conf": b"1", "a": b"2"}
+    assert pack(files, 64030) == pack(dict(reversed(files.items())), 64030)
+    with tarfile.open(fileobj=io.BytesIO(pack(files, 64030))) as tar:
+        assert {(member.uid, member.gid, member.mtime) for member in tar} == {(64030, 64030, 0)}
+        assert [member.name for member in tar] == [".", "a", "b", "b/c.conf"]
+    assert unpack(pack(files, 0)) == files
+
+
+def test_a_digest_tells_where_one_part_ends() -> None:
+    """Moving a byte from one part to the next changes the digest."""
+    assert digest("ab", "c") != digest("a", "bc")
+    assert digest({"a": b"1", "b": b"2"}) == digest({"b": b"2", "a": b"1"})
+
+
+def test_nothing_but_a_file_is_written_over(tmp_path: Path) -> None:
+    """A pipe (as a device would) stays what it is when it is named as a file to write."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(StateError, match="not a file"):
+        write(pipe, "x")
+    assert pipe.is_fifo()
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
