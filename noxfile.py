@@ -30,7 +30,6 @@ LOCKS = {
     "requirements/tests.in": "3.10",
     "requirements/lint.in": "3.10",
     "requirements/browser.in": "3.10",
-    "requirements/bench.in": "3.10",
     "containers/tools/tools.in": "3.13",
     "containers/tools/build.in": "3.10",
     "containers/jupyterhub-base/requirements.in": "3.13",
@@ -145,8 +144,8 @@ def load(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure steps, images, memory and the load curve into docs/bench.md (`-- --runs 3 --users 1,10,30,100`)."""
-    install(session, "tools", "bench")
+    """Measure steps, images, memory and the load curve, and print tables (`-- --runs 3 --users 1,10,30,100`)."""
+    install(session, "tools")
     session.run("python", "-m", "bench.run", *session.posargs)
 
 

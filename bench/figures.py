@@ -1,4 +1,4 @@
-"""What is computed from what was measured, and its tables; pure."""
+"""Compute figures from measurements, and write them as Markdown tables. Pure."""
 
 from __future__ import annotations
 
@@ -125,60 +125,32 @@ def amount(name: str, value: float) -> str:
     return f"{value / MB:.0f} MB" if name.startswith(("memory", "image")) else f"{value:.2f} s"
 
 
-def document(
+def report(
     machine: str,
     cold: Mapping[str, float],
     runs: Sequence[Mapping[str, float]],
     sizes: Mapping[str, float],
     loads: Sequence[Load],
     alone: Load | None,
-    keep: float,
 ) -> str:
-    """Return the page of all that was measured: medians of ``runs``, with the least and the most of each.
+    """Return the tables of all measurements: medians of ``runs``, with least and most; then the loads.
 
-    ``alone`` is the largest of ``loads`` again, where Slurm is asked about each job by itself.
+    ``alone`` is the largest of ``loads`` again, with a query for each job instead of a shared one.
     """
-    rows_of_steps = [
-        (
-            name,
-            amount(name, value),
-            *(amount(name, pick(run[name] for run in runs if name in run)) for pick in (min, max)),
-        )
-        for name, value in medians(runs).items()
+    steps = [
+        (name, *(amount(name, pick(run[name] for run in runs if name in run)) for pick in (median, min, max)))
+        for name in medians(runs)
     ]
     once = [(name, amount(name, value)) for name, value in {**cold, **sizes}.items()]
-    text = f"""\
-# Bench
-
-`nox -s bench` wrote this page. Measured on: {machine}.
-
-## Steps
-
-Of dev_dummyauth, images built; {len(runs)} run(s). Edit to live: from saving the hub's configuration until its
-log-in page has it. Log-in to notebook: `verify`'s steps from `login` to `proxy`, without `ssh` and `sudo`.
-Memory: what the idle pod's processes don't share with files. Play: `invoke play`; plain play: `podman kube
-play` of the same manifest with existing volumes. The overhead is start-up (Python, Invoke, the suite),
-inspecting existing resources, and rendering the manifest. Down: of an idle pod, start-up included. Cold up:
-until the log-in page, with no image and no cache, all packages downloaded.
-
-{table(("step", "median", "least", "most"), rows_of_steps)}
-{table(("measured once", "figure"), once)}"""
+    text = f"Measured on: {machine}; {len(runs)} run(s).\n\n"
+    text += (
+        table(("step", "median", "least", "most"), steps) + "\n" + table(("measured once", "figure"), once)
+    )
     if loads:
         rows = [load.row() for load in loads]
         if alone:
             rows.append((f"{alone.users}, no shared query", *alone.row()[1:]))
-        text += f"""
-## Load
-
-Users of dev_realauth who all come at once, by tokens; servers run for {keep:g} s after the last first cell.
-Without the shared query (`--set slurm.query_many_as=null`) Slurm is asked about each job by itself.
-
-{table(HEADINGS, rows)}
-![Spawn latency by users](bench.svg)
-"""
-        text += "".join(
-            f"\n- {load.users} users: {problem}"
-            for load in (*loads, *filter(None, [alone]))
-            for problem in load.problems[:5]
-        )
+        text += "\n" + table(HEADINGS, rows)
+    for load in (*loads, *filter(None, [alone])):
+        text += "".join(f"\n- {load.users} users: {problem}" for problem in load.problems[:5])
     return text.rstrip("\n") + "\n"

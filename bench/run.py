@@ -1,4 +1,4 @@
-"""Bench: how long a developer's steps take, what a pod needs, how it bears users. Writes docs/bench.md."""
+"""Bench: how long a developer's steps take, what a pod needs, how it bears users. Prints Markdown tables."""
 
 from __future__ import annotations
 
@@ -195,26 +195,8 @@ def machine(engine: Engine) -> str:
     )
 
 
-def plot(loads: Sequence[figures.Load], path: Path) -> None:
-    """Draw how long a server takes to start, by the number of users who come at once."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "bench"  # the same figures give the same file
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
-    users = [item.users for item in loads]
-    for part, name in ((0.5, "p50"), (0.95, "p95")):
-        axes.plot(users, [figures.quantile(item.spawns, part) for item in loads], marker="o", label=name)
-    axes.set(xlabel="users who spawn at once", ylabel="form to server ready, seconds", ylim=(0, None))
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, metadata={"Date": None})
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure everything and write bench.md and bench.svg."""
+    """Measure everything and print the tables."""
     parser = argparse.ArgumentParser(prog="nox -s bench --", description=__doc__)
     parser.add_argument("--runs", type=int, default=3, help="of which medians are taken (3)")
     parser.add_argument(
@@ -226,24 +208,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--instance", default="bench", help="name of the deployments that are made (bench)")
     parser.add_argument(
-        "--output", type=Path, default=load.ROOT / "docs", help="folder of bench.md and bench.svg (docs)"
-    )
-    parser.add_argument(
         "--against-up", type=shlex.split, help="another launcher's command, run in turn with ours"
     )
     parser.add_argument(
         "--against-down", type=shlex.split, help="its command that takes down what that brings up"
     )
     parser.add_argument("--against-url", help="the page that it brings up")
-    given = parser.parse_args(arguments)
-    other = (given.against_up, given.against_down, given.against_url)
+    options = parser.parse_args(arguments)
+    other = (options.against_up, options.against_down, options.against_url)
     if any(other) and not all(other):
         parser.error("--against-up, --against-down and --against-url belong together")
     try:
-        counts = sorted({int(count) for count in given.users.split(",")} if given.users != "none" else ())
+        counts = sorted({int(count) for count in options.users.split(",")} if options.users != "none" else ())
     except ValueError:
-        parser.error(f"--users {given.users}: numbers with commas between them, or none")
-    if given.runs < 1 or given.keep <= 0 or (counts and counts[0] < 1):
+        parser.error(f"--users {options.users}: numbers with commas between them, or none")
+    if options.runs < 1 or options.keep <= 0 or (counts and counts[0] < 1):
         parser.error("--runs, --users and --keep: 1 or more")
     os.chdir(load.ROOT)
     console, engine = Console(), open_engine(load.ROOT, Console())
@@ -251,29 +230,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = machine(engine)
         runs: list[dict[str, float]] = []
         with tempfile.TemporaryDirectory() as overlay:
-            bench = Bench(engine, given.instance, Path(overlay))
-            cold = {"cold up": bench.cold()} if given.cold else {}
+            bench = Bench(engine, options.instance, Path(overlay))
+            cold = {"cold up": bench.cold()} if options.cold else {}
             bench.invoke("build")
-            for number in range(given.runs):
+            for number in range(options.runs):
                 runs.append(bench.run() | (against(engine, *other) if all(other) else {}))
-                console.say("bench", f"run {number + 1} of {given.runs} is done")
+                console.say("bench", f"run {number + 1} of {options.runs} is done")
             sizes = bench.sizes()
         loads: list[figures.Load] = []
         alone = None
         if counts:
-            with load.up(counts[-1], given.instance, console) as session:
-                loads.extend(load.run(session, count, given.keep, console) for count in counts)
-            with load.up(counts[-1], given.instance, console, ("slurm.query_many_as=null",)) as session:
-                alone = load.run(session, counts[-1], given.keep, console)
+            with load.up(counts[-1], options.instance, console) as session:
+                loads.extend(load.run(session, count, options.keep, console) for count in counts)
+            with load.up(counts[-1], options.instance, console, ("slurm.query_many_as=null",)) as session:
+                alone = load.run(session, counts[-1], options.keep, console)
     except HubEnvsError as error:
         print(error.report, file=sys.stderr)
         return error.exit_code
-    given.output.mkdir(parents=True, exist_ok=True)
-    if loads:
-        plot(loads, given.output / "bench.svg")
-    text = figures.document(where, cold, runs, sizes, loads, alone, given.keep)
-    (given.output / "bench.md").write_text(text)
-    print(text, end="")
+    print(figures.report(where, cold, runs, sizes, loads, alone), end="")
     return 0
 
 

@@ -93,12 +93,12 @@ def test_a_load_has_a_cell_for_each_heading() -> None:
 def test_the_page_says_the_median_and_what_broke() -> None:
     """Each step's row has median, least and most; a user who failed is named, and nothing is said of no load."""
     runs = [{"down": 3.0, "memory": 2e6}, {"down": 1.0, "memory": 4e6}, {"down": 2.0, "memory": 9e6}]
-    page = figures.document("a machine", {}, runs, {"image slurm": 6e8}, [], None, 30)
+    page = figures.report("a machine", {}, runs, {"image slurm": 6e8}, [], None)
     assert "| down | 2.00 s | 1.00 s | 3.00 s |" in page
     assert "| memory | 4 MB | 2 MB | 9 MB |" in page
     assert "| image slurm | 600 MB |" in page
     assert "Load" not in page
     load = figures.Load(2, (1.0,), (2.0,), 0, 1, 0.5, 0.1, 1, 60, 4, 0.05, 10**9, ("come: no",))
-    page = figures.document("a machine", {}, runs, {}, [load], load, 30)
+    page = figures.report("a machine", {}, runs, {}, [load], load)
     assert page.count("- 2 users: come: no\n") == 2
     assert "| 2, no shared query | 50 % |" in page
