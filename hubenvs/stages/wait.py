@@ -38,11 +38,11 @@ def wait(session: Session, timeout: float | None = None) -> None:
     """
     started = time.monotonic()
     seconds = timeout or session.env.wait_timeout
-    found = conditions(session)
-    for condition in found:
+    all_conditions = conditions(session)
+    for condition in all_conditions:
         with session.console.busy("wait", condition.name):
             _wait_for(session, condition, started, seconds)
-    names = ", ".join(condition.name for condition in found)
+    names = ", ".join(condition.name for condition in all_conditions)
     session.console.say("wait", f"ready after {time.monotonic() - started:.1f} s: {names}")
     _report_refused_reservations(session)
 
@@ -73,24 +73,24 @@ def conditions(session: Session) -> tuple[Condition, ...]:
     Everything else answers by the time that the hub's page does.
     """
     env, engine = session.env, session.engine
-    found = []
+    result = []
     names = {"jupyterhub": "hub page", "oidc-provider": "provider"}
     for row in sorted(env.rows, key=lambda row: row.name != "jupyterhub"):
         for port in row.ports:
             if page := env.page(port):
                 answers = partial(_answers, *page)
-                found.append(Condition(names.get(port.name, port.name), row.name, answers))
+                result.append(Condition(names.get(port.name, port.name), row.name, answers))
     if "jupyterhub" in env.containers:
-        found.append(Condition("hub", "jupyterhub", lambda: hub_answers(session)))
+        result.append(Condition("hub", "jupyterhub", lambda: hub_answers(session)))
     if "slurm" in env.containers:
         sinfo = ("sinfo", "--noheader", "--Node", "--format=%t")
         nodes = partial(engine.exec, env.container("slurm"), *sinfo, check=False)
-        found.append(Condition("Slurm", "slurm", lambda: nodes_answer(nodes().text)))
+        result.append(Condition("Slurm", "slurm", lambda: nodes_answer(nodes().text)))
     if "slurm" in env.containers and "jupyterhub" in env.containers:
         # The hub's own ssh; the connection that this opens is the one that the hub then shares.
         ssh = partial(engine.exec, env.container("jupyterhub"), "ssh", env.ssh_target, "true", check=False)
-        found.append(Condition("SSH", "slurm", lambda: ssh().returncode == 0))
-    return tuple(found)
+        result.append(Condition("SSH", "slurm", lambda: ssh().returncode == 0))
+    return tuple(result)
 
 
 def _answers(url: str, status: int) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..definition.environment import Environment, Volume
+from ..definition.layers import shown
 from ..deployment.sources import seed_source
 from ..errors import StateError
 
@@ -61,8 +62,8 @@ def _source(env: Environment, path: str, folders: Mapping[str, Path | Volume]) -
     for folder, source in folders.items():
         if path.startswith(f"{folder}/"):
             name = path.removeprefix(f"{folder}/")
-            found = (
+            source_file = (
                 source / name if isinstance(source, Path) else seed_source(env, source, name) or Path(path)
             )
-            return str(found.relative_to(env.root)) if found.is_relative_to(env.root) else str(found)
+            return shown(source_file, env.root)
     return path
