@@ -12,7 +12,7 @@ from .process import Programs
 def select_engine(folder: Path | None, programs: Programs, label: str) -> Engine:
     """Return the engine.
 
-    ``folder``: where it may write configuration (None: nowhere). ``label`` (``name=value``) is put on every image
-    that is built.
+    ``folder``: where it may write configuration (None: nowhere). ``label`` (``name=value``) is put on every
+    image that is built.
     """
     return Podman(folder, programs, label)
