@@ -154,8 +154,8 @@ def document(
 
 ## Steps
 
-Of dev_dummyauth, images built; {len(runs)} run(s). Edit to live: from saving the hub's configuration until its
-log-in page has it. Log-in to notebook: `verify`'s steps from `login` to `proxy`, without `ssh` and `sudo`.
+Of dev_dummyauth, images built; {len(runs)} run(s). Edit to live: from saving the hub's configuration until
+its log-in page has it. Log-in to notebook: `verify`'s steps `login` to `proxy`, without `ssh` and `sudo`.
 Memory: what the idle pod's processes don't share with files. Play: `invoke play`; plain play: `podman kube
 play` of the same manifest with existing volumes. The overhead is start-up (Python, Invoke, the suite),
 inspecting existing resources, and rendering the manifest. Down: of an idle pod, start-up included. Cold up:

@@ -30,7 +30,7 @@ def test_a_damaged_secret_is_refused_and_does_not_keep_the_folder(tmp_path: Path
 
 
 def test_secrets_outlive_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the two renames that put new ones in place, the old ones are put back; after a kill they are found."""
+    """Interrupted between two renames, the old ones are put back; after a kill they are found."""
     folder = tmp_path / "env"
     deploy.write_secrets(folder, {"crypt_keys": "old"})
     rename = Path.rename
@@ -70,7 +70,7 @@ def another_task(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], AbstractCo
 def test_a_lock_whose_folder_is_gone_locks_nothing(
     tmp_path: Path, another_task: Callable[[Path], AbstractContextManager[None]]
 ) -> None:
-    """`down` removes the folder that it has locked: who has opened that lock meanwhile does not take it for theirs."""
+    """`down` removes the folder that it has locked; who opened the lock meanwhile doesn't hold it."""
     folder = tmp_path / "env"
     with deploy.lock(folder):
         deploy.remove(folder)
@@ -82,7 +82,7 @@ def test_a_lock_whose_folder_is_gone_locks_nothing(
 
 
 def test_a_record_of_the_version_before_is_taken_over(env: Environment, root: Path) -> None:
-    """It had ports and digests as text, and the definition in a file of its own; the next record is a new one."""
+    """It had ports and digests as text, and the definition in a file of its own."""
     folder = deploy.create(env.deploy_folder)
     deployed = env.with_ports({"jupyterhub": 8001})
     definition = deployed.model_dump_json(by_alias=True, exclude={"dummy_password"})
