@@ -14,8 +14,8 @@ from .deployment import folder
 from .deployment.existing import Existing, find_existing, refuse_foreign
 from .deployment.ports import with_ports
 from .engines.engine import Engine
-from .engines.podman import Podman
 from .engines.process import Programs
+from .engines.select import select_engine
 from .errors import DefinitionError, StateError
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ class Session:
 
 def open_engine(root: Path, console: Console, dry: bool = False) -> Engine:
     """Return the engine for the checkout ``root``. ``dry``: it writes no configuration; it will only be queried."""
-    return Podman(None if dry else root / ".deploy", Programs(console.echo), f"{LABEL_PART_OF}={PART_OF}")
+    folder = None if dry else root / ".deploy"
+    return select_engine(folder, Programs(console.echo), f"{LABEL_PART_OF}={PART_OF}")
 
 
 def open_session(

@@ -1,4 +1,4 @@
-"""The Kubernetes folder of every environment: the schemas, the "baseline" Pod Security Standard, and kustomize."""
+"""Every environment's Kubernetes folder: schemas, the "baseline" Pod Security Standard, and kustomize."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from hubenvs import kubernetes, load, volumes
+from hubenvs.definition.read import read_environment
+from hubenvs.deployment.sources import read_seeds, read_templates
+from hubenvs.plan import kubernetes
 
 from .test_manifests import ENVIRONMENTS, VERSIONS
 
 # What a container may add under "baseline": https://kubernetes.io/docs/concepts/security/pod-security-standards/
 CAPABILITIES = {
-    "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "SETFCAP",
-    "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
+    "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE",
+    "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
 }  # fmt: skip
 SYSCTLS = {
     "kernel.shm_rmid_forced",
@@ -36,12 +38,16 @@ def beyond_baseline(template: dict[str, Any]) -> list[str]:
     """Return what of a pod template the "baseline" Pod Security Standard forbids."""
     spec = template["spec"]
     found = [key for key in ("hostNetwork", "hostPID", "hostIPC") if spec.get(key)]
-    found += [f"volume {volume['name']}: hostPath" for volume in spec.get("volumes", ()) if "hostPath" in volume]
+    found += [
+        f"volume {volume['name']}: hostPath" for volume in spec.get("volumes", ()) if "hostPath" in volume
+    ]
     contexts = {"pod": spec.get("securityContext", {})}
     containers = [*spec.get("initContainers", ()), *spec["containers"], *spec.get("ephemeralContainers", ())]
     for container in containers:
         contexts[container["name"]] = container.get("securityContext", {})
-        found += [f"{container['name']}: hostPort" for port in container.get("ports", ()) if port.get("hostPort")]
+        found += [
+            f"{container['name']}: hostPort" for port in container.get("ports", ()) if port.get("hostPort")
+        ]
         handlers = [container.get(probe, {}) for probe in ("livenessProbe", "readinessProbe", "startupProbe")]
         handlers += container.get("lifecycle", {}).values()
         found += [
@@ -61,7 +67,9 @@ def beyond_baseline(template: dict[str, Any]) -> list[str]:
                 "AppArmor": context.get("appArmorProfile", {}).get("type") == "Unconfined",
                 "hostProcess": context.get("windowsOptions", {}).get("hostProcess"),
                 "sysctls": {item["name"] for item in context.get("sysctls", ())} - SYSCTLS,
-                "SELinux": selinux.get("user") or selinux.get("role") or {selinux.get("type")} - SELINUX_TYPES - {None},
+                "SELinux": selinux.get("user")
+                or selinux.get("role")
+                or {selinux.get("type")} - SELINUX_TYPES - {None},
             }.items()
             if is_so
         ]
@@ -73,11 +81,12 @@ def beyond_baseline(template: dict[str, Any]) -> list[str]:
 @pytest.fixture(params=ENVIRONMENTS)
 def folder(request: pytest.FixtureRequest, root: Path, tmp_path: Path) -> Path:
     """The folder that `render --target kubernetes` writes of an environment."""
-    env = load.load(root, request.param)
+    env = read_environment(root, request.param)
     images = {name: f"localhost/{name}:1" for name in env.containers}
     target = tmp_path / "folder"
     target.mkdir()
-    for name, content in kubernetes.folder(env, images, volumes.seeds(env)).items():
+    files = kubernetes.folder(env, read_templates(root), images, read_seeds(env))
+    for name, content in files.items():
         (target / name).write_text(content)
     return target
 
@@ -85,13 +94,15 @@ def folder(request: pytest.FixtureRequest, root: Path, tmp_path: Path) -> Path:
 def resources(folder: Path) -> list[dict[str, Any]]:
     """Return the documents that the folder's kustomization.yaml names."""
     kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
-    assert kustomization.keys() == {"apiVersion", "kind", "resources"}  # nothing that only kustomize could resolve
-    return [item for name in kustomization["resources"] for item in yaml.safe_load_all((folder / name).read_text())]
+    # Nothing that only kustomize could resolve.
+    assert kustomization.keys() == {"apiVersion", "kind", "resources"}
+    texts = [(folder / name).read_text() for name in kustomization["resources"]]
+    return [item for text in texts for item in yaml.safe_load_all(text)]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_folder_is_valid_kubernetes(folder: Path, version: str) -> None:
-    """A cluster of the oldest and of the newest supported minor takes every document, the Secrets' template too."""
+    """Clusters of the oldest and the newest supported minor take every document and the Secrets' template."""
     for document in (*resources(folder), *yaml.safe_load_all((folder / kubernetes.SECRETS).read_text())):
         kubernetes_validate.validate(document, version, strict=True)
 

@@ -72,8 +72,9 @@ def test_layers_that_images_share_are_counted_once() -> None:
 def test_the_way_to_the_notebook_is_the_sum_of_its_steps() -> None:
     """What `verify` looks at besides (ssh, sudo) is no part of it, nor is what comes after."""
     walk = figures.steps(
-        "step      time    seen\npage      9.00 s\nlogin     0.25 s  alice\nform      0.25 s\nssh       9.00 s\n"
-        "sbatch    1.00 s  job 1\nnode      0.50 s  node1\ncallback  1.50 s\nproxy     0.50 s\nkernel    9.00 s\n"
+        "step      time    seen\npage      9.00 s\nlogin     0.25 s  alice\nform      0.25 s\n"
+        "ssh       9.00 s\nsbatch    1.00 s  job 1\nnode      0.50 s  node1\n"
+        "callback  1.50 s\nproxy     0.50 s\nkernel    9.00 s\n"
     )
     assert figures.to_notebook(walk) == 4
 
@@ -91,7 +92,7 @@ def test_a_load_has_a_cell_for_each_heading() -> None:
 
 
 def test_the_page_says_the_median_and_what_broke() -> None:
-    """Each step's row has median, least and most; a user who failed is named, and nothing is said of no load."""
+    """Each step's row has median, least and most; a user who failed is named; no load, no section."""
     runs = [{"down": 3.0, "memory": 2e6}, {"down": 1.0, "memory": 4e6}, {"down": 2.0, "memory": 9e6}]
     page = figures.report("a machine", {}, runs, {"image slurm": 6e8}, [], None)
     assert "| down | 2.00 s | 1.00 s | 3.00 s |" in page

@@ -44,7 +44,7 @@ def test_a_long_dev_user_is_refused() -> None:
 
 
 def test_a_repeated_or_missing_dev_user_is_refused() -> None:
-    """A name given twice names both lines; an empty list says what to add, and there is an end to a long one."""
+    """A repeated name names both lines; an empty list says what to add; a list can be too long."""
     with pytest.raises(DefinitionError, match=r"dev_users:3: 'a\.p1' is on line 1"):
         parse_dev_users("a.p1\nb.p1\na.p1\n", "dev_users")
     with pytest.raises(DefinitionError, match="no dev user in it"):

@@ -30,8 +30,8 @@ def test_containers_find_their_settings(env: Environment) -> None:
     """The ConfigMap has the names that a jupyterhub_config.py looks for."""
     settings = env.settings
     expected = (
-        "LOG_LEVEL BASE_URL DEV_USERS SSH_HOSTNAME SLURMSPAWNER_WRAPPERS_BIN CONDA_PREFIX_DIR JUPYTER_DATA_DIR "
-        "HUB_CONNECT_URL OIDC_SERVER BRICS_PLATFORM JWT_AUDIENCE"
+        "LOG_LEVEL BASE_URL DEV_USERS SSH_HOSTNAME SLURMSPAWNER_WRAPPERS_BIN CONDA_PREFIX_DIR "
+        "JUPYTER_DATA_DIR HUB_CONNECT_URL OIDC_SERVER BRICS_PLATFORM JWT_AUDIENCE"
     )
     assert {f"DEPLOY_CONFIG_{name}" for name in expected.split()} <= set(settings)
     assert settings["DEPLOY_CONFIG_DEV_USERS"].split("\n") == [
@@ -52,7 +52,7 @@ def test_containers_find_their_settings(env: Environment) -> None:
     ],
 )
 def test_null_leaves_a_choice_to_the_rest(root: Path, settings: list[str], gpus: str, script: str) -> None:
-    """GPUs are asked for where nodes have some, variables sent to a Slurm in the pod, unless a key says otherwise."""
+    """GPUs are requested if nodes have some, variables sent to the pod's Slurm, unless a key says more."""
     values = read_environment(root, "dev_dummyauth", settings=settings).settings
     assert (values["DEPLOY_CONFIG_REQUEST_GPUS"], values["DEPLOY_CONFIG_ENVIRONMENT_IN_SCRIPT"]) == (
         gpus,

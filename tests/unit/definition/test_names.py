@@ -9,7 +9,7 @@ from hubenvs.definition.names import check_instance, part_name, pod_name
 
 
 def test_no_instance_is_called_as_a_part_of_another_pod() -> None:
-    """Instance `slurm` would be a pod with the name of a container, and of a Secret, of the environment's own pod."""
+    """The pod of an instance `slurm` would have the name of a container and a Secret of the plain pod."""
     assert pod_name("dev", "slurm") == part_name(pod_name("dev", None), "slurm")
     for container in CONTAINERS:
         with pytest.raises(ValueError, match="this is a container's name"):

@@ -160,7 +160,8 @@ def test_later_layers_win_key_by_key(root: Path) -> None:
         ("images: {slurm: {image: example.org/slurm:1}}", "local.yaml:1: images.slurm.image: "),
         (
             f"images: {{slurm: {{image: 'example.org/slurm@sha256:{'0' * 64}'}}}}",
-            "local.yaml:1: images.slurm.image: a prebuilt image can't contain your working copy; use `stage: prod`",
+            "local.yaml:1: images.slurm.image: a prebuilt image can't contain your working copy; "
+            "use `stage: prod`",
         ),
         ("{? [a] : b}", "local.yaml"),
         ("slurm: {accounting: !!bool maybe}", "local.yaml: 'maybe'"),
@@ -188,7 +189,8 @@ def test_a_bad_definition_names_file_line_and_key(root: Path, text: str, error: 
             "publish.hub-api: an address of this host that",
         ),
         (
-            "{slurm: {ssh_hostname: a, hub_connect_url: 'http://localhost:1'}, publish: {hub-api: 192.0.2.1:1}}",
+            "{slurm: {ssh_hostname: a, hub_connect_url: 'http://localhost:1'}, "
+            "publish: {hub-api: 192.0.2.1:1}}",
             "local.yaml:1: slurm.hub_connect_url: on a compute node this is the node itself, not the hub",
         ),
     ],
@@ -220,7 +222,7 @@ def test_prod_guesses_nothing(root: Path) -> None:
 
 
 def test_two_things_are_not_published_at_one_address(root: Path) -> None:
-    """The second is refused by its key, also where one of them is everywhere; a port on two addresses is fine."""
+    """The second is refused by its key, also if one is bound everywhere; a port on two addresses is fine."""
     for address in ("127.0.0.1", "0.0.0.0"):
         with pytest.raises(DefinitionError, match=r"publish\.gateway: 127\.0\.0\.1:8000 is taken by"):
             read_environment(root, "dev_realauth", settings=[f"publish.jupyterhub={address}:8000"])

@@ -22,7 +22,7 @@ def merged(**environ: str) -> dict[str, Any]:
 
 
 def test_variables_are_read_as_yaml() -> None:
-    """A number, a list and a word that is no number arrive as they would from --set, for the definition to judge."""
+    """A number, a list and a word arrive as they would from --set, for the definition to judge."""
     assert merged(SLURM_NODES="4", SLURM_CPUS_PER_NODE="x", OVERLAYS="[a, b]") == {
         "slurm": {"nodes": 4, "cpus_per_node": "x", "ssh_port": None},
         "overlays": ["a", "b"],

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from hubenvs.definition.environment import Environment
+from hubenvs.definition.read import read_environment
 from hubenvs.deployment import folder as deploy
 from hubenvs.errors import StateError
+from hubenvs.session import open_session
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"\n"])
@@ -27,7 +30,7 @@ def test_a_damaged_secret_is_refused_and_does_not_keep_the_folder(tmp_path: Path
 
 
 def test_secrets_outlive_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the two renames that put new ones in place, the old ones are put back; after a kill they are found."""
+    """Interrupted between two renames, the old ones are put back; after a kill they are found."""
     folder = tmp_path / "env"
     deploy.write_secrets(folder, {"crypt_keys": "old"})
     rename = Path.rename
@@ -67,7 +70,7 @@ def another_task(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], AbstractCo
 def test_a_lock_whose_folder_is_gone_locks_nothing(
     tmp_path: Path, another_task: Callable[[Path], AbstractContextManager[None]]
 ) -> None:
-    """`down` removes the folder that it has locked: who has opened that lock meanwhile does not take it for theirs."""
+    """`down` removes the folder that it has locked; who opened the lock meanwhile doesn't hold it."""
     folder = tmp_path / "env"
     with deploy.lock(folder):
         deploy.remove(folder)
@@ -76,6 +79,33 @@ def test_a_lock_whose_folder_is_gone_locks_nothing(
         assert not folder.exists()
         (folder / deploy.SECRETS).mkdir(parents=True)
     assert (folder / deploy.SECRETS).is_dir()
+
+
+def test_a_record_of_the_version_before_is_taken_over(env: Environment, root: Path) -> None:
+    """It had ports and digests as text, and the definition in a file of its own."""
+    folder = deploy.create(env.deploy_folder)
+    deployed = env.with_ports({"jupyterhub": 8001})
+    definition = deployed.model_dump_json(by_alias=True, exclude={"dummy_password"})
+    (folder / "record.json").write_text('{"jupyterhub": "8001", "reloaded": "3f0c", "digest": "0a1b2c"}')
+    (folder / "definition.json").write_text(definition)
+    record = deploy.read_record(folder)
+    assert (record.ports, record.environment, record.reloaded) == ({"jupyterhub": 8001}, deployed, {})
+    opened = open_session(root, env.name, as_deployed=True, dry=True)
+    assert opened.env.hub_url == "http://127.0.0.1:8001/jupyter"
+    deploy.write_record(folder, record)
+    assert sorted(path.name for path in folder.iterdir()) == ["record.json"]
+    assert deploy.read_record(folder).environment == deployed
+
+
+def test_an_instance_keeps_the_ports_of_the_version_before(root: Path) -> None:
+    """Its next `up` publishes the hub where it was, not at the next free port."""
+    env = read_environment(root, "dev_dummyauth", instance="mine").with_ports({"jupyterhub": 8765})
+    folder = deploy.create(env.deploy_folder)
+    (folder / "record.json").write_text('{"jupyterhub": "8765"}')
+    (folder / "definition.json").write_text(env.model_dump_json(by_alias=True))
+    assert (
+        open_session(root, env.name, instance="mine", dry=True).env.hub_url == "http://127.0.0.1:8765/jupyter"
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff", b'{"jupyterhub": null}'])

@@ -47,7 +47,7 @@ def test_a_pair_is_made_once_and_its_line_restricts_it(env: Environment) -> None
 
 
 def test_the_sites_files_become_the_secrets(env: Environment) -> None:
-    """The hub gets the site's key and host keys; what only this deployment knows is made, and nothing else."""
+    """The hub gets the site's key and host keys; only the deployment's own keys are generated."""
     made = generate_secrets(session(env))
     assert made.keys() == env.secret_keys
     for key, path in env.site_files.items():

@@ -33,7 +33,7 @@ def test_a_host_that_may_not_raise_limits_gets_those_it_has() -> None:
 
 
 def test_an_ordinary_user_needs_the_runtime_alone() -> None:
-    """Without root podman keeps to the hard limits by itself, but it too would start crun on cgroup version 1."""
+    """Without root podman keeps to the hard limits, but it too would start crun on cgroup version 1."""
     needed = host.needed_conf(may_raise=False, cgroup_v1=True, hard={}, has_runc=True)
     assert needed == {"engine": {"runtime": "runc"}}
 

@@ -83,7 +83,7 @@ def test_a_site_can_put_its_own_image_underneath(root: Path) -> None:
 
 
 def test_an_image_of_a_registry_is_pulled_and_nothing_built_for_it(root: Path) -> None:
-    """With `images.slurm.image` neither it nor what would be underneath is built; the other container's is."""
+    """With `images.slurm.image` neither it nor the image below is built; the other container's is."""
     image = f"example.org/slurm@sha256:{'0' * 64}"
     env = read_environment(root, "dev_dummyauth", settings=["stage=prod", f"images.slurm.image={image}"])
     builds = by_name(env)

@@ -44,7 +44,7 @@ def shape(spec: Document, config_maps: dict[str, Document]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["dev_dummyauth", "prod"])
 def test_podman_and_kubernetes_have_the_same_containers(root: Path, name: str) -> None:
-    """Containers, commands, variables, mounts and ports of the pod that was developed in are those of the cluster's."""
+    """Both pods have the same containers, commands, variables, mounts and ports."""
     env = read_environment(root, name, settings=["publish.jupyterhub=8000"])
     played = manifest(env, read_templates(root), images(env), dict.fromkeys(env.secret_keys, "secret"))
     (pod,) = (item["spec"] for item in played if item["kind"] == "Pod")
@@ -56,7 +56,7 @@ def test_podman_and_kubernetes_have_the_same_containers(root: Path, name: str) -
 
 
 def test_every_seed_file_is_brought_in(env: Environment) -> None:
-    """Each seeded volume's files come from its ConfigMap to the same paths, for the same owner, before all else."""
+    """Each seeded volume's files come from its ConfigMap: same paths, same owner, at the start."""
     files = folder(env)
     (deployment,) = files["deployment.yaml"]
     spec = deployment["spec"]["template"]["spec"]
@@ -75,7 +75,7 @@ def test_every_seed_file_is_brought_in(env: Environment) -> None:
 
 
 def test_the_folder_names_secrets_and_has_none(env: Environment) -> None:
-    """The Secrets' template has every key and no value, and applying the folder leaves a site's Secrets alone."""
+    """The Secrets' template has every key and no value; applying the folder leaves a site's Secrets alone."""
     files = folder(env)
     template = {item["metadata"]["name"]: item["stringData"] for item in files[kubernetes.SECRETS]}
     assert template == {
@@ -105,7 +105,7 @@ def test_seeds_that_no_config_map_takes_are_refused(env: Environment, files: dic
 
 
 def test_a_sites_hub_reaches_what_the_site_has_and_nothing_else(root: Path) -> None:
-    """In: servers' calls. Out: names, SSH to Slurm, the servers in its jobs, people's tunnel, the provider."""
+    """In: servers' calls. Out: names, SSH to Slurm, servers in its jobs, people's tunnel, the provider."""
     ports = [
         "slurm.ssh_port=2201",
         "zenith.server_port=2202",
@@ -121,7 +121,7 @@ def test_a_sites_hub_reaches_what_the_site_has_and_nothing_else(root: Path) -> N
 
 
 def test_where_nobody_comes_in_the_policy_says_so(root: Path) -> None:
-    """By the tunnel alone there is a way to the hub: no Service, and no rule, which without ports would allow all."""
+    """Only the tunnel leads to the hub: no Service, and no rule, which without ports would allow all."""
     files = folder(read_environment(root, "dev_realauth_zenithclient"))
     _, allow = files["networkpolicy.yaml"]
     assert allow["spec"]["ingress"] == []

@@ -106,7 +106,7 @@ def test_nothing_is_published_unless_asked(root: Path) -> None:
 
 
 def test_a_hub_alone_is_found_by_its_site_and_finds_it(root: Path) -> None:
-    """Compute nodes come to the hub's API on this host; names that only the site knows are in the pod's hosts file."""
+    """Compute nodes reach the hub's API on this host; the site's names are in the pod's hosts file."""
     aliases = "slurm.host_aliases=[{ip: 192.0.2.7, hostnames: [login.example.org, node1]}]"
     env = read_environment(root, "dev_dummyauth_extslurm", settings=[aliases])
     (pod,) = only(manifest(env), "Pod")
@@ -125,7 +125,7 @@ def test_slurm_alone_publishes_nothing(root: Path) -> None:
 
 
 def test_with_real_log_in_the_gateway_is_published_and_the_hub_is_not(root: Path) -> None:
-    """Browsers come through the gateway; the provider has the same port inside and outside, for its URL's sake."""
+    """Browsers use the gateway; the provider has the same port inside and outside, because of its URL."""
     (pod,) = only(
         manifest(read_environment(root, "dev_realauth", settings=["publish.oidc-provider=127.0.0.1:9123"])),
         "Pod",
@@ -158,7 +158,7 @@ def test_a_broken_template_is_named(env: Environment) -> None:
 
 
 def test_accounting_has_a_container_with_munges_key_and_the_dev_users(root: Path) -> None:
-    """Its Secret is munge's key alone, slurm.conf points at it, and each project has an account with its users."""
+    """Its Secret is munge's key, slurm.conf points at it, and each project has an account with its users."""
     tree = {
         name: (root / "volumes/common/slurm-config" / name).read_bytes()
         for name in ("slurm.conf.j2", "accounts.j2")

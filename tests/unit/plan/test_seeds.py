@@ -19,7 +19,7 @@ def volume_after(seed: dict[str, bytes], current: dict[str, bytes]) -> dict[str,
 
 
 def test_an_interrupted_import_is_made_up_for() -> None:
-    """The record is written last: without it what has arrived counts as somebody's, and what hasn't is brought in."""
+    """The record is written last: without it files that arrived count as edited, others are added."""
     files = merge_seeds({"z": b"1"}, {}).files
     with tarfile.open(fileobj=io.BytesIO(pack(files, 0, last=RECORD))) as tar:
         assert tar.getnames()[-1] == RECORD
@@ -84,7 +84,8 @@ def test_seed_templates_are_rendered(env: Environment) -> None:
 
 def test_reservations_are_arguments_of_scontrol(root: Path) -> None:
     """Those of the definition, with the start last, which one that is there keeps."""
-    course = "{name: course, nodes: 'node[1-2]', users: [alice.project1, bob.project1], start: 2030-01-31T09:00:00}"
+    users = "[alice.project1, bob.project1]"
+    course = f"{{name: course, nodes: 'node[1-2]', users: {users}, start: 2030-01-31T09:00:00}}"
     settings = ["slurm.nodes=2", f"slurm.reservations=[{course}, {{name: all-day, users: [bob.project1]}}]"]
     tree = {"reservations.j2": (root / "volumes/common/slurm-config/reservations.j2").read_bytes()}
     assert rendered(read_environment(root, "dev_dummyauth"), tree) == {"reservations": b""}

@@ -15,7 +15,7 @@ from ..helpers import session
 def test_prod_takes_the_packages_as_this_checkout_has_them(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What somebody has edited in a working copy is no part of it, and the bundled source is never moved aside."""
+    """Edits in a working copy are no part of it, and the bundled source is never moved aside."""
     env = read_environment(root, "prod")
     assert env.working_copy("bricsauthenticator") == env.bundled("bricsauthenticator")
     clone(session(env, quiet=False))

@@ -41,7 +41,7 @@ def test_files_keep_their_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_what_cannot_be_written_leaves_all_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file where a folder is to be (a full disk goes the same way): what was replaced before it is put back."""
+    """A file where a folder is needed (like a full disk): files that were replaced before it are put back."""
     (tmp_path / "a").write_text("old")
     (tmp_path / "b").write_text("a file")
     gone = tmp_path / "0"
