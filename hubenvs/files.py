@@ -41,7 +41,7 @@ def sha256(stream: IO[bytes]) -> str:
     return total.hexdigest()
 
 
-# -- writing -------------------------------------------------------------------------------------------------
+# -- writing ---------------------------------------------------------------------------------------
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -71,7 +71,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         raise StateError(f"{path}: can't be written ({error.strerror})", hint) from None
 
 
-# -- trees and tars ------------------------------------------------------------------------------------------
+# -- trees and tars --------------------------------------------------------------------------------
 
 
 def paths(folder: Path, skip: Iterable[str] = ()) -> dict[str, Path]:

@@ -74,7 +74,7 @@ def remove(folder: Path, keep: tuple[str, ...] = ()) -> None:
         folder.parent.rmdir()
 
 
-# -- lock ----------------------------------------------------------------------------------------------------
+# -- lock ------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -120,7 +120,7 @@ def _is_file_at(stream: TextIO, path: Path) -> bool:
         return False
 
 
-# -- secrets -------------------------------------------------------------------------------------------------
+# -- secrets ---------------------------------------------------------------------------------------
 
 
 def read_secrets(folder: Path, only: Container[str] | None = None) -> dict[str, str]:
@@ -167,7 +167,7 @@ def write_secrets(folder: Path, values: Mapping[str, str]) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-# -- record --------------------------------------------------------------------------------------------------
+# -- record ----------------------------------------------------------------------------------------
 
 
 class Record:

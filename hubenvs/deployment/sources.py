@@ -29,7 +29,7 @@ def read_templates(root: Path) -> jinja2.Environment:
     return templates(read_tree(root / "manifests"))
 
 
-# -- seed files ----------------------------------------------------------------------------------------------
+# -- seed files ------------------------------------------------------------------------------------
 
 
 def seed_folders(env: Environment) -> tuple[Path, ...]:
@@ -60,7 +60,7 @@ def seed_source(env: Environment, volume: Volume, name: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-# -- images --------------------------------------------------------------------------------------------------
+# -- images ----------------------------------------------------------------------------------------
 
 
 def working_copy_files(env: Environment, programs: Programs, repository: str) -> dict[str, Path]:

@@ -42,7 +42,7 @@ class Podman:
         self._label = label
         self._version: tuple[int, ...] | None = None
 
-    # -- running -----------------------------------------------------------------------------------------------
+    # -- running -----------------------------------------------------------------------------------
 
     @cached_property
     def variables(self) -> Mapping[str, str]:
@@ -82,7 +82,7 @@ class Podman:
         self._version = version
         return version
 
-    # -- resources ---------------------------------------------------------------------------------------------
+    # -- resources ---------------------------------------------------------------------------------
 
     def listing(self) -> Listing:
         """Return all pods, containers, volumes and Secrets."""
@@ -181,7 +181,7 @@ class Podman:
         """Return the command that writes the volume ``name`` as a tar to standard output."""
         return (*_machine(), "podman", "volume", "export", name)
 
-    # -- containers --------------------------------------------------------------------------------------------
+    # -- containers --------------------------------------------------------------------------------
 
     def exec(self, container: str, *command: str, **options: Any) -> Completed:
         """Run ``command`` in ``container``; ``options`` are those of `Programs.run`."""
@@ -216,7 +216,7 @@ class Podman:
             options += ["--names", *(["--color"] if sys.stdout.isatty() else [])]
         self.run(("podman", "logs", *options, *containers), terminal=True, timeout=None)
 
-    # -- images ------------------------------------------------------------------------------------------------
+    # -- images ------------------------------------------------------------------------------------
 
     def has_image(self, name: str) -> bool:
         """Return whether the image ``name`` is here. A listing would take longer with every image on the host."""
@@ -289,7 +289,7 @@ class Podman:
         options = ("--rm", "--init", "--network=none", f"--workdir={workdir}", "--entrypoint=")
         return ("podman", "run", *options, tag, *command)
 
-    # -- this host ---------------------------------------------------------------------------------------------
+    # -- this host ---------------------------------------------------------------------------------
 
     def diagnose(self) -> list[Finding]:
         """Examine this host for `doctor`."""
