@@ -45,7 +45,7 @@ def sha256(stream: IO[bytes]) -> str:
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Replace ``path`` by ``content`` atomically, mode 0600; StateError if it can't be written or isn't a file."""
+    """Replace ``path`` by ``content`` atomically, mode 0600; StateError as in `writing`."""
     with writing(path) as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
 
