@@ -207,7 +207,7 @@ def read_record(folder: Path) -> Record:
         content = json.loads(path.read_text()) if path.exists() else {}
         definition, reloaded = content.get("definition"), content.get("reloaded")
         if "definition" not in content:
-            # hubenvs<0.2: ports and digests, all of them text. What was reloaded is kept in another form, so the
+            # hubenvs<0.2: ports and digests, all text. What was reloaded is kept in another form, so the
             # next `up` replaces the pod.
             if not all(isinstance(value, str) for value in content.values()):
                 raise ValueError
