@@ -98,11 +98,12 @@ def open_session(
     set_: Settings = None,
     *,
     config_map: str | None = None,
-    quiet: bool = False,
-    dry: bool = False,
-    as_deployed: bool = False,
+    **modes: bool,
 ) -> Session:
-    """Return a session for ``env``, with Invoke's configuration and our variables."""
+    """Return a session for ``env``, with Invoke's configuration and our variables.
+
+    ``modes``: `quiet`, `dry` and `as_deployed` of `session.open_session`.
+    """
     from . import session
 
     return session.open_session(
@@ -113,10 +114,8 @@ def open_session(
         configuration=_plain(ctx.config.get("hubenvs", {})),
         environ=VARIABLES,
         config_map=Path(config_map) if config_map else None,
-        quiet=quiet,
         echo=bool(ctx.config.run.echo),
-        dry=dry,
-        as_deployed=as_deployed,
+        **modes,
     )
 
 

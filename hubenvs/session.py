@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,19 +76,17 @@ def open_session(
     *,
     instance: str | None = None,
     settings: Sequence[str] = (),
-    configuration: Mapping[str, Any] | None = None,
-    environ: Mapping[str, str] | None = None,
-    config_map: Path | None = None,
     quiet: bool = False,
     echo: bool = False,
     dry: bool = False,
     as_deployed: bool = False,
+    **sources: Any,
 ) -> Session:
     """Return a session for environment ``name`` of the checkout ``root``; DefinitionError if there is none.
 
-    ``settings``, ``configuration``, ``environ``, ``config_map``: see `read_environment`. ``quiet``: print
-    only results. ``echo``: print every command. ``dry``: only query the engine. ``as_deployed``: use the
-    definition with which the deployment was brought up, unless there are ``settings``.
+    ``settings``, ``sources``: see `read_environment`. ``quiet``: print only results. ``echo``: print every
+    command. ``dry``: only query the engine. ``as_deployed``: use the definition with which the deployment was
+    brought up, unless there are ``settings``.
     """
     from .definition.read import read_environment  # takes a quarter of a second, and `down` does without
 
@@ -100,14 +98,6 @@ def open_session(
         deployed = folder.read_record(deploy_folder(root, name, instance)).environment
         if deployed:
             return Session(deployed, engine, console)
-    env = read_environment(
-        root,
-        name,
-        instance=instance,
-        settings=settings,
-        configuration=configuration,
-        environ=environ,
-        config_map=config_map,
-    )
+    env = read_environment(root, name, instance=instance, settings=settings, **sources)
     declared = frozenset(setting.partition("=")[0].removeprefix("publish.") for setting in settings)
     return Session(env, engine, console, declared).with_free_ports()

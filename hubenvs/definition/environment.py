@@ -164,8 +164,8 @@ class Environment(Frozen):
             for item in row.volumes
         )
 
-    def _keys(self, row: table.Container) -> tuple[table.Key, ...]:
-        return tuple(key for key in row.keys if self.applies(key.when))
+    def _keys(self, row: table.Container) -> list[table.Key]:
+        return [key for key in row.keys if self.applies(key.when)]
 
     @property
     def secrets(self) -> tuple[Secret, ...]:

@@ -72,9 +72,6 @@ def remove(folder: Path, keep: tuple[str, ...] = ()) -> None:
         folder.parent.rmdir()
 
 
-# -- lock ------------------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
     """Hold the deploy ``folder`` while one task changes its deployment. Nested use in one process is allowed.
@@ -115,9 +112,6 @@ def _is_file_at(stream: TextIO, path: Path) -> bool:
         return os.path.samestat(os.fstat(stream.fileno()), path.stat())
     except FileNotFoundError:
         return False
-
-
-# -- secrets ---------------------------------------------------------------------------------------
 
 
 def read_secrets(folder: Path, only: Container[str] | None = None) -> dict[str, str]:
@@ -162,9 +156,6 @@ def write_secrets(folder: Path, values: Mapping[str, str]) -> None:
             old.rename(secrets)
         for leftover in (new, old):
             shutil.rmtree(leftover, ignore_errors=True)
-
-
-# -- record ----------------------------------------------------------------------------------------
 
 
 @dataclass

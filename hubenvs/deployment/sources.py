@@ -31,9 +31,6 @@ def read_templates(root: Path) -> jinja2.Environment:
     return templates(read_tree(root / "manifests"))
 
 
-# -- seed files ------------------------------------------------------------------------------------
-
-
 def seed_folders(env: Environment) -> tuple[Path, ...]:
     """Return the folders of seed files; later ones win: common, kind of log-in, environment, overlays."""
     names = (COMMON, f"auth-{env.auth.kind}", env.name)
@@ -60,9 +57,6 @@ def seed_source(env: Environment, volume: Volume, name: str) -> Path | None:
         for ending in ("", ".j2")
     )
     return next((path for path in candidates if path.is_file()), None)
-
-
-# -- images ----------------------------------------------------------------------------------------
 
 
 def working_copy_files(env: Environment, programs: Programs, repository: str) -> dict[str, Path]:

@@ -137,9 +137,6 @@ def _user_conf() -> dict[str, Any]:
     return merged
 
 
-# -- doctor ----------------------------------------------------------------------------------------
-
-
 # Whether it is in order, what was found, and a remedy if it isn't.
 Result = tuple[bool, str, str]
 
