@@ -1,4 +1,4 @@
-"""What the tasks share: options and their help, errors and exit status, signals, questions."""
+"""What all tasks have in common: options and their help, errors and exit status, signals, questions."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ Option = str | None
 # The values of --set. Invoke makes a list of them if the default is None.
 Settings = Sequence[str] | None
 ROOT = Path(__file__).resolve().parents[1]
-# Taken from the environment before Invoke reads it: Invoke converts a variable to the type of the key's value in
-# invoke.yaml, and crashes on lists.
+# Taken from the environment before Invoke reads it. Invoke converts a variable to the type of the key's value
+# in invoke.yaml, and crashes on lists.
 VARIABLES = {name: os.environ.pop(name) for name in tuple(os.environ) if name.startswith("INVOKE_HUBENVS_")}
 # Invoke keeps Python from writing compiled files. Compiling the package at each run takes 0.1 s.
 sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
@@ -41,7 +41,7 @@ HELP = {
 def task(changes: bool = False, **options: Any) -> Callable[[Callable[..., Any]], Any]:
     """Return Invoke's task decorator with our help texts, signal handling and errors.
 
-    ``changes``: the task may leave something half done when it is interrupted. ``options`` are those of Invoke's.
+    ``changes``: if interrupted, the task may leave something half done. ``options``: Invoke's own.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
@@ -56,9 +56,8 @@ def task(changes: bool = False, **options: Any) -> Callable[[Callable[..., Any]]
             except HubEnvsError as error:
                 raise Exit(error.json if kwargs.get("json") else error.report, code=error.exit_code) from None
             except BrokenPipeError:  # the reader, such as `head`, has ended
-                os.dup2(
-                    os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-                )  # for what Python still flushes
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, sys.stdout.fileno())  # Python flushes standard output at its end
                 raise Exit(code=128 + signal.SIGPIPE) from None
             except OSError as error:
                 where = f"{error.filename}: " if error.filename else ""
@@ -69,10 +68,9 @@ def task(changes: bool = False, **options: Any) -> Callable[[Callable[..., Any]]
                 raise Exit(text, code=128 + number) from None
 
         arguments = function.__code__.co_varnames[: function.__code__.co_argcount]
-        names = {name.strip("_").replace("_", "-") for name in arguments}
-        texts = {**{name: text for name, text in HELP.items() if name in names}, **options.pop("help", {})}
-        iterable = [name for name in ("set_",) if name in arguments]
-        return invoke_task(run, help=texts, iterable=iterable, **options)
+        names = [name.strip("_") for name in arguments]
+        texts = {name: text for name, text in HELP.items() if name in names} | options.pop("help", {})
+        return invoke_task(run, help=texts, iterable=["set_"] if "set_" in arguments else [], **options)
 
     return decorate
 
@@ -100,26 +98,24 @@ def open_session(
     set_: Settings = None,
     *,
     config_map: str | None = None,
-    quiet: bool = False,
-    dry: bool = False,
-    as_deployed: bool = False,
+    **modes: bool,
 ) -> Session:
-    """Return a session for ``env`` with the settings of the options, Invoke's configuration and our variables."""
+    """Return a session for ``env``, with Invoke's configuration and our variables.
+
+    ``modes``: `quiet`, `dry` and `as_deployed` of `session.open_session`.
+    """
     from . import session
 
-    configuration = ctx.config.get("hubenvs", {})
     return session.open_session(
         ROOT,
         env,
         instance=instance,
         settings=set_ or (),
-        configuration=_plain(configuration),
+        configuration=_plain(ctx.config.get("hubenvs", {})),
         environ=VARIABLES,
         config_map=Path(config_map) if config_map else None,
-        quiet=quiet,
         echo=bool(ctx.config.run.echo),
-        dry=dry,
-        as_deployed=as_deployed,
+        **modes,
     )
 
 
@@ -140,7 +136,7 @@ def open_engine(ctx: Context, quiet: bool = False) -> tuple[Engine, Console]:
 
 
 def whole_number(option: str, text: str, numbers: range = range(10**9)) -> int:
-    """Return the number ``text``, which must be one of ``numbers``; Invoke's own conversion ends in a traceback."""
+    """Return the number ``text``, one of ``numbers``. Invoke's own conversion ends in a traceback."""
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) in numbers):
         raise DefinitionError(f"{option} {text}", f"give a whole number from {numbers[0]} to {numbers[-1]}")
     return int(text)

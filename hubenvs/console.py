@@ -1,4 +1,4 @@
-"""Output for a person: a line for each step, a spinner, tables. Plain text when standard output isn't a terminal."""
+"""Output for a person: a line for each step, a spinner, tables; plain text without a terminal."""
 
 from __future__ import annotations
 

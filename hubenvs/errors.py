@@ -11,8 +11,7 @@ from collections.abc import Iterable, Sequence
 class HubEnvsError(Exception):
     """Base of every expected failure. Tasks print it and exit with ``exit_code``.
 
-    ``message`` says where and what is wrong, ``hint`` what to do. ``details`` are lines that another program
-    printed about it.
+    ``message``: where and what is wrong. ``hint``: what to do. ``details``: another program's lines about it.
     """
 
     exit_code = 1
@@ -53,8 +52,8 @@ class PortError(StateError):
 class CommandError(HubEnvsError):
     """A program that we started failed.
 
-    ``argv`` is its command line, ``returncode`` its exit status (None: stopped after a time limit), ``output``
-    what it printed; the last 12 lines become the details.
+    ``argv``: its command line. ``returncode``: its exit status (None: stopped after a time limit).
+    ``output``: what it printed; the last 12 lines become the details.
     """
 
     def __init__(self, argv: Sequence[str], returncode: int | None, output: str, hint: str = "") -> None:
@@ -64,7 +63,7 @@ class CommandError(HubEnvsError):
 
 
 def quoted(argv: Sequence[str]) -> str:
-    """Return ``argv`` as a person would type it, on one line; only the first line of each argument is shown."""
+    """Return ``argv`` as a person would type it, on one line, with the first line of each argument."""
     return shlex.join(f"{text.splitlines()[0]} …" if "\n" in text else text for text in argv)
 
 

@@ -41,11 +41,8 @@ def sha256(stream: IO[bytes]) -> str:
     return total.hexdigest()
 
 
-# -- writing -------------------------------------------------------------------------------------------------
-
-
 def write(path: Path, content: str | bytes) -> None:
-    """Replace ``path`` by ``content`` atomically, mode 0600; StateError if it can't be written or isn't a file."""
+    """Replace ``path`` by ``content`` atomically, mode 0600; StateError as in `writing`."""
     with writing(path) as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
 
@@ -69,9 +66,6 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         hint = "make room, or make it writable"
         raise StateError(f"{path}: can't be written ({error.strerror})", hint) from None
-
-
-# -- trees and tars ------------------------------------------------------------------------------------------
 
 
 def paths(folder: Path, skip: Iterable[str] = ()) -> dict[str, Path]:

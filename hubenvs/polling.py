@@ -8,15 +8,14 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Seconds between two looks. Short: a look costs little, and a person is waiting.
+# Seconds between two calls. Short: a call costs little, and a person is waiting.
 INTERVAL = 0.1
 
 
 def poll(look: Callable[[], T], timeout: float, interval: float = INTERVAL) -> T | None:
     """Call ``look`` every ``interval`` seconds until it returns a true value, and return that value.
 
-    Returns None once ``timeout`` seconds have passed; ``look`` is called at least once. Errors of ``look`` pass
-    through.
+    Return None once ``timeout`` seconds have passed; ``look`` is called at least once.
     """
     deadline = time.monotonic() + timeout
     while not (result := look()):

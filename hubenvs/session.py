@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Session:
-    """An environment and what is needed to work on it. ``declared``: names in `publish` whose ports `--set` gives."""
+    """An environment, engine and console. ``declared``: names in `publish` whose ports `--set` gives."""
 
     env: Environment
     engine: Engine
@@ -47,7 +47,7 @@ class Session:
         return find_existing(self.engine.listing(), self.env.root, self.env.name, self.env.instance)
 
     def own_existing(self) -> Existing:
-        """Return the deployment's existing resources; StateError if a name of it is taken by somebody else."""
+        """Return the deployment's existing resources; StateError if others have its names."""
         existing = self.existing()
         refuse_foreign(self.env, existing)
         return existing
@@ -66,7 +66,7 @@ class Session:
 
 
 def open_engine(root: Path, console: Console, dry: bool = False) -> Engine:
-    """Return the engine for the checkout ``root``. ``dry``: it writes no configuration; it will only be queried."""
+    """Return the engine for the checkout ``root``. ``dry``: only query it, and write no configuration."""
     folder = None if dry else root / ".deploy"
     return select_engine(folder, Programs(console.echo), f"{LABEL_PART_OF}={PART_OF}")
 
@@ -77,19 +77,17 @@ def open_session(
     *,
     instance: str | None = None,
     settings: Sequence[str] = (),
-    configuration: Mapping[str, Any] | None = None,
-    environ: Mapping[str, str] | None = None,
-    config_map: Path | None = None,
     quiet: bool = False,
     echo: bool = False,
     dry: bool = False,
     as_deployed: bool = False,
+    **sources: Any,
 ) -> Session:
     """Return a session for environment ``name`` of the checkout ``root``; DefinitionError if there is none.
 
-    ``settings``, ``configuration``, ``environ`` and ``config_map``: see `read_environment`. ``quiet``: print results
-    only. ``echo``: print every command. ``dry``: the engine is only queried. ``as_deployed``: use the definition that
-    the deployment was brought up with, unless there are ``settings``.
+    ``settings``, ``sources``: see `read_environment`. ``quiet``: print only results. ``echo``: print every
+    command. ``dry``: only query the engine. ``as_deployed``: use the definition with which the deployment was
+    brought up, unless there are ``settings``.
     """
     from .definition.read import read_environment  # takes a quarter of a second, and `down` does without
 
@@ -101,14 +99,6 @@ def open_session(
         deployed = folder.read_record(deploy_folder(root, name, instance)).environment
         if deployed:
             return Session(deployed, engine, console)
-    env = read_environment(
-        root,
-        name,
-        instance=instance,
-        settings=settings,
-        configuration=configuration,
-        environ=environ,
-        config_map=config_map,
-    )
+    env = read_environment(root, name, instance=instance, settings=settings, **sources)
     declared = frozenset(setting.partition("=")[0].removeprefix("publish.") for setting in settings)
     return Session(env, engine, console, declared).with_free_ports()

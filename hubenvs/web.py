@@ -1,4 +1,4 @@
-"""HTTP requests to what we have started."""
+"""HTTP requests to the containers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-# Pods are on this host; a web proxy (http_proxy) would look for them on its own.
+# Pods are on this host; a web proxy (http_proxy) would look for them on its own host.
 _DIRECT = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler({}))
 
 
 def http_status(url: str, timeout: float = 5.0, proxied: bool = False) -> int | None:
-    """Return the HTTP status that ``url`` answers within ``timeout`` seconds; None if it doesn't answer.
+    """Return the HTTP status of ``url``; None without an answer within ``timeout`` seconds.
 
-    Redirects aren't followed. ``proxied``: use the web proxy of the environment (http_proxy), and follow them.
+    Redirects aren't followed. ``proxied``: use the environment's web proxy (http_proxy), and follow them.
     """
     try:
         with (urllib.request.urlopen if proxied else _DIRECT.open)(url, timeout=timeout) as answer:

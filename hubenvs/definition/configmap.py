@@ -9,7 +9,7 @@ from .dev_users import parse_dev_users
 from .layers import Layer, parse_documents, single_key
 from .schema import DevUser
 
-# The key of a definition for each key of the ConfigMap; the accounts and the password aren't keys of a definition.
+# The definition's key for each key of the ConfigMap. Accounts and password are handled apart.
 KEYS = {
     "logLevel": "log_level",
     "baseUrl": "base_url",
@@ -23,6 +23,7 @@ KEYS = {
     "jwtAudience": "auth.audience",
 }
 USERS_KEY, PASSWORD_KEY = "devUsers", "dummyAuthPassword"
+KNOWN = (*KEYS, USERS_KEY, PASSWORD_KEY)
 
 
 @dataclass(frozen=True)
@@ -39,25 +40,20 @@ def parse_config_map(text: str, label: str) -> ConfigMap:
 
     Raises DefinitionError with ``label`` and the line number for an unknown key or a value that isn't text.
     """
-    documents = parse_documents(text, label)
-    config_maps = [
-        item for item in documents if isinstance(item[0], dict) and item[0].get("kind") == "ConfigMap"
-    ]
+    mappings = [document for document in parse_documents(text, label) if isinstance(document[0], dict)]
+    config_maps = [document for document in mappings if document[0].get("kind") == "ConfigMap"]
     if len(config_maps) != 1:
         raise DefinitionError(f"{label}: {len(config_maps)} ConfigMaps in it", "give a file with exactly one")
     document, lines = config_maps[0]
     data = document.get("data")
     if not isinstance(data, dict) or document.get("binaryData"):
-        raise DefinitionError(
-            f"{label}: its ConfigMap should have text in `data`, and nothing else", "correct it"
-        )
+        problem = "its ConfigMap should have text in `data`, and nothing else"
+        raise DefinitionError(f"{label}: {problem}", "correct it")
     layers, dev_users, password = [], None, None
     for key, value in data.items():
         where = f"{label}:{lines['data', key]}: data.{key}"
-        if key not in (*KEYS, USERS_KEY, PASSWORD_KEY):
-            raise DefinitionError(
-                f"{where}: has no meaning here", suggestion(str(key), (*KEYS, USERS_KEY, PASSWORD_KEY))
-            )
+        if key not in KNOWN:
+            raise DefinitionError(f"{where}: has no meaning here", suggestion(str(key), KNOWN))
         if not isinstance(value, str) or not (value := value.strip()):
             raise DefinitionError(f"{where}: should be text", "quote it, or leave the key out")
         if key == USERS_KEY:

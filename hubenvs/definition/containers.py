@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-# When something applies: `dummy` and `external` are about the log-in (auth.kind and auth.provider), `site` means
-# that Slurm is on another host.
+# When something applies. `dummy`, `external`: with that log-in (auth.kind, auth.provider). `site`: with Slurm
+# on another host.
 Condition = Literal["always", "dummy", "external", "site"]
 # Debian's own number for the slurm user and group, so that files on volumes keep their owner.
 SLURM_ID = 64030
@@ -21,7 +21,7 @@ PASSWORD_KEY = "dummyauth_password"
 
 @dataclass(frozen=True)
 class Page:
-    """What a published port answers once the container is ready: a path and the HTTP status by kind of log-in.
+    """A path that a ready container serves, and the HTTP status of its answer by kind of log-in.
 
     ``below_base_url``: the path comes after the environment's base_url.
     """
@@ -35,8 +35,8 @@ class Page:
 class Port:
     """A port that can be published as ``publish.<name>``.
 
-    ``number`` is where the container listens; None: on the port that it is published at, because its URL must be
-    the same inside and outside the pod.
+    ``number`` is where the container listens. None: on the published port, because its URL must be the same
+    inside and outside the pod.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Volume:
 
 @dataclass(frozen=True)
 class Key:
-    """A key of the container's Secret. ``file``: the site's file that it is read from instead of being generated."""
+    """A key of the container's Secret. ``file``: the site's file with it; None: it is generated."""
 
     name: str
     when: Condition = "always"
@@ -67,7 +67,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Probe:
-    """How Kubernetes asks the container whether it works: HTTP GET of ``path``, or a TCP connection without one."""
+    """How Kubernetes probes the container: HTTP GET of ``path``, or a TCP connection without one."""
 
     port: str  # a name in `ports`, or `ssh` for slurm.ssh_port
     path: str | None = None
@@ -87,9 +87,9 @@ class Resources:
 class Container:
     """A row of the table.
 
-    ``below`` is the image that the container's image is built on (None: the image is pulled, not built).
-    ``repository`` is the development repository that it carries, ``python`` the interpreter that this is installed
-    for. ``identity``: the container stands in for an identity provider of the site.
+    ``below``: the image below the container's own (None: it is pulled, not built). ``repository``: the
+    development repository in it. ``python``: the interpreter for which this is installed. ``identity``: the
+    container stands in for the site's identity provider.
     """
 
     name: str
@@ -149,13 +149,7 @@ _TABLE = (
     Container(
         "oidc-provider",
         identity=True,
-        ports=(
-            Port(
-                "oidc-provider",
-                None,
-                Page("/.well-known/openid-configuration", {"oidc": 200}, below_base_url=False),
-            ),
-        ),
+        ports=(Port("oidc-provider", None, Page("/.well-known/openid-configuration", {"oidc": 200}, False)),),
         keys=(Key("jwks"), Key("client_secret"), Key("cookie_keys")),
         probe=Probe("oidc-provider"),
     ),

@@ -10,14 +10,14 @@ from ..errors import DefinitionError
 from .layers import KeyPath, read_text, shown
 from .schema import DevUser
 
-# The accounts reach the containers in one environment variable, which Linux limits to 128 KiB (MAX_ARG_STRLEN).
+# Containers get the accounts in one environment variable, which Linux limits to 128 KiB (MAX_ARG_STRLEN).
 MOST_USERS = 3000
 
 
 def parse_dev_users(text: str, label: str) -> tuple[DevUser, ...]:
-    """Return the accounts listed in ``text``: ``<user>.<project>``, one a line, ``#`` starts a comment.
+    """Return the accounts listed in ``text``: ``<user>.<project>``, one a line; ``#`` starts a comment.
 
-    Raises DefinitionError with ``label`` and the line number for a malformed or repeated name, or without any.
+    Raises DefinitionError with ``label`` and the line for a malformed or repeated name or an empty list.
     """
     users: dict[str, tuple[DevUser, int]] = {}
     for number, line in enumerate(text.splitlines(), start=1):
@@ -29,9 +29,8 @@ def parse_dev_users(text: str, label: str) -> tuple[DevUser, ...]:
         except ValueError as error:
             raise DefinitionError(f"{label}:{number}: {error}", "correct the line") from error
         if name in users:
-            raise DefinitionError(
-                f"{label}:{number}: {name!r} is on line {users[name][1]} already", "remove one"
-            )
+            problem = f"{name!r} is on line {users[name][1]} already"
+            raise DefinitionError(f"{label}:{number}: {problem}", "remove one")
         users[name] = (dev_user, number)
     if not users:
         raise DefinitionError(f"{label}: no dev user in it", "add a line such as alice.project1")
@@ -41,7 +40,7 @@ def parse_dev_users(text: str, label: str) -> tuple[DevUser, ...]:
 
 
 def from_key(value: object, origin: Mapping[KeyPath, str]) -> tuple[DevUser, ...]:
-    """Return the accounts of the key `dev_users`, none if it is null; DefinitionError if it isn't a list of names."""
+    """Return the accounts of the key `dev_users`; DefinitionError unless it is null or a list of names."""
     if value is None:
         return ()
     where = f"{origin['dev_users',]}: dev_users"
@@ -67,15 +66,14 @@ def write_file(path: Path, root: Path, users: str) -> None:
     """
     wanted = parse_dev_users(users.replace(",", "\n"), "--users")
     if path.exists() and parse_dev_users(read_text(path, root), shown(path, root)) != wanted:
-        raise DefinitionError(
-            f"--users: {shown(path, root)} already exists, with other accounts", "edit or remove that file"
-        )
+        problem = f"{shown(path, root)} already exists, with other accounts"
+        raise DefinitionError(f"--users: {problem}", "edit or remove that file")
     if not path.exists():
         path.write_text("".join(f"{user.account}\n" for user in wanted))
 
 
 def are_needed(data: Mapping[str, Any]) -> bool:
-    """Return whether the merged definition ``data`` needs accounts: for its Slurm, or for log-ins without a site."""
+    """Return whether the merged definition ``data`` needs accounts: for its Slurm, or for its own log-ins."""
     auth, containers = data["auth"], data["containers"]
     if not isinstance(auth, dict) or not isinstance(containers, list):
         return False  # the schema refuses both

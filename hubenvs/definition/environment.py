@@ -3,39 +3,23 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, SecretStr, StrictInt, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, StrictInt, field_validator, model_validator
 
 from .. import __version__
 from ..files import digest
 from . import containers as table
+from . import names
 from .containers import ACCOUNTING, BASE_IMAGES, CONTAINERS, IDENTITY, PORTS, REPOSITORIES, Condition
-from .names import (
-    LABEL_CHECKOUT,
-    LABEL_ENVIRONMENT,
-    LABEL_INSTANCE,
-    LABEL_PART_OF,
-    LABEL_VERSION,
-    PART_OF,
-    SERVICE_ACCOUNT,
-    WORKING_COPIES,
-    check_instance,
-    checkout_id,
-    deploy_folder,
-    part_name,
-    pod_name,
-)
 from .rules import check_rules
 from .schema import Auth, Debian, DevUser, Endpoint, Frozen, Hub, Image, Repository, Slurm, Zenith
+from .settings import settings
 
-_ENVIRONMENT_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 
-
-class Port(Frozen):
+class Port(NamedTuple):
     """A port that a container listens on: its name in `publish`, and where it is published, if it is."""
 
     name: str
@@ -44,7 +28,7 @@ class Port(Frozen):
     endpoint: Endpoint | None
 
 
-class Volume(Frozen):
+class Volume(NamedTuple):
     """A named volume. ``suffix`` is its name without the pod's, ``owner`` the user id of its seed files."""
 
     name: str
@@ -55,7 +39,7 @@ class Volume(Frozen):
     seeded: bool
 
 
-class Secret(Frozen):
+class Secret(NamedTuple):
     """A Kubernetes Secret: its name, the container that mounts it, its keys."""
 
     name: str
@@ -64,15 +48,15 @@ class Secret(Frozen):
 
     @property
     def path(self) -> str:
-        """Return the folder where the container mounts it."""
+        """Return the folder at which the container mounts it."""
         return f"/run/credentials/{self.container}"
 
 
 class Environment(Frozen):
     """A complete definition. Fields after ``dummy_password`` are the keys of envs/base.yaml."""
 
-    name: str
-    instance: str | None
+    name: Annotated[str, AfterValidator(names.check_environment)]
+    instance: Annotated[str | None, AfterValidator(names.check_instance)]
     root: Path
     dev_users: tuple[DevUser, ...]
     dummy_password: SecretStr | None = None  # from a ConfigMap; None: one is generated
@@ -94,19 +78,6 @@ class Environment(Frozen):
     repositories: Mapping[str, Repository]
     wait_timeout: Annotated[StrictInt, Field(gt=0, le=86400)]
 
-    @field_validator("name")
-    @classmethod
-    def _name(cls, value: str) -> str:
-        if not _ENVIRONMENT_NAME.match(value):
-            raise ValueError("an environment's name has lower-case letters, digits and '_', a letter first")
-        return value
-
-    @field_validator("instance")
-    @classmethod
-    def _instance(cls, value: str | None) -> str | None:
-        check_instance(value)
-        return value
-
     @field_validator("containers")
     @classmethod
     def _containers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -123,20 +94,20 @@ class Environment(Frozen):
             return value
         if info.field_name == "publish":
             return {**dict.fromkeys(PORTS), **value}
-        built = (*BASE_IMAGES, *(row.name for row in CONTAINERS.values() if row.below))
-        return {**{name: {} for name in built}, **value}
+        built = [row.name for row in CONTAINERS.values() if row.below]
+        return {name: {} for name in (*BASE_IMAGES, *built)} | dict(value)
 
     @model_validator(mode="after")
     def _consistent(self) -> Environment:
         check_rules(self)
         return self
 
-    # -- names ---------------------------------------------------------------------------------------------------
+    # -- names -------------------------------------------------------------------------------------
 
     @property
     def pod(self) -> str:
         """Return the pod's name; every other name starts with it."""
-        return pod_name(self.name, self.instance)
+        return names.pod_name(self.name, self.instance)
 
     @property
     def options(self) -> str:
@@ -145,30 +116,30 @@ class Environment(Frozen):
 
     def container(self, name: str) -> str:
         """Return the name under which the engine runs the pod's container ``name``."""
-        return part_name(self.pod, name)
+        return names.part_name(self.pod, name)
 
     @property
     def labels(self) -> dict[str, str]:
         """Return the labels of every resource."""
         return {
-            LABEL_PART_OF: PART_OF,
-            LABEL_INSTANCE: self.pod,
-            LABEL_ENVIRONMENT: self.name,
-            LABEL_VERSION: __version__,
-            LABEL_CHECKOUT: checkout_id(self.root),
+            names.LABEL_PART_OF: names.PART_OF,
+            names.LABEL_INSTANCE: self.pod,
+            names.LABEL_ENVIRONMENT: self.name,
+            names.LABEL_VERSION: __version__,
+            names.LABEL_CHECKOUT: names.checkout_id(self.root),
         }
 
     @property
     def config_map(self) -> str:
-        """Return the ConfigMap's name."""
+        """Return the name of the ConfigMap."""
         return f"{self.pod}-config"
 
     @property
     def deploy_folder(self) -> Path:
         """Return the folder with this deployment's lock, record, secrets and logs."""
-        return deploy_folder(self.root, self.name, self.instance)
+        return names.deploy_folder(self.root, self.name, self.instance)
 
-    # -- what the containers need --------------------------------------------------------------------------------
+    # -- what the containers need ------------------------------------------------------------------
 
     @property
     def rows(self) -> tuple[table.Container, ...]:
@@ -188,30 +159,19 @@ class Environment(Frozen):
     def volumes(self) -> tuple[Volume, ...]:
         """Return the volumes of this environment's containers."""
         return tuple(
-            Volume(
-                name=f"{self.pod}-{volume.name}",
-                suffix=volume.name,
-                container=row.name,
-                path=volume.path,
-                owner=volume.owner,
-                seeded=volume.seeded,
-            )
+            Volume(f"{self.pod}-{item.name}", item.name, row.name, item.path, item.owner, item.seeded)
             for row in self.rows
-            for volume in row.volumes
+            for item in row.volumes
         )
 
-    def _keys(self, row: table.Container) -> tuple[table.Key, ...]:
-        return tuple(key for key in row.keys if self.applies(key.when))
+    def _keys(self, row: table.Container) -> list[table.Key]:
+        return [key for key in row.keys if self.applies(key.when)]
 
     @property
     def secrets(self) -> tuple[Secret, ...]:
         """Return the Secrets of this environment's containers."""
         return tuple(
-            Secret(
-                name=part_name(self.pod, row.name),
-                container=row.name,
-                keys=tuple(key.name for key in self._keys(row)),
-            )
+            Secret(self.container(row.name), row.name, tuple(key.name for key in self._keys(row)))
             for row in self.rows
         )
 
@@ -239,26 +199,24 @@ class Environment(Frozen):
 
     @property
     def ports(self) -> tuple[Port, ...]:
-        """Return the ports that the containers serve others at."""
-        found = []
+        """Return the ports at which the containers serve others."""
+        ports = []
         for row in self.rows:
             for port in row.ports:
                 endpoint = self.publish[port.name]
                 number = port.number or (endpoint.port if endpoint else None)
                 if number and self.applies(port.when):
-                    found.append(Port(name=port.name, container=row.name, number=number, endpoint=endpoint))
-        return tuple(found)
+                    ports.append(Port(port.name, row.name, number, endpoint))
+        return tuple(ports)
 
     @property
     def host_aliases(self) -> list[dict[str, Any]]:
         """Return the lines of the pod's /etc/hosts, as Kubernetes takes them."""
         own = [self.slurm.ssh_hostname, *self.slurm.node_names] if "slurm" in self.containers else []
-        return [
-            *([{"ip": "127.0.0.1", "hostnames": own}] if own else []),
-            *(alias.model_dump(mode="json") for alias in self.slurm.host_aliases),
-        ]
+        aliases = [alias.model_dump(mode="json") for alias in self.slurm.host_aliases]
+        return [{"ip": "127.0.0.1", "hostnames": own}, *aliases] if own else aliases
 
-    # -- addresses -----------------------------------------------------------------------------------------------
+    # -- addresses ---------------------------------------------------------------------------------
 
     @property
     def published(self) -> dict[str, Endpoint]:
@@ -266,7 +224,7 @@ class Environment(Frozen):
         return {port.name: port.endpoint for port in self.ports if port.endpoint}
 
     def page(self, port: table.Port) -> tuple[str, int] | None:
-        """Return the URL and HTTP status that say that the container behind ``port`` is ready, if there are any."""
+        """Return a URL of ``port`` and the HTTP status of a ready container; None if it has no page."""
         page = port.page
         if page is None or port.name not in self.published or self.auth.kind not in page.status:
             return None
@@ -275,17 +233,17 @@ class Environment(Frozen):
 
     @property
     def url(self) -> str | None:
-        """Return where a browser finds the hub; None if it isn't published."""
+        """Return the hub's URL for a browser; None if it isn't published."""
         return self.gateway_url or self.hub_url
 
     @property
     def hub_url(self) -> str | None:
-        """Return where the hub's port is published; None if it isn't."""
+        """Return the URL of the hub's own port; None if it isn't published."""
         return self._published_url("jupyterhub")
 
     @property
     def gateway_url(self) -> str | None:
-        """Return where the gateway is published; None if there is none."""
+        """Return the gateway's URL; None if it isn't published."""
         return self._published_url("gateway")
 
     def _published_url(self, name: str) -> str | None:
@@ -305,10 +263,10 @@ class Environment(Frozen):
 
     @property
     def ssh_target(self) -> str:
-        """Return the destination of the hub's ssh. Port, key and known hosts are in the container's ssh_config."""
-        return f"{SERVICE_ACCOUNT}@{self.slurm.ssh_hostname}"
+        """Return the destination of the hub's ssh; port, key and known hosts are in its ssh_config."""
+        return f"{names.SERVICE_ACCOUNT}@{self.slurm.ssh_hostname}"
 
-    # -- users and sources ---------------------------------------------------------------------------------------
+    # -- users and sources -------------------------------------------------------------------------
 
     @property
     def users(self) -> tuple[str, ...]:
@@ -328,48 +286,13 @@ class Environment(Frozen):
     @property
     def settings(self) -> dict[str, str]:
         """Return the ConfigMap's data: the containers' environment variables ``DEPLOY_CONFIG_…``."""
-        gateway = self.publish["gateway"]
-        values = {
-            "LOG_LEVEL": self.log_level,
-            "BASE_URL": self.base_url,
-            "DEV_USERS": "\n".join(dev_user.account for dev_user in self.dev_users),
-            "SSH_HOSTNAME": self.slurm.ssh_hostname,
-            "SSH_PORT": str(self.slurm.ssh_port),
-            "SLURMSPAWNER_WRAPPERS_BIN": self.slurm.wrappers_bin,
-            "QUERY_MANY_AS": self.slurm.query_many_as or "",
-            "CONDA_PREFIX_DIR": self.slurm.env_prefix,
-            "JUPYTER_DATA_DIR": self.slurm.jupyter_data_dir,
-            "HUB_CONNECT_URL": self.slurm.hub_connect_url,
-            "OIDC_SERVER": self.issuer,
-            "GATEWAY_URL": f"http://{gateway}" if gateway else "",
-            "TOKEN_LIFETIME": str(self.auth.token_lifetime),
-            "BRICS_PLATFORM": self.auth.platform,
-            "BRICS_PORTAL": self.auth.portal,
-            "JWT_AUDIENCE": self.auth.audience,
-            "AUTH_USER": self.auth.user or "",
-            "LOGOUT_REDIRECT_URL": self.auth.logout_redirect_url or "",
-            "INVALID_JWT_LOGOUT": _flag(self.auth.invalid_jwt_logout),
-            "START_POLL_INTERVAL": f"{self.hub.start_poll_interval:g}",
-            "POLL_INTERVAL": str(self.hub.poll_interval),
-            "START_TIMEOUT": str(self.hub.start_timeout),
-            "HTTP_TIMEOUT": str(self.hub.http_timeout),
-            "ADMIN_USERS": ",".join(self.hub.admin_users),
-            "COOKIE_MAX_AGE_DAYS": f"{self.hub.cookie_max_age_days:g}",
-            "NAMED_SERVERS": _flag(self.hub.named_servers),
-            "REQUEST_GPUS": _flag(self.hub.request_gpus, default=self.slurm.gpus_per_node > 0),
-            "JOB_LOG": self.hub.job_log,
-            "ENVIRONMENT_IN_SCRIPT": _flag(self.slurm.environment_in_script, default=self.slurm_elsewhere),
-            "SLURM_NODES": str(self.slurm.nodes),
-            "ZENITH_SERVER_ADDRESS": self.zenith.server_address or "",
-            "ZENITH_SERVER_PORT": str(self.zenith.server_port),
-        }
-        return {f"DEPLOY_CONFIG_{key}": value for key, value in values.items()}
+        return settings(self)
 
     def working_copy(self, repository: str) -> Path:
         """Return the folder from which the development repository ``repository`` is installed.
 
-        The bundled source is copied to `_dev_build_data/<repository>`, other sources are cloned into folders of
-        their own there (`<repository>.<digest of the URL>`), and a folder is used in place.
+        The bundled source is copied to `_dev_build_data/<repository>`. Other sources are cloned into
+        `_dev_build_data/<repository>.<digest of the URL>`. A folder is used in place.
         """
         url = self.repositories[repository].url
         if url == "bundled" and self.stage == "prod":
@@ -382,7 +305,7 @@ class Environment(Frozen):
         """Return the source of ``repository`` that this checkout contains."""
         return self.root / "containers" / REPOSITORIES[repository] / repository
 
-    # -- variants ------------------------------------------------------------------------------------------------
+    # -- variants ----------------------------------------------------------------------------------
 
     def without_identity(self) -> Environment:
         """Return the environment without provider and gateway if the provider is external, else unchanged.
@@ -413,14 +336,10 @@ class Environment(Frozen):
 
 def working_copy(root: Path, repository: str, url: str) -> Path:
     """Return the folder of the working copy of ``repository`` from ``url``, `bundled` or a Git URL."""
-    folder = root / "containers" / REPOSITORIES[repository] / WORKING_COPIES
+    folder = root / "containers" / REPOSITORIES[repository] / names.WORKING_COPIES
     return folder / (repository if url == "bundled" else f"{repository}.{digest(url)}")
 
 
 def is_folder(url: str) -> bool:
-    """Return whether a repository's ``url`` names a folder of this host (``/…``, ``./…``, ``../…``, ``~…``)."""
+    """Return whether a repository's ``url`` is a folder of this host (``/…``, ``./…``, ``../…``, ``~…``)."""
     return url.startswith(("/", "./", "../", "~"))
-
-
-def _flag(value: bool | None, default: bool = False) -> str:
-    return "true" if (default if value is None else value) else "false"

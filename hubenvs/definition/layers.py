@@ -1,4 +1,4 @@
-"""The layers of a definition: one for each file or option, with the line of each key, and how they are merged."""
+"""The layers of a definition, one for each file or option, and how they are merged."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ KeyPath = tuple[str | int, ...]
 LARGEST = 1 << 20
 # Most dots in a key of --set: more than any key has, and far below the recursion limit.
 DEEPEST = 20
+# Escapes in YAML can make text that no program accepts.
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
@@ -30,14 +31,14 @@ class Layer:
     lines: Mapping[KeyPath, int]
 
     def where(self, path: KeyPath) -> str:
-        """Return ``label`` with the line of ``path`` or of its nearest parent; without one if no line is known."""
+        """Return ``label``, with the line of ``path`` or of its nearest parent if it is known."""
         while path and path not in self.lines:
             path = path[:-1]
         return f"{self.label}:{self.lines[path]}" if path else self.label
 
 
 class _Lines(yaml.SafeLoader):
-    """A safe loader that records each key's line and refuses repeated keys, aliases and tags on collections."""
+    """A safe loader that records each key's line, and refuses repeated keys, aliases and unknown tags."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -55,20 +56,15 @@ class _Lines(yaml.SafeLoader):
         if node is None:
             return None
         self.lines.setdefault(path, node.start_mark.line + 1)
-        if isinstance(node, yaml.CollectionNode) and node.tag not in (
-            self.DEFAULT_MAPPING_TAG,
-            self.DEFAULT_SEQUENCE_TAG,
-        ):
+        if isinstance(node, yaml.ScalarNode):
+            value = self.construct_object(node)
+            if isinstance(value, str) and _NO_TEXT.search(value):
+                raise _refused(f"{value!r} is no text", node)
+            return value
+        if node.tag not in (self.DEFAULT_MAPPING_TAG, self.DEFAULT_SEQUENCE_TAG):
             raise _refused(f"the tag {node.tag} is not known", node)
         if isinstance(node, yaml.SequenceNode):
             return [self.read(child, (*path, index)) for index, child in enumerate(node.value)]
-        if not isinstance(node, yaml.MappingNode):
-            value = self.construct_object(node)
-            if isinstance(value, str) and _NO_TEXT.search(
-                value
-            ):  # escapes can make text that no program accepts
-                raise _refused(f"{value!r} is no text", node)
-            return value
         result: dict[Any, Any] = {}
         for key_node, child in node.value:
             key = self.construct_object(key_node)
@@ -86,34 +82,29 @@ def _refused(problem: str, node: yaml.Node) -> yaml.MarkedYAMLError:
 
 @functools.lru_cache(maxsize=16)  # every environment starts from base.yaml, the longest file
 def parse_yaml(text: str, label: str) -> Layer:
-    """Return the mapping in the YAML ``text``. The result is cached: don't change it. ``label`` names it in errors.
+    """Return the mapping in the YAML ``text``. The result is cached: don't change it.
 
-    Raises DefinitionError with the line number if it doesn't parse, repeats a key, or isn't one mapping.
+    Raises DefinitionError with ``label`` and the line if it isn't YAML, repeats a key, or isn't one mapping.
     """
-    documents = parse_documents(text, label)
-    data, lines = documents[0] if documents else (None, {})
-    if data is None:
-        data = {}
-    if not isinstance(data, dict) or len(documents) > 1:
+    documents = parse_documents(text, label) or [(None, {})]
+    data, lines = documents[0]
+    if not isinstance(data, dict | None) or len(documents) > 1:
         raise DefinitionError(f"{label}: not one mapping of keys to values", "write it as `key: value` lines")
-    return Layer(label, data, lines)
+    return Layer(label, data or {}, lines)
 
 
 def read_text(path: Path, root: Path) -> str:
-    """Return the text of ``path``. Raises DefinitionError, with the path relative to ``root``, if it can't be read."""
+    """Return the text of ``path``; DefinitionError, with the path below ``root``, if it can't be read."""
+    name = shown(path, root)
     try:
         with path.open("rb") as stream:
             content = stream.read(LARGEST + 1)
         if len(content) > LARGEST:
-            raise DefinitionError(
-                f"{shown(path, root)}: more than {LARGEST} bytes", "is this the right file?"
-            )
+            raise DefinitionError(f"{name}: more than {LARGEST} bytes", "is this the right file?")
         return content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise DefinitionError(
-            f"{shown(path, root)}: can't be read ({reason})", "check that it is there"
-        ) from error
+        raise DefinitionError(f"{name}: can't be read ({reason})", "check that it is there") from error
 
 
 def parse_set(option: str) -> Layer:
@@ -123,15 +114,14 @@ def parse_set(option: str) -> Layer:
     """
     key, separator, value = option.partition("=")
     if not separator or not all(key.split(".")) or key.count(".") > DEEPEST:
-        raise DefinitionError(
-            f"--set {option}: not of the form key.key=value", "for example --set slurm.nodes=4"
-        )
+        hint = "for example --set slurm.nodes=4"
+        raise DefinitionError(f"--set {option}: not of the form key.key=value", hint)
     label = f"--set {key}"
     return single_key(key, parse_value(value, label), label)
 
 
 def parse_value(text: str, label: str) -> Any:
-    """Return the value of the YAML ``text``. Raises DefinitionError, with ``label``, if it doesn't parse."""
+    """Return the value of the YAML ``text``; DefinitionError, with ``label``, if it doesn't parse."""
     documents = parse_documents(text, label)
     if len(documents) > 1:
         raise DefinitionError(f"{label}: the value is several YAML documents", "quote it")
@@ -139,7 +129,7 @@ def parse_value(text: str, label: str) -> Any:
 
 
 def merge(layers: Iterable[Layer]) -> tuple[dict[str, Any], dict[KeyPath, str]]:
-    """Merge ``layers`` in order. Returns the data, and for each key where its value was written (``file:line``).
+    """Merge ``layers`` in order. Return the data, and where each key's value was written (``file:line``).
 
     Mappings merge key by key. Any other value, a list too, replaces the earlier one.
     """
@@ -151,9 +141,9 @@ def merge(layers: Iterable[Layer]) -> tuple[dict[str, Any], dict[KeyPath, str]]:
             here = (*path, key)
             origin[here] = layer.where(here)
             if isinstance(value, Mapping):
-                below = target.get(key)
-                target[key] = below = dict(below) if isinstance(below, dict) else {}
-                merge_into(below, value, here, layer)
+                if not isinstance(target.get(key), dict):
+                    target[key] = {}
+                merge_into(target[key], value, here, layer)
             else:
                 target[key] = value
 
@@ -162,20 +152,17 @@ def merge(layers: Iterable[Layer]) -> tuple[dict[str, Any], dict[KeyPath, str]]:
     return merged, origin
 
 
-def check_keys(data: Mapping[str, Any], base: Mapping[str, Any], origin: Mapping[KeyPath, str]) -> None:
-    """Raise DefinitionError for the first key of ``data`` that isn't in ``base``, with the most similar one."""
-
-    def check(values: Mapping[str, Any], known: Mapping[str, Any], path: KeyPath) -> None:
-        for key, value in values.items():
-            here = (*path, key)
-            name = ".".join(map(str, here))
-            if key not in known:
-                hint = suggestion(str(key), map(str, known))
-                raise DefinitionError(f"{origin[here]}: unknown key {name!r}", hint)
-            if isinstance(known[key], Mapping) and isinstance(value, Mapping):
-                check(value, known[key], here)
-
-    check(data, base, ())
+def check_keys(
+    data: Mapping[str, Any], base: Mapping[str, Any], origin: Mapping[KeyPath, str], path: KeyPath = ()
+) -> None:
+    """Raise DefinitionError, with the most similar key, for the first key of ``data`` not in ``base``."""
+    for key, value in data.items():
+        here = (*path, key)
+        if key not in base:
+            name, hint = ".".join(map(str, here)), suggestion(str(key), map(str, base))
+            raise DefinitionError(f"{origin[here]}: unknown key {name!r}", hint)
+        if isinstance(base[key], Mapping) and isinstance(value, Mapping):
+            check_keys(value, base[key], origin, here)
 
 
 def parse_documents(text: str, label: str) -> list[tuple[Any, Mapping[KeyPath, int]]]:

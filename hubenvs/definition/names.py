@@ -21,6 +21,7 @@ WORKING_COPIES = "_dev_build_data"  # folder of the working copies, beside the i
 # The pod's name becomes the value of a label, a Service's name and a host name: 63 characters at most.
 POD_NAME_LENGTH = 63
 
+_ENVIRONMENT_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _INSTANCE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z")
 
 
@@ -50,9 +51,17 @@ def deploy_folder(root: Path, environment: str, instance: str | None) -> Path:
     return root / ".deploy" / (f"{environment}-{instance}" if instance else environment)
 
 
-def check_instance(name: str | None) -> None:
-    """Raise ValueError unless ``name`` (None: no instance) can be part of Kubernetes names."""
+def check_environment(name: str) -> str:
+    """Return ``name``; raise ValueError unless an environment can have it."""
+    if not _ENVIRONMENT_NAME.match(name):
+        raise ValueError("an environment's name has lower-case letters, digits and '_', a letter first")
+    return name
+
+
+def check_instance(name: str | None) -> str | None:
+    """Return ``name`` (None: no instance); raise ValueError unless it can be part of Kubernetes names."""
     if name is not None and not _INSTANCE_NAME.match(name):
         raise ValueError("an instance's name has lower-case letters, digits and '-' inside")
     if name in CONTAINERS:
         raise ValueError("this is a container's name")
+    return name

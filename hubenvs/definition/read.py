@@ -1,8 +1,8 @@
 """Read an environment's definition.
 
 The layers, each over the earlier ones: envs/base.yaml, envs/<env>/env.yaml, envs/<env>/local.yaml, Invoke's
-configuration (`hubenvs:` in invoke.yaml, then INVOKE_HUBENVS_… variables), an existing deployment's ConfigMap,
-`--set`. An error names file, line and key.
+configuration (`hubenvs:` in invoke.yaml, then INVOKE_HUBENVS_… variables), an existing deployment's
+ConfigMap, `--set`. An error names file, line and key.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .environment import Environment
 from .layers import KeyPath, Layer, check_keys, merge, parse_set, parse_yaml, read_text, shown
 from .names import environment_names
 
-# Our words for errors that pydantic describes in Python's words.
+# Plain words for errors that pydantic describes in Python's words.
 PROBLEMS = {
     "model_type": "should be a mapping of keys to values",
     "mapping_type": "should be a mapping of keys to values",
@@ -43,9 +43,9 @@ def read_environment(
 ) -> Environment:
     """Return the validated environment ``name`` of the checkout ``root``.
 
-    ``instance`` names a further deployment of the same environment; ``settings`` are ``a.b=c`` (``--set``);
-    ``configuration`` is the section `hubenvs` of Invoke's configuration; ``environ`` are environment variables;
-    ``config_map`` is a file with an existing deployment's ConfigMap. Raises DefinitionError.
+    ``instance``: name of a further deployment of the environment. ``settings``: ``a.b=c`` (``--set``).
+    ``configuration``: the section `hubenvs` of Invoke's configuration. ``environ``: environment variables.
+    ``config_map``: a file with an existing deployment's ConfigMap. Raises DefinitionError.
     """
     folder = environment_folder(root, name)
     base = _read(root / "envs" / "base.yaml", root)
@@ -55,9 +55,9 @@ def read_environment(
     if configuration:
         layers.append(Layer("Invoke's configuration (hubenvs)", configuration, {}))
     layers.extend(variables.layers(base.data, environ or {}))
-    existing = (
-        parse_config_map(read_text(config_map, root), shown(config_map, root)) if config_map else ConfigMap()
-    )
+    existing = ConfigMap()
+    if config_map:
+        existing = parse_config_map(read_text(config_map, root), shown(config_map, root))
     layers.extend(existing.layers)
     layers.extend(parse_set(option) for option in settings)
     data, origin = merge(layers)
@@ -72,9 +72,8 @@ def read_environment(
         raise _definition_error(error, origin, layers[1].label) from None
     for overlay in env.overlay_folders:
         if not overlay.is_dir():
-            raise DefinitionError(
-                f"{origin['overlays',]}: overlays: there is no folder {overlay}", "make it, or correct it"
-            )
+            problem = f"overlays: there is no folder {overlay}"
+            raise DefinitionError(f"{origin['overlays',]}: {problem}", "make it, or correct it")
     return env.without_identity().with_accounting()
 
 
@@ -96,23 +95,17 @@ def environment_folder(root: Path, name: str) -> Path:
 
 def outline(root: Path, name: str) -> dict[str, str | None]:
     """Return description, stage and auth of an environment from base.yaml and env.yaml, valid or not."""
+    data: dict[str, Any] = {}
     with contextlib.suppress(DefinitionError):
-        data, _ = merge(
-            [_read(root / "envs" / "base.yaml", root), _read(root / "envs" / name / "env.yaml", root)]
-        )
-        auth = data.get("auth")
-        values = (
-            data.get("description"),
-            data.get("stage"),
-            auth.get("kind") if isinstance(auth, dict) else None,
-        )
-        texts = (value if isinstance(value, str) else None for value in values)
-        return dict(zip(("description", "stage", "auth"), texts, strict=True))
-    return {"description": None, "stage": None, "auth": None}
+        data, _ = merge(_read(root / "envs" / path, root) for path in ("base.yaml", f"{name}/env.yaml"))
+    auth = data.get("auth")
+    kind = auth.get("kind") if isinstance(auth, dict) else None
+    values = {"description": data.get("description"), "stage": data.get("stage"), "auth": kind}
+    return {key: value if isinstance(value, str) else None for key, value in values.items()}
 
 
 def _definition_error(error: ValidationError, origin: Mapping[KeyPath, str], label: str) -> DefinitionError:
-    """Return pydantic's first error as ``file:line: key: what is wrong``; ``label`` is the environment's env.yaml."""
+    """Return pydantic's first error as ``file:line: key: what is wrong``; ``label`` names the env.yaml."""
     unset = [item["loc"] for item in error.errors() if item["input"] is None and item["type"] != "model_type"]
     if unset:
         keys = ", ".join(".".join(map(str, key)) for key in unset)

@@ -32,16 +32,14 @@ def check_rules(env: Environment) -> None:
 
 def _containers(env: Environment) -> None:
     if (excess := len(env.pod) - POD_NAME_LENGTH) > 0:
-        raise ValueError(
-            f"instance: {excess} characters too long (the pod would be {env.pod[:POD_NAME_LENGTH]}…)"
-        )
+        pod = f"{env.pod[:POD_NAME_LENGTH]}…"
+        raise ValueError(f"instance: {excess} characters too long (the pod would be {pod})")
     if len(set(env.containers)) < len(env.containers):
         raise ValueError("containers: one of them is named twice")
     for name in REPOSITORIES.values():
         if env.stage == "dev" and env.images[name].image:
-            raise ValueError(
-                f"images.{name}.image: a prebuilt image can't contain your working copy; use `stage: prod`"
-            )
+            problem = "a prebuilt image can't contain your working copy; use `stage: prod`"
+            raise ValueError(f"images.{name}.image: {problem}")
     if ACCOUNTING in env.containers and not env.slurm.accounting:
         raise ValueError("containers: accounting comes with `slurm.accounting: true`, and only with that")
 

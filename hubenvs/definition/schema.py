@@ -28,7 +28,7 @@ class Frozen(BaseModel):
 
 
 class DevUser(Frozen):
-    """A user's account in one project: ``<user>.<project>``, a Linux account of that name in the Slurm container."""
+    """A user's account in one project: the Linux account ``<user>.<project>`` in the Slurm container."""
 
     user: str
     project: str
@@ -43,9 +43,8 @@ class DevUser(Frozen):
         """Return the dev user written as ``text``; raise ValueError saying what is wrong with it."""
         parts = text.split(".")
         if len(parts) != 2 or not all(_NAME_PART.match(part) for part in parts):
-            raise ValueError(
-                f"{text!r} is not <user>.<project> (each part lower-case letters, digits, '-', '_', a letter first)"
-            )
+            form = "each part lower-case letters, digits, '-', '_', a letter first"
+            raise ValueError(f"{text!r} is not <user>.<project> ({form})")
         if len(text) > ACCOUNT_LENGTH:
             raise ValueError(f"{text!r} has {len(text)} characters, an account has {ACCOUNT_LENGTH} at most")
         user, project = parts
@@ -144,9 +143,8 @@ class Partition(OnNodes):
     @classmethod
     def _name(cls, value: str) -> str:
         if value.upper() == "DEFAULT":
-            raise ValueError(
-                "DEFAULT is reserved: in slurm.conf it sets defaults for the partitions after it"
-            )
+            problem = "in slurm.conf it sets defaults for the partitions after it"
+            raise ValueError(f"DEFAULT is reserved: {problem}")
         return value
 
 
@@ -232,7 +230,7 @@ class Debian(Frozen):
 
 
 class Image(Frozen):
-    """Where an image comes from: built here on ``base`` (None: on our own base image), or ``image`` is pulled."""
+    """An image's source: it is built here on ``base`` (None: on the base image), or ``image`` is pulled."""
 
     # No leading "-": the values reach the engine's command line.
     base: Annotated[str, Field(pattern=r"^[^-\s]\S*$")] | None = None

@@ -1,4 +1,4 @@
-"""Keys of a definition that are set by environment variables: INVOKE_HUBENVS_SLURM_NODES=4 sets slurm.nodes."""
+"""Environment variables that set keys of a definition: INVOKE_HUBENVS_SLURM_NODES=4 sets slurm.nodes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PREFIX = "INVOKE_HUBENVS_"
 def layers(base: Mapping[str, Any], variables: Mapping[str, str]) -> tuple[Layer, ...]:
     """Return a layer for each of ``variables`` with our prefix; ``base`` is the content of base.yaml.
 
-    Values are parsed as YAML, like those of --set. Raises DefinitionError for a variable that stands for no key.
+    Values are YAML, like those of --set. Raises DefinitionError for a variable that stands for no key.
     """
     keys = dict(_names(base, PREFIX))
     result = []
@@ -22,9 +22,8 @@ def layers(base: Mapping[str, Any], variables: Mapping[str, str]) -> tuple[Layer
         if not name.startswith(PREFIX):
             continue
         if name not in keys:
-            raise DefinitionError(
-                f"{name}: no key of the definition has this variable", suggestion(name, keys)
-            )
+            problem = "no key of the definition has this variable"
+            raise DefinitionError(f"{name}: {problem}", suggestion(name, keys))
         result.append(single_key(keys[name], parse_value(variables[name], name), name))
     return tuple(result)
 

@@ -1,1 +1,1 @@
-"""One deployment: its folder on this host, its existing resources, its ports, and the manifest wanted for it."""
+"""One deployment: its folder on this host, its existing resources, its ports, and its desired manifest."""

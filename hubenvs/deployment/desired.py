@@ -26,8 +26,7 @@ class Desired:
 def planned_images(env: Environment, engine: Engine, loadable: Iterable[str] = ()) -> tuple[Build, ...]:
     """Return the builds of ``env`` with the working copies as they are now.
 
-    ``loadable``: tags of images that aren't here but in a bundle. A Debian base that exists, here or there, does
-    without mmdebstrap.
+    ``loadable``: tags of images in a bundle. A Debian base that exists, here or there, needs no mmdebstrap.
     """
     base = debian_base_tag(env.debian)
     has_base = has_mmdebstrap() or base in loadable or engine.has_image(base)
@@ -39,9 +38,8 @@ def desired_pod(env: Environment, builds: tuple[Build, ...], values: Mapping[str
     of_containers = container_builds(env, builds)
     images = {name: build.tag for name, build in of_containers.items()}
     documents = manifest(env, read_templates(env.root), images, values)
-    seeds = {
-        f"{volume}/{name}": data for volume, tree in read_seeds(env).items() for name, data in tree.items()
-    }
+    trees = read_seeds(env)
+    seeds = {f"{volume}/{name}": data for volume, tree in trees.items() for name, data in tree.items()}
     value = fingerprint(documents, {name: build.recipe for name, build in of_containers.items()}, seeds)
     return Desired(labelled(documents, value), value)
 

@@ -1,4 +1,4 @@
-"""The existing resources of each deployment, found by label. No definition is needed, so `down` always works."""
+"""The existing resources of each deployment, found by label. `down` works without a definition."""
 
 from __future__ import annotations
 
@@ -7,26 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..definition import names
 from ..definition.containers import CONTAINERS
-from ..definition.names import (
-    LABEL_CHECKOUT,
-    LABEL_ENVIRONMENT,
-    LABEL_INSTANCE,
-    LABEL_PART_OF,
-    PART_OF,
-    checkout_id,
-    deploy_folder,
-    part_name,
-    pod_name,
-)
-from ..engines.engine import Container, Engine, Listing, Pod, Resource
+from ..engines.engine import STOP_TIMEOUT, Container, Engine, Listing, Pod, Resource
 from ..errors import StateError
 
 if TYPE_CHECKING:
     from ..definition.environment import Environment
-
-# Seconds that a container has to stop before the engine kills it; ours need well under one.
-STOP_TIMEOUT = 2
 
 
 @dataclass(frozen=True)
@@ -44,7 +31,7 @@ class Existing:
     @property
     def part_names(self) -> set[str]:
         """Return the names that the deployment's containers and Secrets can have."""
-        return {part_name(self.pod_name, container) for container in CONTAINERS}
+        return {names.part_name(self.pod_name, container) for container in CONTAINERS}
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -54,7 +41,7 @@ class Existing:
     @property
     def instance(self) -> str | None:
         """Return the value of --instance that it was brought up with."""
-        return self.pod_name.removeprefix(pod_name(self.environment, None)).removeprefix("-") or None
+        return self.pod_name.removeprefix(names.pod_name(self.environment, None)).removeprefix("-") or None
 
     @property
     def held_ports(self) -> set[int]:
@@ -76,9 +63,9 @@ class Existing:
 
     def folder(self, root: Path) -> Path | None:
         """Return the path of its deploy folder; None if another checkout than ``root`` brought it up."""
-        if self.checkout != checkout_id(root):
+        if self.checkout != names.checkout_id(root):
             return None
-        return deploy_folder(root, self.environment, self.instance)
+        return names.deploy_folder(root, self.environment, self.instance)
 
 
 def all_existing(listing: Listing) -> dict[str, Existing]:
@@ -90,8 +77,8 @@ def all_existing(listing: Listing) -> dict[str, Existing]:
     return {
         pod: Existing(
             pod_name=pod,
-            environment=of_pod.get(LABEL_ENVIRONMENT, ""),
-            checkout=of_pod.get(LABEL_CHECKOUT, ""),
+            environment=of_pod.get(names.LABEL_ENVIRONMENT, ""),
+            checkout=of_pod.get(names.LABEL_CHECKOUT, ""),
             listing=listing,
             pod=next((item for item in listing.pods if _pod_name_of(item) == pod), None),
             containers=tuple(item for item in listing.containers if _pod_name_of(item) == pod),
@@ -103,30 +90,29 @@ def all_existing(listing: Listing) -> dict[str, Existing]:
 
 def find_existing(listing: Listing, root: Path, environment: str, instance: str | None) -> Existing:
     """Return the resources of one deployment. Without any labelled resource, its Secrets may still exist."""
-    pod = pod_name(environment, instance)
-    return all_existing(listing).get(pod) or Existing(pod, environment, checkout_id(root), listing)
+    pod = names.pod_name(environment, instance)
+    return all_existing(listing).get(pod) or Existing(pod, environment, names.checkout_id(root), listing)
 
 
 def belongs_to_us(resource: Resource) -> bool:
-    """Return whether a deployment of this suite, of whatever checkout, has ``resource``."""
+    """Return whether ``resource`` belongs to a deployment of this suite, of whatever checkout."""
     return _pod_name_of(resource) is not None
 
 
 def _pod_name_of(resource: Resource) -> str | None:
-    """Return the name of the pod to whose deployment ``resource`` belongs; None if it has no labels of ours."""
-    return resource.labels.get(LABEL_INSTANCE) if resource.labels.get(LABEL_PART_OF) == PART_OF else None
+    """Return the pod's name of the deployment that has ``resource``; None if it has no labels of ours."""
+    labels = resource.labels
+    return labels.get(names.LABEL_INSTANCE) if labels.get(names.LABEL_PART_OF) == names.PART_OF else None
 
 
 def refuse_foreign(env: Environment, existing: Existing) -> None:
-    """Raise StateError if another checkout has this deployment, or a name of it is taken by an unlabelled resource."""
-    if existing.checkout != checkout_id(env.root) or existing.environment != env.name:
-        other = (
-            f"environment {existing.environment}" if existing.environment != env.name else "another checkout"
-        )
-        raise StateError(
-            f"{env.pod} is up already, brought up from {other}",
-            "give this one a name of its own with --instance NAME",
-        )
+    """Raise StateError if another checkout has this deployment, or an unlabelled resource has its name."""
+    other = "another checkout" if existing.checkout != names.checkout_id(env.root) else ""
+    if existing.environment != env.name:
+        other = f"environment {existing.environment}"
+    if other:
+        hint = "give this one a name of its own with --instance NAME"
+        raise StateError(f"{env.pod} is up already, brought up from {other}", hint)
     hint = "it wasn't created by this suite: remove it by hand, or use --instance NAME"
     listing = existing.listing
     if existing.pod is None and any(pod.name == env.pod for pod in listing.pods):
@@ -138,10 +124,7 @@ def refuse_foreign(env: Environment, existing: Existing) -> None:
 def remove_pod(
     engine: Engine, existing: Existing, volumes: Iterable[str] = (), grace: int = STOP_TIMEOUT
 ) -> None:
-    """Remove pod and Secrets of ``existing``, and ``volumes``.
-
-    ``grace``: seconds that a container has to end by itself.
-    """
+    """Remove pod and Secrets of ``existing``, and ``volumes``. ``grace``: seconds a container has to end."""
     # Another pod of that name isn't ours.
     pods = [pod for pod in existing.listing.pods if _pod_name_of(pod) == existing.pod_name]
     engine.remove(pods, existing.part_names, set(volumes), existing.listing, grace)

@@ -1,4 +1,4 @@
-"""The deploy folder, .deploy/<environment>[-<instance>]: lock, secrets, record and logs, readable by its owner only."""
+"""The deploy folder, .deploy/<environment>[-<instance>]: lock, secrets, record and logs (mode 0700)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -39,17 +40,14 @@ def create(folder: Path) -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         facts = folder.stat()
     except (FileExistsError, NotADirectoryError):
-        raise StateError(
-            f"{folder}: the deploy folder can't be made: a file is in its place", "remove it"
-        ) from None
+        problem = "the deploy folder can't be made: a file is in its place"
+        raise StateError(f"{folder}: {problem}", "remove it") from None
     except OSError as error:
-        raise StateError(
-            f"{folder}: the deploy folder can't be made ({error.strerror})", "give this checkout to its user"
-        ) from None
+        problem = f"the deploy folder can't be made ({error.strerror})"
+        raise StateError(f"{folder}: {problem}", "give this checkout to its user") from None
     if facts.st_uid != os.geteuid():
-        raise StateError(
-            f"{folder}: the deploy folder belongs to user {facts.st_uid}", "remove it, or work as that user"
-        )
+        problem = f"the deploy folder belongs to user {facts.st_uid}"
+        raise StateError(f"{folder}: {problem}", "remove it, or work as that user")
     if facts.st_mode & 0o077:
         folder.chmod(0o700)
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -74,9 +72,6 @@ def remove(folder: Path, keep: tuple[str, ...] = ()) -> None:
         folder.parent.rmdir()
 
 
-# -- lock ----------------------------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
     """Hold the deploy ``folder`` while one task changes its deployment. Nested use in one process is allowed.
@@ -92,9 +87,8 @@ def lock(folder: Path) -> Iterator[None]:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = stream.read().strip() or "another task"
-            raise StateError(
-                f"{folder.name} is being changed by {holder}", "wait until that has ended"
-            ) from None
+            problem = f"{folder.name} is being changed by {holder}"
+            raise StateError(problem, "wait until that has ended") from None
         if not _is_file_at(stream, path):  # a `down` that has just ended removed it with its folder
             raise StateError(f"{folder.name} has just been taken down by another task", "try again")
         holder = f"process {os.getpid()} ({' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])})"
@@ -118,9 +112,6 @@ def _is_file_at(stream: TextIO, path: Path) -> bool:
         return os.path.samestat(os.fstat(stream.fileno()), path.stat())
     except FileNotFoundError:
         return False
-
-
-# -- secrets -------------------------------------------------------------------------------------------------
 
 
 def read_secrets(folder: Path, only: Container[str] | None = None) -> dict[str, str]:
@@ -167,33 +158,26 @@ def write_secrets(folder: Path, values: Mapping[str, str]) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-# -- record --------------------------------------------------------------------------------------------------
-
-
+@dataclass
 class Record:
-    """What a deployment was brought up with: its definition, and what `reload` has changed in its pod since.
+    """The definition with which a deployment was brought up, and what `reload` has changed in its pod since.
 
-    ``reloaded`` has the id of that pod, and the fingerprint's content part that it has now (null: unknown, because
-    a reload was cut short).
+    ``reloaded`` has the pod's id, and the content part of the fingerprint that it has now (null: unknown,
+    because a reload was cut short).
     """
 
-    def __init__(
-        self, definition: Mapping[str, Any] | None, reloaded: Mapping[str, Any] | None = None
-    ) -> None:
-        self.definition = definition
-        self.reloaded = dict(reloaded or {})
+    definition: Mapping[str, Any] | None
+    reloaded: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def environment(self) -> Environment | None:
         """Return the definition as an Environment; None if there is none or this version can't read it."""
-        from ..definition.environment import (
-            Environment,
-        )  # takes a quarter of a second, and `down` does without
+        # Takes a quarter of a second, and `down` does without.
+        from ..definition.environment import Environment
 
-        try:
+        with contextlib.suppress(ValueError):  # pydantic's errors are ValueErrors
             return Environment.model_validate_json(json.dumps(self.definition)) if self.definition else None
-        except ValueError:  # pydantic's errors are ValueErrors
-            return None
+        return None
 
     @property
     def ports(self) -> dict[str, int]:
@@ -208,15 +192,15 @@ class Record:
 
 
 def read_record(folder: Path) -> Record:
-    """Return the record of the deploy ``folder``, an empty one if there is none; StateError if it is damaged."""
+    """Return the record in the deploy ``folder``, by default an empty one; StateError if it is damaged."""
     path = folder / RECORD
     try:
-        text = json.loads(path.read_text()) if path.exists() else {}
-        definition, reloaded = text.get("definition"), text.get("reloaded")
-        if "definition" not in text:
-            # hubenvs<0.2: ports and digests, all of them text. What was reloaded is kept in another form, so the next
-            # `up` replaces the pod.
-            if not all(isinstance(value, str) for value in text.values()):
+        content = json.loads(path.read_text()) if path.exists() else {}
+        definition, reloaded = content.get("definition"), content.get("reloaded")
+        if "definition" not in content:
+            # hubenvs<0.2: ports and digests, all text. What was reloaded is kept in another form, so the
+            # next `up` replaces the pod.
+            if not all(isinstance(value, str) for value in content.values()):
                 raise ValueError
             old = folder / OLD_DEFINITION
             definition, reloaded = json.loads(old.read_text()) if old.exists() else None, None
@@ -225,7 +209,7 @@ def read_record(folder: Path) -> Record:
     except (OSError, ValueError, AttributeError):
         hint = "remove it: the next `up` chooses ports anew, and may replace the pod"
         raise StateError(f"{path}: damaged", hint) from None
-    return Record(definition, reloaded)
+    return Record(definition, reloaded or {})
 
 
 def write_record(folder: Path, record: Record) -> None:

@@ -30,9 +30,8 @@ def require_free(env: Environment, engine: Engine, held: Container[int] = ()) ->
         if problem := port_problem(endpoint):
             holder = _holder(endpoint.port, engine) if problem == "is taken" else ""
             by = f" by {holder}" if holder else ""
-            raise PortError(
-                f"publish.{name}: port {endpoint.port} {problem}{by}", f"--set publish.{name}=127.0.0.1:PORT"
-            )
+            hint = f"--set publish.{name}=127.0.0.1:PORT"
+            raise PortError(f"publish.{name}: port {endpoint.port} {problem}{by}", hint)
 
 
 def port_problem(endpoint: Endpoint) -> str | None:
@@ -63,17 +62,14 @@ def _holder(port: int, engine: Engine) -> str:
 def with_ports(env: Environment, declared: Container[str], previous: Mapping[str, int]) -> Environment:
     """Return ``env`` with the ports of this deployment.
 
-    For each port that isn't ``declared`` an instance gets its ``previous`` one, or the next free one. The hub's API
-    stays at the port that compute nodes know.
+    An instance gets its ``previous`` port, or the next free one, for each name that isn't ``declared``. The
+    hub's API stays at the port that compute nodes know.
     """
     if env.instance is None:
         return env
-    ports = {
-        name: endpoint.port
-        for name, endpoint in env.published.items()
-        if name in declared or name == "hub-api"
-    }
-    for name, endpoint in env.published.items():
+    published = env.published
+    ports = {name: published[name].port for name in published if name in declared or name == "hub-api"}
+    for name, endpoint in published.items():
         if name not in ports:
             ports[name] = previous.get(name) or _next_free(endpoint, ports.values())
     return env.with_ports(ports)

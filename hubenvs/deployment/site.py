@@ -60,10 +60,8 @@ def _key_pair(env: Environment, path: Path) -> str:
         hint = f"put it beside {name}.pub, or remove that" if public.exists() else make
         raise DefinitionError(f"{name}: not there", hint)
     if path.stat().st_mode & 0o077:
-        mode = path.stat().st_mode & 0o777
-        raise DefinitionError(
-            f"{name}: others than its owner have access (mode {mode:04o})", f"chmod 600 {name}"
-        )
+        problem = f"others than its owner have access (mode {path.stat().st_mode & 0o777:04o})"
+        raise DefinitionError(f"{name}: {problem}", f"chmod 600 {name}")
     text = read_text(path, env.root)
     try:
         key = load_ssh_private_key(text.encode(), password=None)
@@ -96,9 +94,8 @@ def _certificates(env: Environment, path: Path) -> str:
         return NO_CERTIFICATES
     name, text = shown(path, env.root), read_text(path, env.root)
     if "PRIVATE KEY" in text:
-        raise DefinitionError(
-            f"{name}: contains a private key", "keep that elsewhere; certificates are enough"
-        )
+        hint = "keep that elsewhere; certificates are enough"
+        raise DefinitionError(f"{name}: contains a private key", hint)
     try:
         x509.load_pem_x509_certificates(text.encode())
     except ValueError:
@@ -113,7 +110,8 @@ def _known_hosts(env: Environment, path: Path) -> str:
     from paramiko.hostkeys import InvalidHostKey
 
     name, host, port = shown(path, env.root), env.slurm.ssh_hostname, env.slurm.ssh_port
-    scan = f"`ssh-keyscan -p {port} {host}` prints its keys: compare their fingerprints with those that the site publishes"
+    compare = "compare their fingerprints with those that the site publishes"
+    scan = f"`ssh-keyscan -p {port} {host}` prints its keys: {compare}"
     if not path.exists():
         raise DefinitionError(f"{name}: not there", scan)
     if path.stat().st_mode & 0o002:

@@ -18,7 +18,9 @@ from ..plan.images import Sources, carried
 from ..plan.manifest import templates
 from ..plan.seeds import render_seeds
 
-COMMON = "common"  # folder of files that the images of all containers contain
+COMMON = (
+    "common"  # folder of the files in every container's image, and of the seed files of every environment
+)
 # Not part of an image's build context: working copies, and the bundled source of a development repository.
 NOT_CONTEXT = (WORKING_COPIES, *REPOSITORIES)
 
@@ -29,11 +31,8 @@ def read_templates(root: Path) -> jinja2.Environment:
     return templates(read_tree(root / "manifests"))
 
 
-# -- seed files ----------------------------------------------------------------------------------------------
-
-
 def seed_folders(env: Environment) -> tuple[Path, ...]:
-    """Return the folders of seed files: common, by kind of log-in, by environment, overlays. Later ones win."""
+    """Return the folders of seed files; later ones win: common, kind of log-in, environment, overlays."""
     names = (COMMON, f"auth-{env.auth.kind}", env.name)
     return (*(env.root / "volumes" / name for name in names), *env.overlay_folders)
 
@@ -60,11 +59,8 @@ def seed_source(env: Environment, volume: Volume, name: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-# -- images --------------------------------------------------------------------------------------------------
-
-
 def working_copy_files(env: Environment, programs: Programs, repository: str) -> dict[str, Path]:
-    """Return the files of the working copy of ``repository``; before it is cloned, those of the bundled source."""
+    """Return the files of the working copy of ``repository``; before it is cloned, of the bundled source."""
     folder = env.working_copy(repository)
     if not folder.is_dir():
         folder = env.bundled(repository)

@@ -12,6 +12,9 @@ from typing import Any, NamedTuple, Protocol
 
 from .process import Argv, Completed, Programs
 
+# Seconds that a container has to stop before the engine kills it; ours need well under one.
+STOP_TIMEOUT = 2
+
 
 class PublishedPort(NamedTuple):
     """A port of a container, published at ``address``:``host_port``."""
@@ -70,7 +73,7 @@ class ContainerState(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """A result of `doctor`: what was examined, whether it is in order, what was found, and a remedy if it isn't."""
+    """A result of `doctor`. ``ok``: ``check`` is in order. ``remedy``: what to do otherwise."""
 
     check: str
     ok: bool
@@ -104,12 +107,7 @@ class Engine(Protocol):
 
     def exec(self, container: str, *command: str, **options: Any) -> Completed: ...
     def exec_command(
-        self,
-        container: str,
-        *command: str,
-        user: str | None = None,
-        interactive: bool = False,
-        tty: bool = False,
+        self, container: str, *command: str, user: str | None = None, interactive: bool = ..., tty: bool = ...
     ) -> Argv: ...
     def logs(self, container: str, lines: int = 20) -> list[str]: ...
     def print_logs(self, containers: Sequence[str], lines: int, follow: bool) -> None: ...

@@ -28,15 +28,14 @@ class Git:
     def __call__(self, *command: str, check: bool = False, stdin: bytes | None = None) -> Completed:
         """Run ``git command``.
 
-        Raises StateError if Git refuses the folder because another user owns it, and CommandError with ``check``
-        if the command fails.
+        Raises StateError if Git refuses the folder because another user owns it, CommandError if the command
+        fails (with ``check``).
         """
         argv = ("git", "-C", str(self._folder), *command)
         done = self._programs.run(argv, check=check, stdin=stdin, variables=self._variables)
         if done.returncode == 128 and "dubious ownership" in done.stderr:
-            raise StateError(
-                f"{self._folder}: another user owns it, so Git refuses to read it", "work as its owner"
-            )
+            problem = "another user owns it, so Git refuses to read it"
+            raise StateError(f"{self._folder}: {problem}", "work as its owner")
         return done
 
 
@@ -46,11 +45,13 @@ def clone(programs: Programs, source: str, target: Path) -> None:
 
 
 def working_files(programs: Programs, folder: Path, is_root: bool = False) -> dict[str, Path]:
-    """Return the files of a working copy that Git has or doesn't ignore, by relative path; all of a plain folder."""
+    """Return the files by relative path: those that Git has or doesn't ignore, or all of a plain folder."""
     git = Git(programs, folder, is_root)
     listed = git("ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    if listed.returncode == 0:
-        names = [name for name in listed.stdout.decode().split("\0") if name]
-    else:
-        names = list(files.paths(folder, skip=(".git",)))
-    return {name: folder / name for name in sorted(names) if (folder / name).is_file()}
+    if listed.returncode != 0:
+        return files.paths(folder, skip=(".git",))
+    return {
+        name: folder / name
+        for name in sorted(listed.stdout.decode().split("\0"))
+        if (folder / name).is_file()
+    }

@@ -8,7 +8,7 @@ import pwd
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +23,8 @@ else:
 
 # Where distributions keep the certificates that this host trusts, Debian's first.
 CA_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
-# Podman's default for open files, and the kernel's for processes (pid_max), to which podman lowers its own hard
-# limit. Neither can exceed the host's hard limit without CAP_SYS_RESOURCE.
+# Podman's default for open files, and the kernel's for processes (pid_max), to which podman lowers its own
+# hard limit. Neither can exceed the host's hard limit without CAP_SYS_RESOURCE.
 ULIMITS = {"nofile": 1048576, "nproc": 32768}
 CAP_SYS_RESOURCE = 24  # linux/capability.h
 # All images with their build caches take about 3 GB.
@@ -45,7 +45,7 @@ def ca_bundle() -> str | None:
 def build_caches() -> Path | None:
     """Return the folder for the cache mounts of this user's builds; None: podman's own.
 
-    podman<5: 4.3 shares /var/tmp/buildah-cache between users. The first who builds owns it, and nobody else can build.
+    podman<5: 4.3 shares /var/tmp/buildah-cache between users. Only the first who builds can use it.
     """
     if platform.system() != "Linux" or not rootless() or "TMPDIR" in os.environ:
         return None
@@ -62,8 +62,12 @@ def make_build_caches() -> None:
         raise StateError(f"{folder}: another user owns it", "set TMPDIR to a folder of yours on a local disk")
 
 
+def _cgroup_v1() -> bool:
+    return platform.system() == "Linux" and not Path("/sys/fs/cgroup/cgroup.controllers").exists()
+
+
 def containers_conf() -> str | None:
-    """Return the containers.conf that this host needs, with the user's own settings; None if it needs none."""
+    """Return the containers.conf that this host needs, the user's settings included; None if none."""
     return merged_conf(_user_conf(), needed_conf(*_probe()))
 
 
@@ -78,26 +82,22 @@ def needed_conf(
     needed: dict[str, dict[str, Any]] = {}
     if hard and not may_raise:
         limits = {name: want if hard[name] < 0 else min(want, hard[name]) for name, want in ULIMITS.items()}
-        needed["containers"] = {
-            "default_ulimits": [f"{name}={limit}:{limit}" for name, limit in limits.items()]
-        }
+        ulimits = [f"{name}={limit}:{limit}" for name, limit in limits.items()]
+        needed["containers"] = {"default_ulimits": ulimits}
     if cgroup_v1 and has_runc:
         needed["engine"] = {"runtime": "runc"}
     return needed
 
 
 def merged_conf(users: Mapping[str, Any], needed: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Return a containers.conf with the settings of the ``users`` file and those ``needed``; the user's come first.
+    """Return a containers.conf with the settings of the ``users`` file, and those ``needed`` that it lacks.
 
     None if nothing needs adding.
     """
     import tomli_w
 
-    result = {
-        table: dict(values) if isinstance(values, Mapping) else values for table, values in users.items()
-    }
-    for table, values in needed.items():
-        result[table] = {**values, **result.get(table, {})}
+    added = {table: {**values, **users.get(table, {})} for table, values in needed.items()}
+    result = {**users, **added}
     return None if result == users else tomli_w.dumps(result)
 
 
@@ -113,19 +113,17 @@ def _probe() -> tuple[bool, bool, Mapping[str, int], bool]:
     kinds = {} if rootless() else {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
     hard = {name: resource.getrlimit(kind)[1] for name, kind in kinds.items()}
     may_raise = bool(effective >> CAP_SYS_RESOURCE & 1)
-    cgroup_v1 = not Path("/sys/fs/cgroup/cgroup.controllers").exists()
-    return may_raise, cgroup_v1, hard, shutil.which("runc") is not None
+    return may_raise, _cgroup_v1(), hard, shutil.which("runc") is not None
 
 
 def _user_conf() -> dict[str, Any]:
-    """Return the user's containers.conf, merged as podman does it: CONTAINERS_CONF replaces all other files."""
-    only = os.environ.get("CONTAINERS_CONF")
+    """Return the user's containers.conf, merged as podman does: CONTAINERS_CONF replaces all other files."""
     home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    folders = (Path("/usr/share"), Path("/etc"), home)
-    files = [Path(only)] if only else [folder / "containers/containers.conf" for folder in folders]
-    if not only:
-        files[2:2] = sorted(Path("/etc/containers/containers.conf.d").glob("*.conf"))
-        files += sorted((home / "containers/containers.conf.d").glob("*.conf"))
+    files = [Path("/usr/share/containers/containers.conf")]
+    for folder in (Path("/etc/containers"), home / "containers"):
+        files += [folder / "containers.conf", *sorted((folder / "containers.conf.d").glob("*.conf"))]
+    if only := os.environ.get("CONTAINERS_CONF"):
+        files = [Path(only)]
     merged: dict[str, Any] = {}
     for path in files:
         if not path.is_file():
@@ -139,7 +137,8 @@ def _user_conf() -> dict[str, Any]:
     return merged
 
 
-# -- doctor ------------------------------------------------------------------------------------------------------
+# Whether it is in order, what was found, and a remedy if it isn't.
+Result = tuple[bool, str, str]
 
 
 class Info(NamedTuple):
@@ -150,36 +149,25 @@ class Info(NamedTuple):
     root: str
 
 
-class _Host:
-    """The host that `doctor` examines; `podman info` runs once, when a check needs it."""
-
-    def __init__(self, info: Callable[[], Info]) -> None:
-        self._info = info
-
-    @cached_property
-    def info(self) -> Info:
-        return self._info()
-
-
 def diagnose(version: Callable[[], tuple[int, ...]], info: Callable[[], Info]) -> list[Finding]:
-    """Return the findings about this host; ``version`` and ``info`` ask podman, and raise if it doesn't work."""
-    here = _Host(info)
-    checks: tuple[tuple[str, Callable[[], tuple[bool, str, str]]], ...] = (
-        ("podman", lambda: _podman(version())),
-        ("podman answers", lambda: (bool(here.info), "rootless" if rootless() else "as root", "")),
-        ("cgroups", _cgroups),
-        ("runtime", lambda: _runtime(here.info)),
-        ("storage", lambda: _storage(here.info)),
-        ("resource limits", _limits),
-        ("user namespaces", _user_namespaces),
-        ("base image", _base_image),
-        ("disk", lambda: _disk(here.info)),
-        ("certificates", _certificates),
-    )
-    return [finding(name, check) for name, check in checks]
+    """Return the findings about this host; ``version`` and ``info`` ask podman, and raise if that fails."""
+    info = cache(info)
+    checks: dict[str, Callable[[], Result]] = {
+        "podman": lambda: _podman(version()),
+        "podman answers": lambda: (bool(info()), "rootless" if rootless() else "as root", ""),
+        "cgroups": _cgroups,
+        "runtime": lambda: _runtime(info()),
+        "storage": lambda: _storage(info()),
+        "resource limits": _limits,
+        "user namespaces": _user_namespaces,
+        "base image": _base_image,
+        "disk": lambda: _disk(info()),
+        "certificates": _certificates,
+    }
+    return [finding(name, check) for name, check in checks.items()]
 
 
-def finding(name: str, check: Callable[[], tuple[bool, str, str]]) -> Finding:
+def finding(name: str, check: Callable[[], Result]) -> Finding:
     """Return the finding of ``check``; an error becomes one too."""
     try:
         return Finding(name, *check())
@@ -187,49 +175,40 @@ def finding(name: str, check: Callable[[], tuple[bool, str, str]]) -> Finding:
         return Finding(name, False, error.message, error.hint)
 
 
-def _podman(version: tuple[int, ...]) -> tuple[bool, str, str]:
+def _podman(version: tuple[int, ...]) -> Result:
     added = (((4, 4), "subPath of volumes"), ((4, 8), "modes of mounted secrets"))
     lacking = [text for since, text in added if version < since]
     text = f"podman {'.'.join(map(str, version))}"
     return True, f"{text} (without {', '.join(lacking)}, not needed)" if lacking else text, ""
 
 
-def _cgroup_v1() -> bool:
-    return platform.system() == "Linux" and not Path("/sys/fs/cgroup/cgroup.controllers").exists()
-
-
-def _cgroups() -> tuple[bool, str, str]:
+def _cgroups() -> Result:
     if platform.system() != "Linux":
         return True, "in the podman machine", ""
     return True, "version 1 (runc is used)" if _cgroup_v1() else "version 2", ""
 
 
-def _runtime(info: Info) -> tuple[bool, str, str]:
-    return (
-        not (_cgroup_v1() and info.runtime == "crun"),
-        info.runtime,
-        "crun refuses cgroup version 1: install runc",
-    )
+def _runtime(info: Info) -> Result:
+    refuses = _cgroup_v1() and info.runtime == "crun"
+    return not refuses, info.runtime, "crun refuses cgroup version 1: install runc"
 
 
-def _storage(info: Info) -> tuple[bool, str, str]:
+def _storage(info: Info) -> Result:
     # Debian leaves the driver to storage.conf. Podman keeps the one that it was first started with.
     remedy = (
         "builds take four times as long: have a storage.conf with overlay (as root: apt-get install"
-        " containers-storage), then `podman system reset`, which removes all containers, volumes and images you have"
+        " containers-storage), then `podman system reset`, which removes all containers, volumes and images"
+        " you have"
     )
     return info.driver != "vfs", info.driver, remedy
 
 
-def _limits() -> tuple[bool, str, str]:
-    return (
-        True,
-        "the defaults work" if containers_conf() is None else "adapted in .deploy/containers.conf",
-        "",
-    )
+def _limits() -> Result:
+    adapted = containers_conf() is not None
+    return True, "adapted in .deploy/containers.conf" if adapted else "the defaults work", ""
 
 
-def _user_namespaces() -> tuple[bool, str, str]:
+def _user_namespaces() -> Result:
     if platform.system() != "Linux" or not rootless():
         return True, "not needed", ""
     name = pwd.getpwuid(os.geteuid()).pw_name
@@ -247,11 +226,11 @@ def _user_namespaces() -> tuple[bool, str, str]:
     return True, "a range in /etc/subuid", ""
 
 
-def _base_image() -> tuple[bool, str, str]:
+def _base_image() -> Result:
     return True, "made here with mmdebstrap" if has_mmdebstrap() else "pulled from docker.io", ""
 
 
-def _disk(info: Info) -> tuple[bool, str, str]:
+def _disk(info: Info) -> Result:
     folder = Path(info.root)
     while not folder.exists():
         folder = folder.parent
@@ -260,6 +239,6 @@ def _disk(info: Info) -> tuple[bool, str, str]:
     return free > NEEDED_DISK_GB, f"{free:.0f} GB free at {folder}", remedy
 
 
-def _certificates() -> tuple[bool, str, str]:
+def _certificates() -> Result:
     path = ca_bundle()
     return path is not None, path or "no trust store found", "install ca-certificates, or set SSL_CERT_FILE"

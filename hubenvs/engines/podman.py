@@ -16,12 +16,10 @@ from typing import Any
 from .. import files
 from ..errors import CommandError, StateError, quoted
 from . import host
-from .engine import Container, ContainerState, Finding, Listing, Pod, PublishedPort, Resource
+from .engine import STOP_TIMEOUT, Container, ContainerState, Finding, Listing, Pod, PublishedPort, Resource
 from .process import ANSWER, Argv, Completed, Programs
 
 OLDEST = (4, 3)
-# Seconds that `pod rm` waits for a container; ours end well within one.
-STOP_TIMEOUT = 2
 # States of a pod in which its ports are bound.
 _HOLDS_PORTS = ("Running", "Degraded", "Paused")
 # The PATH of an imported image, which would have none.
@@ -40,13 +38,12 @@ class Podman:
         self.programs = programs
         self._folder = folder
         self._label = label
-        self._version: tuple[int, ...] | None = None
 
-    # -- running -----------------------------------------------------------------------------------------------
+    # -- running -----------------------------------------------------------------------------------
 
     @cached_property
     def variables(self) -> Mapping[str, str]:
-        """The environment variables that podman needs on this host; writes a containers.conf if it needs one."""
+        """The environment variables that podman needs here; writes a containers.conf if it needs one."""
         if not (self._folder and (configuration := host.containers_conf())):
             return {}
         path = self._folder / "containers.conf"
@@ -70,8 +67,10 @@ class Podman:
 
     def version(self) -> tuple[int, ...]:
         """Return podman's version, such as (4, 3, 1); StateError if it is missing or too old."""
-        if self._version:
-            return self._version
+        return self._version
+
+    @cached_property
+    def _version(self) -> tuple[int, ...]:
         text = self.run(("podman", "--version"), timeout=ANSWER).text
         try:
             version = tuple(int(part) for part in text.split()[-1].split("-")[0].split(".")[:3])
@@ -79,10 +78,9 @@ class Podman:
             raise StateError(f"`podman --version` says {text!r}", "is this podman?") from None
         if version < OLDEST:
             raise StateError(f"podman {text.split()[-1]} is too old", "install podman 4.3 or newer")
-        self._version = version
         return version
 
-    # -- resources ---------------------------------------------------------------------------------------------
+    # -- resources ---------------------------------------------------------------------------------
 
     def listing(self) -> Listing:
         """Return all pods, containers, volumes and Secrets."""
@@ -92,25 +90,21 @@ class Podman:
                 lambda: self._json(("podman", "ps", "--all", "--pod", "--format=json")),
                 lambda: self._json(("podman", "volume", "ls", "--format=json")),
                 # podman<5: 4.3 can't label a Secret, so they are known by name.
-                lambda: self.run(
-                    ("podman", "secret", "ls", "--format", "{{.Name}}"), timeout=ANSWER
-                ).text.split(),
+                lambda: self.run(("podman", "secret", "ls", "--format={{.Name}}"), timeout=ANSWER),
             )
         )
         return Listing(
             pods=tuple(map(_pod, pods)),
             containers=tuple(_container(item) for item in containers if not item.get("IsInfra")),
             volumes=tuple(Resource(item["Name"], item.get("Labels") or {}) for item in volumes),
-            secrets=frozenset(secrets),
+            secrets=frozenset(secrets.text.split()),
         )
 
     def states(self, containers: Sequence[str]) -> dict[str, ContainerState]:
         """Return the state of each of ``containers`` that exists."""
-        described = "{{.Name}} {{.State.Status}} {{.State.ExitCode}}"
-        output = self.run(
-            ("podman", "container", "inspect", "--format", described, *containers), check=False
-        ).text
-        rows = (line.split() for line in output.splitlines())
+        described = "--format={{.Name}} {{.State.Status}} {{.State.ExitCode}}"
+        done = self.run(("podman", "container", "inspect", described, *containers), check=False)
+        rows = (line.split() for line in done.text.splitlines())
         return {name: ContainerState(state, status) for name, state, status in rows}
 
     def pod(self, name: str) -> Pod | None:
@@ -141,10 +135,9 @@ class Podman:
         commands: list[Argv] = []
         if secrets := sorted(names & listing.secrets):
             commands.append(("podman", "secret", "rm", *secrets))
-        # A container whose creation was killed may exist in podman's storage alone, where it blocks its name. A
-        # container that podman does list under one of our names isn't part of our pod: it is left alone.
-        listed = {container.name for container in listing.containers}
-        if storage_only := sorted(names - listed):
+        # A container whose creation was killed may exist in podman's storage alone, where it blocks its name.
+        # A container that podman lists under such a name isn't part of the pod: it is left alone.
+        if storage_only := sorted(names - {container.name for container in listing.containers}):
             commands.append(("podman", "rm", "--force", "--ignore", *storage_only))
         # `kube play` creates a volume of the same name for each Secret.
         if existing := sorted(names.union(volumes) & listing.volume_names):
@@ -154,7 +147,7 @@ class Podman:
     def _remove_pod(self, pod: Pod, grace: int) -> None:
         if not pod.is_running:  # podman 5 can't stop a paused container
             self.run(("podman", "pod", "unpause", pod.id), check=False)
-        # podman<5: `pod rm --force` of 4.3 waits its whole timeout for each container, so the pod is stopped first.
+        # podman<5: `pod rm --force` of 4.3 waits its timeout for each container in turn. Stop the pod first.
         stop = ("podman", "pod", "stop", "--ignore", f"--time={grace}", pod.id)
         self.run(stop, check=False, finish_on_interrupt=True)
         remove = ("podman", "pod", "rm", "--force", "--ignore", f"--time={STOP_TIMEOUT}", pod.id)
@@ -165,13 +158,8 @@ class Podman:
 
     def create_volume_command(self, name: str, labels: Mapping[str, str]) -> Argv:
         """Return the command that creates the volume ``name``."""
-        return (
-            "podman",
-            "volume",
-            "create",
-            *(f"--label={key}={value}" for key, value in labels.items()),
-            name,
-        )
+        options = [f"--label={key}={value}" for key, value in labels.items()]
+        return ("podman", "volume", "create", *options, name)
 
     def import_volume_command(self, name: str) -> Argv:
         """Return the command that unpacks a tar, its standard input, into the volume ``name``."""
@@ -181,7 +169,7 @@ class Podman:
         """Return the command that writes the volume ``name`` as a tar to standard output."""
         return (*_machine(), "podman", "volume", "export", name)
 
-    # -- containers --------------------------------------------------------------------------------------------
+    # -- containers --------------------------------------------------------------------------------
 
     def exec(self, container: str, *command: str, **options: Any) -> Completed:
         """Run ``command`` in ``container``; ``options`` are those of `Programs.run`."""
@@ -207,7 +195,7 @@ class Podman:
         return (done.text + "\n" + done.stderr).strip().splitlines()[-lines:]
 
     def print_logs(self, containers: Sequence[str], lines: int, follow: bool) -> None:
-        """Print the last ``lines`` log lines of each container, and with ``follow`` new ones until interrupted.
+        """Print the last ``lines`` log lines of each container; ``follow``: and new ones until interrupted.
 
         Lines of several containers start with the container's name, in colour at a terminal.
         """
@@ -216,11 +204,11 @@ class Podman:
             options += ["--names", *(["--color"] if sys.stdout.isatty() else [])]
         self.run(("podman", "logs", *options, *containers), terminal=True, timeout=None)
 
-    # -- images ------------------------------------------------------------------------------------------------
+    # -- images ------------------------------------------------------------------------------------
 
     def has_image(self, name: str) -> bool:
-        """Return whether the image ``name`` is here. A listing would take longer with every image on the host."""
-        argv = ("podman", "image", "exists", name)
+        """Return whether the image ``name`` is here."""
+        argv = ("podman", "image", "exists", name)  # a listing would take longer with every image on the host
         done = self.run(argv, check=False, timeout=ANSWER)
         if done.returncode not in (0, 1):
             raise CommandError(argv, done.returncode, done.stderr)
@@ -289,15 +277,14 @@ class Podman:
         options = ("--rm", "--init", "--network=none", f"--workdir={workdir}", "--entrypoint=")
         return ("podman", "run", *options, tag, *command)
 
-    # -- this host ---------------------------------------------------------------------------------------------
+    # -- this host ---------------------------------------------------------------------------------
 
     def diagnose(self) -> list[Finding]:
         """Examine this host for `doctor`."""
-        described = "{{.Host.OCIRuntime.Name}} {{.Store.GraphDriverName}} {{.Store.GraphRoot}}"
+        described = "--format={{.Host.OCIRuntime.Name}} {{.Store.GraphDriverName}} {{.Store.GraphRoot}}"
 
         def info() -> host.Info:
-            answer = self.run(("podman", "info", "--format", described), timeout=ANSWER).text
-            return host.Info(*answer.split(" ", 2))
+            return host.Info(*self.run(("podman", "info", described), timeout=ANSWER).text.split(" ", 2))
 
         return host.diagnose(self.version, info)
 
@@ -332,8 +319,7 @@ def _container(item: Mapping[str, Any]) -> Container:
     ports = []
     for port in item.get("Ports") or ():
         with contextlib.suppress(KeyError):
-            ports.append(
-                PublishedPort(port["container_port"], port.get("host_ip") or "127.0.0.1", port["host_port"])
-            )
+            address = port.get("host_ip") or "127.0.0.1"
+            ports.append(PublishedPort(port["container_port"], address, port["host_port"]))
     labels = item.get("Labels") or {}
     return Container(item["Names"][0], labels, item["State"], item.get("PodName") or "", tuple(ports))

@@ -1,4 +1,4 @@
-"""Run programs: to their end, side by side, or behind a socket. Knows nothing of the programs that it runs."""
+"""Run programs: to their end, side by side, or behind a socket."""
 
 from __future__ import annotations
 
@@ -16,16 +16,11 @@ from ..errors import CommandError, StateError, quoted
 
 Argv = tuple[str, ...]
 
-# Variables that Git sets for its hooks (githooks(5)). They name the repository of the hook, not our working copies.
+# Variables that Git sets for its hooks (githooks(5)). They name the hook's repository, not a working copy.
 GIT_HOOK = {
-    "GIT_DIR",
-    "GIT_WORK_TREE",
-    "GIT_INDEX_FILE",
-    "GIT_PREFIX",
-    "GIT_OBJECT_DIRECTORY",
-    "GIT_COMMON_DIR",
+    f"GIT_{name}" for name in ("DIR", "WORK_TREE", "INDEX_FILE", "PREFIX", "OBJECT_DIRECTORY", "COMMON_DIR")
 }
-# Seconds: the longest that a command may take, the longest for a mere question, and the time between SIGTERM and
+# Seconds: the longest that a command may take, the longest for a query, and the time between SIGTERM and
 # SIGKILL, in which a program can clean up.
 LONGEST, ANSWER, GRACE = 600, 30, 5
 # Seconds that a command with `finish_on_interrupt` gets after Ctrl-C.
@@ -34,7 +29,7 @@ FINISH = 30
 
 @dataclass(frozen=True)
 class Completed:
-    """A finished command: its exit status, and what it printed (``stdout`` as bytes, ``stderr`` as text)."""
+    """A finished command: its exit status and its output."""
 
     returncode: int
     stdout: bytes
@@ -69,12 +64,12 @@ class Programs:
     ) -> Completed:
         """Run ``argv`` to its end.
 
-        ``stdin``: what it reads (None: nothing). ``timeout``: seconds. ``log``: a file for both output streams.
-        ``stdout``: a file for standard output. ``terminal``: the program gets our own streams. ``variables``: added
-        to its environment. ``finish_on_interrupt``: on Ctrl-C, give the command 30 s to finish.
+        ``stdin``: its input (None: nothing). ``timeout``: seconds. ``log``: a file for both output streams.
+        ``stdout``: a file for standard output. ``terminal``: the program gets our own streams. ``variables``:
+        added to its environment. ``finish_on_interrupt``: on Ctrl-C, give the command 30 s to finish.
 
-        Raises CommandError if it fails (with ``check``) or takes too long, StateError if it isn't installed. The
-        program never outlives the call.
+        Raises CommandError if it fails (with ``check``) or takes too long, StateError if it isn't installed.
+        The program never outlives the call.
         """
         if self._echo:
             self._echo(quoted(argv))
@@ -89,13 +84,11 @@ class Programs:
             raise KeyboardInterrupt  # calls of `at_once` start no further program
         try:
             # A session of its own keeps the terminal's Ctrl-C away.
-            process = subprocess.Popen(
-                argv, env=environment(variables), start_new_session=finish_on_interrupt, **streams
-            )
+            streams["start_new_session"] = finish_on_interrupt
+            process = subprocess.Popen(argv, env=environment(variables), **streams)
         except (FileNotFoundError, PermissionError):
-            raise StateError(
-                f"{argv[0]} is not installed", "run scripts/bootstrap, it says what is missing"
-            ) from None
+            hint = "run scripts/bootstrap, it says what is missing"
+            raise StateError(f"{argv[0]} is not installed", hint) from None
         self._running.add(process)
         try:
             output, errors = process.communicate(stdin, timeout)
@@ -116,7 +109,7 @@ class Programs:
         return result
 
     def relay(self, server: socket.socket, argv: Sequence[str]) -> None:
-        """Accept connections at ``server`` until interrupted; each is connected to a process that runs ``argv``."""
+        """Accept connections at ``server`` until interrupted; each gets a process that runs ``argv``."""
         relays: list[tuple[socket.socket, subprocess.Popen[bytes]]] = []
         try:
             while True:
@@ -133,9 +126,9 @@ class Programs:
                 _end(process)
 
     def at_once(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
-        """Run ``calls`` side by side and return their results in order. The first error is raised after the last call.
+        """Run ``calls`` side by side and return their results in order.
 
-        On Ctrl-C the programs that they run are ended.
+        The first error is raised once all have ended. On Ctrl-C the programs that they run are ended.
         """
         try:
             with ThreadPoolExecutor(max_workers=max(1, len(calls))) as pool:

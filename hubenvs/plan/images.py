@@ -14,7 +14,8 @@ from ..definition.names import PART_OF
 from ..definition.schema import Debian
 from ..files import Tree, digest
 
-# Options of mmdebstrap. Manual pages, translations and most of /usr/share/doc are for people at a terminal; copyright files stay.
+# Options of mmdebstrap. No container needs manual pages, translations and most of /usr/share/doc. Copyright
+# files stay.
 DEBIAN_OPTIONS = (
     "--variant=minbase",
     "--quiet",
@@ -40,10 +41,9 @@ class Sources:
 class Build:
     """An image to build or to pull.
 
-    ``base`` is the image below, ``target`` the stage, ``tools`` the image with build tools that the build mounts,
-    ``copies`` the development repositories that it contains. ``recipe``: digest of every input except the working
-    copies. ``pulled``: the image is pulled, and has nothing but its tag. ``has_context``: it has a Containerfile
-    (debian-base has none).
+    ``base``: the image below. ``target``: the stage. ``tools``: the image with build tools that is mounted.
+    ``copies``: the development repositories in it. ``recipe``: digest of every input except working copies.
+    ``pulled``: the image is pulled, and has only its tag. ``has_context``: False for debian-base alone.
     """
 
     name: str
@@ -74,16 +74,13 @@ def plan_images(env: Environment, sources: Sources, has_mmdebstrap: bool) -> tup
         repository = CONTAINERS[name].repository if name in CONTAINERS else None
         tools = references.get("tools")
         stage = env.stage if repository else None
-        content, common = sources.contexts[name], sources.common if name in CONTAINERS else {}
-        recipe = digest(reference, tools or "", stage or "", content, common)
-        copied = (
-            {f"{repository}/{path}": data for path, data in sources.copies[repository].items()}
-            if repository
-            else {}
-        )
+        common = sources.common if name in CONTAINERS else {}
+        recipe = digest(reference, tools or "", stage or "", sources.contexts[name], common)
+        copies = (repository,) if repository else ()
+        copied = {f"{copy}/{path}": data for copy in copies for path, data in sources.copies[copy].items()}
         references[name] = tag = _tag(name, digest(recipe, copied), stage)
         target = f"stage-{stage}" if stage else None
-        builds.append(Build(name, tag, reference, target, tools, (repository,) if repository else (), recipe))
+        builds.append(Build(name, tag, reference, target, tools, copies, recipe))
     for name in env.containers:
         if image := env.zenith.image if name == TUNNEL else env.images[name].image:
             builds.append(Build(name, image, base="", recipe=image, pulled=True))
@@ -92,18 +89,11 @@ def plan_images(env: Environment, sources: Sources, has_mmdebstrap: bool) -> tup
 
 def _buildable(env: Environment) -> dict[str, str]:
     """Return the images that ``env`` needs and that aren't pulled, and what each is built on."""
-    containers = {
-        row.name: row.below
-        for row in env.rows
-        if row.below is not None and env.images[row.name].image is None
-    }
+    containers = {row.name: row.below for row in env.rows if row.below and not env.images[row.name].image}
     # An image between Debian and a container's isn't needed if the definition puts another image below that.
     needed = {below for name, below in containers.items() if env.images[name].base is None}
-    bases = {
-        name: below
-        for name, below in BASE_IMAGES.items()
-        if below is not None and (name in needed or name == "tools")
-    }
+    needed.add("tools")
+    bases = {name: below for name, below in BASE_IMAGES.items() if below and name in needed}
     return {**bases, **containers}
 
 
@@ -119,17 +109,12 @@ def carried(env: Environment) -> tuple[str, ...]:
 
 def debian_sources(debian: Debian) -> tuple[str, ...]:
     """Return the lines of sources.list: release, updates and security, or one day's snapshot of them."""
-    release = debian.release
+    release, main, security, option = debian.release, debian.mirror, debian.security_mirror, ""
     if debian.snapshot:
-        # A snapshot's Release files are past their validity by design.
-        archives = [
-            f"http://snapshot.debian.org/archive/{name}/{debian.snapshot}"
-            for name in ("debian", "debian-security")
-        ]
-        option = "[check-valid-until=no] "
-    else:
-        archives, option = [debian.mirror, debian.security_mirror], ""
-    main, security = archives
+        archive = "http://snapshot.debian.org/archive"
+        main = f"{archive}/debian/{debian.snapshot}"
+        security = f"{archive}/debian-security/{debian.snapshot}"
+        option = "[check-valid-until=no] "  # a snapshot's Release files are past their validity by design
     return (
         f"deb {option}{main} {release} main",
         f"deb {option}{main} {release}-updates main",
@@ -139,9 +124,8 @@ def debian_sources(debian: Debian) -> tuple[str, ...]:
 
 def debian_base_tag(debian: Debian) -> str:
     """Return the tag of the base image that mmdebstrap builds."""
-    return _tag(
-        "debian-base", digest("mmdebstrap", *DEBIAN_OPTIONS, debian.release, "", *debian_sources(debian))
-    )
+    content = ("mmdebstrap", *DEBIAN_OPTIONS, debian.release, "", *debian_sources(debian))
+    return _tag("debian-base", digest(*content))
 
 
 def _tag(name: str, content: str, stage: str | None = None) -> str:

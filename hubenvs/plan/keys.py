@@ -10,19 +10,21 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-# JupyterHub requires a crypt key of 32 bytes (a Fernet key), here as hexadecimal digits. munge accepts 32 to 1024
-# bytes; 64 bytes as hexadecimal digits are the 128 that mungekey generates, as text.
+# JupyterHub requires a crypt key of 32 bytes (a Fernet key), here as hexadecimal digits. munge accepts 32 to
+# 1024 bytes; 64 bytes as hexadecimal digits are the 128 that mungekey generates, as text.
 CRYPT_KEY_BYTES = 32
 MUNGE_KEY_BYTES = 64
 # 120 bits can't be guessed, and their 20 characters can still be typed.
 PASSWORD_BYTES = 15
 # RFC 7518, section 3.3: RS256 needs 2048 at least.
 RSA_BITS = 2048
+# Further keys of that length.
+HEXADECIMAL = ("crypt_keys", "cookie_secret", "client_secret", "cookie_keys", "crypto_passphrase")
 PAIRS = ({"ssh_key", "authorized_keys"}, {"ssh_host_ed25519_key", "known_hosts"})
 
 
 def ssh_key_pair(comment: str) -> tuple[str, str]:
-    """Return a new ed25519 key pair: the private key in OpenSSH's format, and the public line with ``comment``."""
+    """Return a new ed25519 key pair in OpenSSH's format: private key, and public line with ``comment``."""
     key = Ed25519PrivateKey.generate()
     private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
     public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
@@ -41,7 +43,7 @@ def host_pattern(hostname: str, port: int) -> str:
 
 
 def authorized(public_key: str) -> str:
-    """Return an authorized_keys line that allows the owner of ``public_key`` to run commands, and nothing else."""
+    """Return an authorized_keys line that lets the owner of ``public_key`` run commands, nothing else."""
     # `restrict`: no forwarding of any kind, no terminal, no ~/.ssh/rc.
     return f"restrict {public_key.strip()}\n"
 
@@ -50,9 +52,8 @@ def signing_keys() -> str:
     """Return a new JSON Web Key Set with one private RSA key that signs ID tokens (RS256)."""
     from jwt.algorithms import RSAAlgorithm  # takes 50 ms, and only a provider needs it
 
-    key = RSAAlgorithm.to_jwk(
-        rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS), as_dict=True
-    )
+    private = rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS)
+    key = RSAAlgorithm.to_jwk(private, as_dict=True)
     return json.dumps({"keys": [{**key, "kid": secrets.token_hex(8), "alg": "RS256", "use": "sig"}]})
 
 
@@ -66,12 +67,8 @@ def generate(hostname: str, port: int, wanted: Container[str]) -> dict[str, str]
         "ssh_host_ed25519_key": host,
         "known_hosts": known_hosts(hostname, port, host_public),
         "munge_key": secrets.token_hex(MUNGE_KEY_BYTES),
-        "crypt_keys": secrets.token_hex(CRYPT_KEY_BYTES),
-        "cookie_secret": secrets.token_hex(CRYPT_KEY_BYTES),
         "dummyauth_password": secrets.token_urlsafe(PASSWORD_BYTES),
-        "client_secret": secrets.token_hex(CRYPT_KEY_BYTES),
-        "cookie_keys": secrets.token_hex(CRYPT_KEY_BYTES),
-        "crypto_passphrase": secrets.token_hex(CRYPT_KEY_BYTES),
+        **{key: secrets.token_hex(CRYPT_KEY_BYTES) for key in HEXADECIMAL},
     }
     if "jwks" in wanted:  # takes a tenth of a second
         values["jwks"] = signing_keys()
@@ -87,7 +84,7 @@ def without_incomplete_pairs(old: Mapping[str, str], wanted: Set[str]) -> dict[s
 def rotate(old: Mapping[str, str], hostname: str, port: int) -> dict[str, str]:
     """Return new values for the keys of ``old``, with a new crypt key in front of the old ones.
 
-    JupyterHub encrypts with the first crypt key and decrypts with any, so what the database holds stays readable.
+    JupyterHub encrypts with the first crypt key and decrypts with any, so its database stays readable.
     """
     new = generate(hostname, port, old.keys())
     if "crypt_keys" in old:

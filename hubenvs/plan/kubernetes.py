@@ -1,4 +1,4 @@
-"""The folder for ``kubectl apply -k``. Containers, variables, mounts and ports are those of the manifest's pod."""
+"""The folder for ``kubectl apply -k``, with the containers, variables, mounts and ports of the pod."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def folder(
 ) -> dict[str, str]:
     """Return the folder's files by name.
 
-    ``images`` has the image reference of each container, ``seeds`` the seed files of each seeded volume by its
-    name. The Secrets' values are placeholders. Raises DefinitionError if a template can't be rendered, or the
-    result or a seed file isn't valid in Kubernetes.
+    ``images`` has the image reference of each container, ``seeds`` the seed files by the volume's name. The
+    Secrets' values are placeholders. Raises DefinitionError if a template can't be rendered, or if the result
+    or a seed file isn't valid in Kubernetes.
     """
     played = manifest(env, templates, images, dict.fromkeys(env.secret_keys, ""))
     pod = next(document["spec"] for document in played if document["kind"] == "Pod")
@@ -62,20 +62,15 @@ def folder(
     for name in (*RESOURCES, SECRETS):
         if name not in files:
             files[name] = render(templates, f"kubernetes/{name}.j2", context)
-    files = {
-        name: content for name, content in files.items() if content
-    }  # without a served port there is no Service
-    resources = [name for name in RESOURCES if name in files]
+    resources = [name for name in RESOURCES if files[name]]  # without a served port there is no Service
+    files = {name: content for name, content in files.items() if content}
     check([document for content in files.values() for document in content])
     # A change to settings or seed files has to replace the pod as well.
     content = digest(*(dump(files[name]) for name in resources))
     (deployment,) = files["deployment.yaml"]
     deployment["spec"]["template"]["metadata"]["annotations"] = {LABEL_FINGERPRINT: content}
-    kustomization = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "resources": resources,
-    }
+    version = "kustomize.config.k8s.io/v1beta1"
+    kustomization = {"apiVersion": version, "kind": "Kustomization", "resources": resources}
     return {name: dump(content) for name, content in {**files, "kustomization.yaml": [kustomization]}.items()}
 
 
@@ -90,17 +85,15 @@ def _data(volume: str, files: Tree) -> dict[str, dict[str, str]]:
     for path, content in sorted(files.items()):
         key = configmap_key(path)
         if not _KEY.match(key) or any(key in field for field in fields.values()):
-            raise DefinitionError(
-                f"seed file {path} of {volume}: not a ConfigMap's key", "give it a plain name"
-            )
+            problem = f"seed file {path} of {volume}: not a ConfigMap's key"
+            raise DefinitionError(problem, "give it a plain name")
         try:
             fields["data"][key] = content.decode()
         except UnicodeDecodeError:
             fields["binaryData"][key] = base64.b64encode(content).decode()
     if sum(len(text) for field in fields.values() for text in field.values()) > CONFIG_MAP_SIZE:
-        raise DefinitionError(
-            f"the seed files of {volume}: more than a ConfigMap's 1 MiB", "put large ones in the image"
-        )
+        problem = f"the seed files of {volume}: more than a ConfigMap's 1 MiB"
+        raise DefinitionError(problem, "put large ones in the image")
     return {name: field for name, field in fields.items() if field}
 
 
@@ -121,7 +114,7 @@ def _provider_port(env: Environment) -> int | None:
 
 
 def _probes(env: Environment) -> dict[str, dict[str, Any]]:
-    """Return how Kubernetes asks each container whether it works; containers that it can't ask are left out."""
+    """Return the probe of each container that Kubernetes can reach."""
     numbers = {port.name: port.number for port in env.ports} | {"ssh": env.slurm.ssh_port}
     result: dict[str, dict[str, Any]] = {}
     for row in env.rows:

@@ -19,10 +19,8 @@ Document = dict[str, Any]
 Documents = tuple[Document, ...]
 
 # libyaml is ten times as fast as PyYAML's own code; PyYAML's wheels contain it.
-_LOADER, _DUMPER = (
-    getattr(yaml, "CSafeLoader", yaml.SafeLoader),
-    getattr(yaml, "CSafeDumper", yaml.SafeDumper),
-)
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 # In this order: a document comes after those that it refers to.
 TEMPLATES = ("configmap.yaml.j2", "secrets.yaml.j2", "volumes.yaml.j2", "pod.yaml.j2")
 REDACTED = base64.b64encode(b"redacted").decode()
@@ -34,8 +32,8 @@ NAME_LENGTH = 253
 class Fingerprint(NamedTuple):
     """Digests of everything that a pod is made of.
 
-    ``content`` covers working copies and seed files, which `reload` updates in a running pod, ``base`` everything
-    else: a pod with another base has to be replaced.
+    ``content`` covers working copies and seed files, which `reload` updates in a running pod. ``base`` covers
+    everything else: a pod with another base has to be replaced.
     """
 
     base: str
@@ -85,10 +83,13 @@ def render(templates: jinja2.Environment, name: str, context: Mapping[str, Any])
 def fingerprint(documents: Documents, recipes: Mapping[str, str], seeds: Tree) -> Fingerprint:
     """Return the fingerprint of the pod in ``documents``.
 
-    ``recipes`` has the digest of each container's image without its working copy; ``seeds`` are all seed files.
+    ``recipes`` has the digest of each container's image without its working copy, ``seeds`` all seed files.
     """
-    images = [container["image"] for container in _pod(documents)["spec"]["containers"]]
-    base = tuple(_with_images(item, recipes) if item["kind"] == "Pod" else item for item in documents)
+    pod = next(document for document in documents if document["kind"] == "Pod")
+    images = [container["image"] for container in pod["spec"]["containers"]]
+    containers = [{**item, "image": recipes[item["name"]]} for item in pod["spec"]["containers"]]
+    with_recipes = {**pod, "spec": {**pod["spec"], "containers": containers}}
+    base = [with_recipes if document is pod else document for document in documents]
     return Fingerprint(digest(dump(base)), digest(*images, seeds))
 
 
@@ -102,37 +103,23 @@ def _with_label(pod: Document, label: str) -> Document:
     return {**pod, "metadata": metadata}
 
 
-def _with_images(pod: Document, images: Mapping[str, str]) -> Document:
-    containers = [{**item, "image": images[item["name"]]} for item in pod["spec"]["containers"]]
-    return {**pod, "spec": {**pod["spec"], "containers": containers}}
-
-
-def _pod(documents: Documents) -> Document:
-    return next(document for document in documents if document["kind"] == "Pod")
-
-
 def check(documents: Sequence[Document]) -> None:
     """Raise DefinitionError unless all names are valid in Kubernetes and every reference has its document."""
     existing = {(document["kind"], document["metadata"]["name"]) for document in documents}
     for kind, name in existing:
         if not _NAME.match(name) or len(name) > NAME_LENGTH:
-            raise DefinitionError(
-                f"{kind} {name!r}: not a Kubernetes name", "choose another environment or instance name"
-            )
+            hint = "choose another environment or instance name"
+            raise DefinitionError(f"{kind} {name!r}: not a Kubernetes name", hint)
     for spec in (document["spec"] for document in documents if document["kind"] == "Pod"):
         for kind, name in sorted(_references(spec) - existing):
-            raise DefinitionError(
-                f"manifests/pod.yaml.j2: refers to {kind} {name!r}, which doesn't exist", "add its document"
-            )
+            problem = f"refers to {kind} {name!r}, which doesn't exist"
+            raise DefinitionError(f"manifests/pod.yaml.j2: {problem}", "add its document")
 
 
 def _references(spec: Mapping[str, Any]) -> set[tuple[str, str]]:
     """Return kind and name of every document that a pod's ``spec`` refers to."""
-    references = {
-        ("ConfigMap", source["configMapRef"]["name"])
-        for item in spec["containers"]
-        for source in item["envFrom"]
-    }
+    sources = [source for item in spec["containers"] for source in item["envFrom"]]
+    references = {("ConfigMap", source["configMapRef"]["name"]) for source in sources}
     for volume in spec["volumes"]:
         if "secret" in volume:
             references.add(("Secret", volume["secret"]["secretName"]))

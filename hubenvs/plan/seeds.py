@@ -65,9 +65,8 @@ def merge_seeds(seeds: Tree, existing: Tree) -> Seeding:
             notes.append(f"updated {name}")
         elif record.get(name) != _sha256(content):
             files[f"{name}.new"] = content
-            notes.append(
-                f"kept {name}, which was edited in the volume; the new version is beside it as {name}.new"
-            )
+            where = f"the new version is beside it as {name}.new"
+            notes.append(f"kept {name}, which was edited in the volume; {where}")
     new_record = json.dumps({name: _sha256(data) for name, data in seeds.items()}, indent=1, sort_keys=True)
     if files or existing.get(RECORD) != new_record.encode():
         files[RECORD] = new_record.encode()

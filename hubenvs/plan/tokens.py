@@ -33,7 +33,7 @@ def claims(env: Environment, user: str) -> dict[str, Any]:
 
 
 def sign(claims: Mapping[str, Any], key_set: str) -> str:
-    """Return ``claims`` as a token signed with the first key of ``key_set`` (JSON Web Key Set with private keys)."""
+    """Return ``claims`` as a token signed with the first private key of the JSON Web Key Set ``key_set``."""
     key = json.loads(key_set)["keys"][0]
     return jwt.encode(dict(claims), jwt.PyJWK(key, key["alg"]).key, key["alg"], headers={"kid": key["kid"]})
 
@@ -43,13 +43,12 @@ def sign_token(
 ) -> str:
     """Return an ID token of ``user`` that lasts ``lifetime`` seconds, or one that has ``expired``.
 
-    Audience, platform and, by default, the lifetime are those of ``env``, whose provider's ``key_set`` signs it. Raises
+    ``key_set``: the signing keys of the provider of ``env``. ``lifetime``: by default that of ``env``. Raises
     DefinitionError for an external provider or an unknown user, StateError if there is no key yet.
     """
     if env.auth.kind != "oidc" or env.auth.is_external:
-        raise DefinitionError(
-            f"{env.name} has no provider of its own", "only the bundled one's tokens can be made here"
-        )
+        hint = "only the bundled one's tokens can be made here"
+        raise DefinitionError(f"{env.name} has no provider of its own", hint)
     if user not in env.users:
         raise DefinitionError(f"--user {user}: not in dev_users", suggestion(user, env.users))
     if not key_set:
@@ -57,6 +56,5 @@ def sign_token(
     now = int(time.time())
     seconds = env.auth.token_lifetime if lifetime is None else lifetime
     issued = now - seconds - EXPIRED if expired else now
-    times = {"iat": issued, "exp": issued + seconds}
     identity = {"iss": env.issuer, "aud": env.auth.audience, "sub": user}
-    return sign({**identity, **times, **claims(env, user)}, key_set)
+    return sign({**identity, "iat": issued, "exp": issued + seconds, **claims(env, user)}, key_set)

@@ -1,0 +1,60 @@
+"""The environment variables of the containers, ``DEPLOY_CONFIG_…``: the ConfigMap's data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .environment import Environment
+
+
+def settings(env: Environment) -> dict[str, str]:
+    """Return the variables of every container of ``env`` by name."""
+    auth, hub, slurm, gateway = env.auth, env.hub, env.slurm, env.publish["gateway"]
+    values = {
+        "LOG_LEVEL": env.log_level,
+        "BASE_URL": env.base_url,
+        "DEV_USERS": "\n".join(dev_user.account for dev_user in env.dev_users),
+        "SSH_HOSTNAME": slurm.ssh_hostname,
+        "SSH_PORT": slurm.ssh_port,
+        "SLURMSPAWNER_WRAPPERS_BIN": slurm.wrappers_bin,
+        "QUERY_MANY_AS": slurm.query_many_as,
+        "CONDA_PREFIX_DIR": slurm.env_prefix,
+        "JUPYTER_DATA_DIR": slurm.jupyter_data_dir,
+        "HUB_CONNECT_URL": slurm.hub_connect_url,
+        "OIDC_SERVER": env.issuer,
+        "GATEWAY_URL": gateway and f"http://{gateway}",
+        "TOKEN_LIFETIME": auth.token_lifetime,
+        "BRICS_PLATFORM": auth.platform,
+        "BRICS_PORTAL": auth.portal,
+        "JWT_AUDIENCE": auth.audience,
+        "AUTH_USER": auth.user,
+        "LOGOUT_REDIRECT_URL": auth.logout_redirect_url,
+        "INVALID_JWT_LOGOUT": auth.invalid_jwt_logout,
+        "START_POLL_INTERVAL": hub.start_poll_interval,
+        "POLL_INTERVAL": hub.poll_interval,
+        "START_TIMEOUT": hub.start_timeout,
+        "HTTP_TIMEOUT": hub.http_timeout,
+        "ADMIN_USERS": ",".join(hub.admin_users),
+        "COOKIE_MAX_AGE_DAYS": hub.cookie_max_age_days,
+        "NAMED_SERVERS": hub.named_servers,
+        "REQUEST_GPUS": _either(hub.request_gpus, slurm.gpus_per_node > 0),
+        "JOB_LOG": hub.job_log,
+        "ENVIRONMENT_IN_SCRIPT": _either(slurm.environment_in_script, env.slurm_elsewhere),
+        "SLURM_NODES": slurm.nodes,
+        "ZENITH_SERVER_ADDRESS": env.zenith.server_address,
+        "ZENITH_SERVER_PORT": env.zenith.server_port,
+    }
+    return {f"DEPLOY_CONFIG_{key}": _text(value) for key, value in values.items()}
+
+
+def _either(value: bool | None, default: bool) -> bool:
+    return default if value is None else value
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
