@@ -346,7 +346,7 @@ def shell(
 def slurm(
     ctx: Context, env: Option = None, instance: Option = None, user: Option = None, command: Option = None
 ) -> None:
-    """Run a command of Slurm in its container: `invoke slurm --env … -- squeue --all`; ends with its status."""
+    """Run a Slurm command in its container: `invoke slurm --env … -- squeue --all`; ends with its status."""
     import hubenvs.tools.shell
 
     session = open_session(ctx, env, instance, as_deployed=True)
