@@ -3,6 +3,8 @@
 fake_slurm.py FOLDER (sbatch|squeue|squeue_many|scancel); a file `away` in the folder makes all fail as ssh does.
 """
 
+import contextlib
+import itertools
 import os
 import signal
 import sys
@@ -17,6 +19,14 @@ if (folder / "away").exists():
     sys.exit("ssh: connect to host slurm port 22: Connection refused")
 
 
+def new_job(script: str) -> str:
+    """Keep `script` under the next free number; several that submit at the same moment each get another."""
+    for number in itertools.count(1):
+        with contextlib.suppress(FileExistsError), (folder / f"{number}.sh").open("x") as file:
+            file.write(script)
+            return str(number)
+
+
 def state(job: str) -> str:
     """Squeue's word for the state of `job`."""
     running = Path("/proc", (folder / f"{job}.pid").read_text(), "environ").exists()
@@ -24,13 +34,11 @@ def state(job: str) -> str:
 
 
 if command == "sbatch":
-    job = str(len(list(folder.glob("*.sh"))) + 1)
-    script = folder / f"{job}.sh"
-    script.write_text(sys.stdin.read())
+    job = new_job(sys.stdin.read())
     import subprocess  # slow to import, and needed here only
 
     with (folder / f"{job}.log").open("w") as log:
-        process = subprocess.Popen(["/bin/bash", script], stdout=log, stderr=log, env={}, start_new_session=True)
+        process = subprocess.Popen(["/bin/bash", folder / f"{job}.sh"], stdout=log, stderr=log, env={}, start_new_session=True)
     (folder / f"{job}.pid").write_text(str(process.pid))
     (folder / f"{job}.user").write_text(os.environ["FAKE_USER"])
     print(f"{job};cluster")
