@@ -1,6 +1,7 @@
 """Slurm's commands as far as the spawner sees them: jobs are processes here, a folder is the controller's state.
 
-fake_slurm.py FOLDER (sbatch|squeue|squeue_many|scancel); a file `away` in the folder makes all fail as ssh does.
+fake_slurm.py FOLDER (sbatch|squeue|squeue_many|scancel); a file `away` in the folder makes all fail as ssh does, and
+sbatch takes as long as there is a file `slow`.
 """
 
 import contextlib
@@ -8,6 +9,7 @@ import itertools
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 folder, command = Path(sys.argv[1]), sys.argv[2]
@@ -35,6 +37,8 @@ def state(job: str) -> str:
 
 if command == "sbatch":
     job = new_job(sys.stdin.read())
+    while (folder / "slow").exists():
+        time.sleep(0.02)
     import subprocess  # slow to import, and needed here only
 
     with (folder / f"{job}.log").open("w") as log:

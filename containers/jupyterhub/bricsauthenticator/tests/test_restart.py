@@ -89,3 +89,28 @@ def test_stop_waits(hub: Hub, jobs: dict[str, str]) -> None:
     (hub.slurm / "away").unlink()
     until(lambda: jobs[""] not in hub.jobs())
     assert f"alice.p1 scancel {jobs['']}" in hub.calls()
+
+
+def test_start_beside_requests(hub: Hub) -> None:
+    """A request that ends while a job is being submitted takes nothing from what the next hub knows of that start.
+
+    JupyterHub rolls back what nobody has committed by then.
+    """
+    assert hub.login(hub.provider.token())[0] == 302
+    slow = hub.slurm / "slow"
+    slow.touch()
+    before = hub.calls().count("sbatch")
+    body = json.dumps({**OPTIONS, "partition": "late"})
+    hub.send("POST", f"/api{hub.path('fifth')}", [("Authorization", f"token {API_TOKEN}")], body).close()
+    until(lambda: hub.calls().count("sbatch") > before)
+    assert hub.answers()
+    slow.unlink()
+    until(lambda: "alice:fifth: job" in hub.log.read_text())
+    hub.stop(signal.SIGKILL)
+    hub.start()
+    try:
+        until(lambda: hub.server("fifth")["pending"] == "spawn")
+        (hub.slurm / "go-fifth").touch()
+        until(lambda: hub.server("fifth")["ready"])
+    finally:
+        hub.stop_servers()
