@@ -5,7 +5,6 @@ sbatch takes as long as there is a file `slow`.
 """
 
 import contextlib
-import itertools
 import os
 import signal
 import sys
@@ -23,7 +22,9 @@ if (folder / "away").exists():
 
 def new_job(script: str) -> str:
     """Keep `script` under the next free number; several that submit at the same moment each get another."""
-    for number in itertools.count(1):
+    number = 0
+    while True:
+        number += 1
         with contextlib.suppress(FileExistsError), (folder / f"{number}.sh").open("x") as file:
             file.write(script)
             return str(number)
@@ -42,7 +43,9 @@ if command == "sbatch":
     import subprocess  # slow to import, and needed here only
 
     with (folder / f"{job}.log").open("w") as log:
-        process = subprocess.Popen(["/bin/bash", folder / f"{job}.sh"], stdout=log, stderr=log, env={}, start_new_session=True)
+        process = subprocess.Popen(
+            ["/bin/bash", folder / f"{job}.sh"], stdout=log, stderr=log, env={}, start_new_session=True
+        )
     (folder / f"{job}.pid").write_text(str(process.pid))
     (folder / f"{job}.user").write_text(os.environ["FAKE_USER"])
     print(f"{job};cluster")

@@ -144,7 +144,7 @@ ACCEPTED = {
 
 
 def prompt_login(hub: Hub, change) -> int:
-    """Status of a log-in that took less than a second; a slower one says nothing of times that are 1 s from too late."""
+    """Status of a log-in that took less than a second: a slower one says nothing of times 1 s from too late."""
     for _ in range(30):
         began = time.monotonic()
         status = hub.login(hub.provider.token(**change()))[0]

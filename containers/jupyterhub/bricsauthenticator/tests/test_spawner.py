@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from http.cookies import SimpleCookie
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -50,7 +51,11 @@ def post_form(hub: Hub, session: list[tuple[str, str]], **fields: str) -> tuple[
     action = re.search(r'action="/jupyter/hub([^"]*)"', page)[1].replace("&amp;", "&")
     body = "&".join(f"{name}={value}" for name, value in fields.items())
     kind = [("Content-Type", "application/x-www-form-urlencoded"), ("Sec-Fetch-Site", "same-origin")]
-    cookie = "; ".join([session[0][1], *(c.split(";")[0] for c in headers.get_all("Set-Cookie", []))])
+    # Each once, as a browser does: with two of one name JupyterHub makes a token, which holds for the second only.
+    cookies = SimpleCookie(session[0][1])
+    for header in headers.get_all("Set-Cookie", []):
+        cookies.load(header)
+    cookie = "; ".join(f"{name}={cookie.value}" for name, cookie in cookies.items())
     status, _, page = hub.request("POST", action, [("Cookie", cookie), *kind], body)
     return status, page
 
