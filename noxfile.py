@@ -72,7 +72,7 @@ def lint(session: nox.Session) -> None:
     session.run("mypy")
     scripts = [str(file) for file in _tracked(session) if _is_shell(ROOT / file)]
     session.run("shellcheck", *scripts)
-    session.run("yamllint", "--strict", "envs", ".yamllint.yaml")
+    session.run("yamllint", "--strict", "envs", ".github", ".pre-commit-config.yaml", ".yamllint.yaml")
     session.run("pytest", "tests/lint")
 
 
@@ -85,6 +85,8 @@ def _tracked(session: nox.Session) -> list[Path]:
 
 
 def _is_shell(file: Path) -> bool:
+    if file.suffix == ".bash":
+        return True
     with file.open("rb") as stream:
         return stream.readline(32).rstrip() in (b"#!/bin/sh", b"#!/bin/bash", b"#!/usr/bin/env bash")
 
