@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from .conftest import ROOT, Deployment
-from .test_environment import START, STOP, wait_until
+from .helpers import ROOT, START, STOP, Deployment, wait_until
 
 pytestmark = pytest.mark.environments("dev_dummyauth", "dev_realauth")
 

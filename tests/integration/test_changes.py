@@ -13,11 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hubenvs.client import HubUser
-from hubenvs.engine import Engine
-from hubenvs.host import rootless
-
-from .conftest import ROOT, Deployment, entry, invoke
+from .helpers import ROOT, START, STOP, Deployment, Engine, HubUser, entry, invoke, rootless
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
@@ -212,11 +208,11 @@ def test_an_existing_site_moves_in(deployment: Deployment, tmp_path: Path, sourc
             assert "bricsauthenticator 77." in user.page("/hub/login").text
             user.log_in("correct-horse", "carol")
             user.spawn({})
-            user.wait_ready(90)
+            user.wait_ready(START)
             (source / "src/bricsauthenticator/__init__.py").open("a").write("# edited\n")
             assert "the hub has restarted" in invoke("reload", *deployment.options).stdout
             assert user.server(), "the server has gone with the hub"
-            user.stop(30)
+            user.stop(STOP)
         assert "all well" in invoke("verify", *deployment.options).stdout
     finally:
         deployment.run_in("slurm", "rm", "/etc/slurm/slurm.conf", "/etc/slurm/slurm.conf.new", check=False)
@@ -247,7 +243,7 @@ def test_up_goes_on_where_a_signal_ended_it(deployment: Deployment, stage: str, 
         time.sleep(0.2)
         process.send_signal(number)
         output = process.stdout.read()
-        assert process.wait(20) == 128 + number, output
+        assert process.wait(STOP) == 128 + number, output
     assert "interrupted; `invoke up` continues" in output
     assert "Traceback" not in output
     invoke("up", *deployment.options, *deployment.settings)
@@ -260,7 +256,11 @@ def test_a_second_up_at_once_says_who_is_at_work(deployment: Deployment) -> None
     with subprocess.Popen(argv, cwd=ROOT, text=True, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as first:
         assert first.stdout is not None
         first.stdout.readline()
-        second = invoke("up", *deployment.options, *deployment.settings, check=False)
+        first.send_signal(signal.SIGSTOP)  # however long the second takes to come to the same point
+        try:
+            second = invoke("up", *deployment.options, *deployment.settings, check=False)
+        finally:
+            first.send_signal(signal.SIGCONT)
         first.communicate()
     assert first.returncode == 0
     assert second.returncode == 1
@@ -282,7 +282,7 @@ def test_status_names_the_state(deployment: Deployment) -> None:
         return str(status["state"])
 
     try:
-        deployment.run_in("jupyterhub", "s6-svc", "-d", "/run/service/jupyterhub")
+        deployment.run_in("jupyterhub", "s6-svc", "-wD", "-d", "/run/service/jupyterhub")
         assert state() == "starting"
         podman(("podman", "stop", "--time=2", f"{pod}-jupyterhub"))
         assert state() == "degraded"

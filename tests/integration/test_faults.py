@@ -7,19 +7,14 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from hubenvs.client import HubUser
-from hubenvs.errors import StateError
-from hubenvs.ready import http_status
-
-from .conftest import Deployment
-from .test_environment import STOP, spawned, wait_until
+from .helpers import STOP, Deployment, HubUser, StateError, http_status, service, spawned, wait_until
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
 # Crashes after which s6 must have given a service up; it does so at five within a minute.
 CRASHES = 8
 # Seconds until all is well after a daemon has died; 2 to 6 on a machine that does nothing else.
-HEALED = 15
+HEALED = 60
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +27,6 @@ def user(deployment: Deployment) -> Iterator[HubUser]:
 def job_of(deployment: Deployment, user: HubUser) -> str:
     """Return the number of the job with the user's server, which is started if there is none."""
     return next(iter(deployment.jobs()), None) or spawned(deployment, user)
-
-
-def service(deployment: Deployment, container: str, name: str) -> str:
-    """Return the process number of a service, -1 while it is down, nothing once its container has ended."""
-    return deployment.run_in(container, "s6-svstat", "-o", "pid", f"/run/service/{name}", check=False)
 
 
 def kill(deployment: Deployment, container: str, name: str) -> None:

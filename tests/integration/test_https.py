@@ -21,11 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from hubenvs import keys
-from hubenvs.engine import Engine
-from hubenvs.tokens import sign
-
-from .conftest import entry, free_port, invoke, settings
+from .helpers import START, Engine, entry, free_port, invoke, settings, sign, signing_keys
 
 pytestmark = pytest.mark.environments("dev_realauth")
 
@@ -92,7 +88,7 @@ class Provider:
 @pytest.fixture(scope="module")
 def provider(here: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provider]:
     """The provider, listening."""
-    key_set = keys.signing_keys()
+    key_set = signing_keys()
     private = json.loads(key_set)["keys"][0]
     public = {key: private[key] for key in ("kty", "n", "e", "kid", "alg", "use")}
     documents: dict[str, object] = {"/jwks": {"keys": [public]}}
@@ -143,7 +139,7 @@ def test_the_sites_authority_is_trusted_where_it_is_given(
         status = entry(named[-1])
         assert status is not None
         headers = {"X-Auth-Id-Token": provider.token()}
-        return httpx.get(f"{status['url']}/hub/login", headers=headers, trust_env=False)
+        return httpx.get(f"{status['url']}/hub/login", headers=headers, trust_env=False, timeout=START)
 
     try:
         assert up().status_code == 503

@@ -11,9 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hubenvs import repositories
-
-from .conftest import ROOT, Deployment, invoke
+from .helpers import ROOT, Deployment, checkout_files, copy_checkout, invoke
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
@@ -32,7 +30,7 @@ task verify "$@"
 @pytest.fixture
 def elsewhere(tmp_path: Path, deployment: Deployment) -> Iterator[Path]:
     """A folder with a checkout of its own, and the storage of an engine that has no images."""
-    repositories.copy(repositories.files(ROOT, deployment.engine), tmp_path / "checkout")
+    copy_checkout(checkout_files(ROOT, deployment.engine), tmp_path / "checkout")
     driver = deployment.engine.run(("podman", "info", "--format={{.Store.GraphDriverName}}")).text
     lines = ("[storage]", f'driver = "{driver}"', f'graphroot = "{tmp_path}/graph"', f'runroot = "{tmp_path}/run"')
     (tmp_path / "storage.conf").write_text("\n".join(lines))

@@ -9,11 +9,7 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
-from hubenvs.engine import Engine
-from hubenvs.ready import http_status
-
-from .conftest import Deployment, entry, free_port, invoke, settings
-from .test_environment import wait_until
+from .helpers import STOP, Deployment, Engine, entry, free_port, http_status, invoke, settings, wait_until
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
@@ -44,7 +40,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server = subprocess.Popen((folder / "usr/bin/docker-registry", "serve", folder / "config.yml"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CONTAINERS_REGISTRIES_CONF", str(folder / "registries.conf"))
-        wait_until(lambda: http_status(f"http://{address}/v2/") == 200, 10, "the registry doesn't answer")
+        wait_until(lambda: http_status(f"http://{address}/v2/") == 200, STOP, "the registry doesn't answer")
         yield f"{address}/site"
     server.terminate()
     server.wait()

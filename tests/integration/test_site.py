@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,15 +11,22 @@ from pathlib import Path
 
 import pytest
 
-from hubenvs import state
-from hubenvs.commands import build_argv, exec_argv
-from hubenvs.engine import Engine
-from hubenvs.errors import CommandError
-from hubenvs.host import ca_bundle, rootless
-from hubenvs.keys import ssh_key_pair
-from hubenvs.ready import http_status
-
-from .conftest import ROOT, entry, invoke
+from .helpers import (
+    ROOT,
+    START,
+    CommandError,
+    Engine,
+    build_argv,
+    ca_bundle,
+    entry,
+    exec_argv,
+    free_port,
+    http_status,
+    invoke,
+    rootless,
+    ssh_key_pair,
+    write_private,
+)
 
 # What of each environment is the site's.
 SITES = {
@@ -41,7 +47,7 @@ USERS = "dev_users=[alice.project1, alice.project2, bob.project1]"
 TUNNEL = "localhost/jupyterhub-slurm-tests/tunnel:1"
 CLIENT = "ghcr.io/azimuth-cloud/zenith-client:0.16.1"
 # Seconds for a tunnel to be there, again too: the client waits 5 before it tries again.
-CONNECTED = 30
+CONNECTED = START
 
 
 def options(*settings: str) -> tuple[str, ...]:
@@ -117,8 +123,7 @@ class Hub:
 @pytest.fixture(scope="module")
 def site(env_name: str, instance: str, here: str, engine: Engine) -> Iterator[Site]:
     """What the site has, up."""
-    with socket.create_server((here, 0)) as free:
-        provider = f"{here}:{free.getsockname()[1]}"
+    provider = f"{here}:{free_port(here)}"
     named = ("--env", "dev_realauth", "--instance", f"{instance}-site")
     containers = f"containers=[{', '.join(SITES[env_name])}]"
     published = ("publish.gateway=null", f"publish.oidc-provider={provider}")
@@ -178,8 +183,7 @@ def hub(
     folder = tmp_path_factory.mktemp("site")
     settings = [f"site_folder={folder}", "hub.poll_interval=2"]
     if "slurm" in SITES[env_name]:
-        with socket.create_server((here, 0)) as free:
-            endpoint = f"{here}:{free.getsockname()[1]}"
+        endpoint = f"{here}:{free_port(here)}"
         settings += [
             f"slurm.ssh_hostname={HOST}",
             f"slurm.ssh_port={PORT}",
@@ -213,7 +217,7 @@ def tunnel(hub: Hub, far_end: FarEnd, engine: Engine) -> None:
     """The key that the far end knows, and the client's configuration, among the site's files."""
     private, public = ssh_key_pair("tunnel")
     for name, content in (("zenith_client_key", private), ("zenith_client_key.pub", public)):
-        state.write(hub.folder / name, content)
+        write_private(hub.folder / name, content)
     (hub.folder / "zenith_client.yaml").write_text('{"backend_protocol": "http", "skip_auth": true}\n')
     known = ("tee", "/etc/ssh/tunnel_authorized_keys")
     engine.run(exec_argv(far_end.container, *known, interactive=True), stdin=public.encode())
