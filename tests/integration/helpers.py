@@ -223,7 +223,7 @@ def traces(engine: Engine) -> dict[str, str]:
         for kind, argv in listings.items()
         for line in engine.run(("podman", *argv)).text.splitlines()
     }
-    # Without root podman mounts in a namespace that ends with its processes; what is to be seen here is root's.
+    # Without root podman mounts in a namespace that ends with its processes; here are root's mounts.
     for line in [] if rootless() else Path("/proc/self/mounts").read_text().splitlines():
         found[f"mount {line.split()[1]}"] = line.split()[1]
     for folder in Path("/proc").glob("[0-9]*"):
@@ -231,10 +231,10 @@ def traces(engine: Engine) -> dict[str, str]:
             started = (folder / "stat").read_text().rpartition(")")[2].split()[19]
             program = (folder / "comm").read_text().strip()
             text = f"{(folder / 'cmdline').read_text()} {(folder / 'cgroup').read_text()}"
+            # Without root a process's control group needn't say whose it is, but the engine is one user's.
+            alone = rootless() and program in ENGINE_PROGRAMS and folder.stat().st_uid == os.geteuid()
         except (OSError, UnicodeDecodeError):
-            continue  # it ended while we looked, or isn't the engine's
-        # Without root a process's control group needn't say whose it is, but the engine is one user's.
-        alone = rootless() and program in ENGINE_PROGRAMS and folder.stat().st_uid == os.geteuid()
+            continue  # it has ended, or isn't the engine's
         found[f"process {folder.name} {program}, started at {started}"] = f"{text} {ALONE if alone else ''}"
     return found
 
