@@ -20,7 +20,10 @@ BROWSED = ["dev_dummyauth", "dev_realauth"]
 def has_python(version: str) -> bool:
     """Return whether this machine has that Python; a version manager's stand-in for one it hasn't doesn't run."""
     path = shutil.which(f"python{version}")
-    return path is not None and subprocess.run((path, "--version"), capture_output=True, check=False).returncode == 0
+    return (
+        path is not None
+        and subprocess.run((path, "--version"), capture_output=True, check=False).returncode == 0
+    )
 
 
 PYTHONS = [version for version in ("3.10", "3.11", "3.12", "3.13", "3.14") if has_python(version)]
@@ -59,7 +62,9 @@ nox.options.sessions = ["lint", "tests", "packages", "integration", "rootless"]
 def install(session: nox.Session, *locks: str) -> None:
     """Install the locked packages of ``locks``, every one of them hash-checked, for what keeps compiled files."""
     session.env.update(COMPILED)
-    session.install("--require-hashes", *(part for lock in locks for part in ("-r", f"requirements/{lock}.txt")))
+    session.install(
+        "--require-hashes", *(part for lock in locks for part in ("-r", f"requirements/{lock}.txt"))
+    )
 
 
 @nox.session
@@ -71,7 +76,7 @@ def lint(session: nox.Session) -> None:
     session.run("mypy")
     scripts = [str(file) for file in _tracked(session) if _is_shell(ROOT / file)]
     session.run("shellcheck", *scripts)
-    session.run("yamllint", "--strict", "envs", ".yamllint.yaml")
+    session.run("yamllint", "--strict", "envs", ".github", ".pre-commit-config.yaml", ".yamllint.yaml")
     session.run("pytest", "tests/lint")
 
 
@@ -84,6 +89,8 @@ def _tracked(session: nox.Session) -> list[Path]:
 
 
 def _is_shell(file: Path) -> bool:
+    if file.suffix == ".bash":
+        return True
     with file.open("rb") as stream:
         return stream.readline(32).rstrip() in (b"#!/bin/sh", b"#!/bin/bash", b"#!/usr/bin/env bash")
 
@@ -129,7 +136,9 @@ def browser(session: nox.Session, env: str) -> None:
     """A person's whole way in headless Chromium, Debian's; its pictures are in artifacts/ENVIRONMENT."""
     if not shutil.which("chromium"):
         if os.geteuid() != 0 or not shutil.which("apt-get"):
-            session.skip("there is no `chromium`: install it, as root on Debian by `apt-get install chromium`")
+            session.skip(
+                "there is no `chromium`: install it, as root on Debian by `apt-get install chromium`"
+            )
         session.run("apt-get", "install", "--yes", "--no-install-recommends", "chromium", external=True)
     install(session, "tools", "tests", "browser")
     session.run("pytest", "tests/integration/test_browser.py", "--env", env, *session.posargs)
@@ -166,10 +175,24 @@ def rootless(session: nox.Session) -> None:
     shutil.rmtree(runtime, ignore_errors=True)
     runtime.mkdir(mode=0o700)
     session.run(
-        "chown", "-R", f"{USER}:", *(str(home / name) for name in ("checkout", ".config", ".runtime")), external=True
+        "chown",
+        "-R",
+        f"{USER}:",
+        *(str(home / name) for name in ("checkout", ".config", ".runtime")),
+        external=True,
     )
     session.run(
-        *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "tests/devices", "catatonit", "--"),
+        *(
+            "unshare",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "tests/devices",
+            "catatonit",
+            "--",
+        ),
         *("setpriv", f"--reuid={USER}", f"--regid={user.pw_gid}", "--init-groups"),
         *("sh", "-c", 'cd ~/checkout && exec scripts/bootstrap nox "$@"', "sh"),
         *("--session", "integration(dev_dummyauth)", "--", *session.posargs),
@@ -191,7 +214,9 @@ def podman5(session: nox.Session) -> None:
         shutil.rmtree(half, ignore_errors=True)
         # catatonit is what `tests/enter` starts with, ss and ip what the tests look with; bootstrap brings the rest.
         packages = "--include=ca-certificates,catatonit,iproute2"
-        session.run("mmdebstrap", "--variant=minbase", "--quiet", packages, "trixie", str(half), external=True)
+        session.run(
+            "mmdebstrap", "--variant=minbase", "--quiet", packages, "trixie", str(half), external=True
+        )
         half.rename(machine)
     copy_checkout(session, machine / "root/checkout")
     session.run(
@@ -211,14 +236,18 @@ def copy_checkout(session: nox.Session, target: Path) -> None:
     for file in _tracked(session):
         (target / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / file, target / file, follow_symlinks=False)
-    session.run("git", "init", "--quiet", str(target), external=True)  # which of its files are whose, .gitignore says
+    session.run(
+        "git", "init", "--quiet", str(target), external=True
+    )  # which of its files are whose, .gitignore says
 
 
 def machine_environment(**variables: str) -> Mapping[str, str]:
     """Return the environment variables of a log-in on another machine, with ``variables``."""
     outer = {name: value for name, value in os.environ.items() if name.upper() in NETWORK}
     return (
-        {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"} | outer | variables
+        {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+        | outer
+        | variables
     )
 
 

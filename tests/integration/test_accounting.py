@@ -6,10 +6,8 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from hubenvs.engine import Engine
 
-from .conftest import Deployment, entry, invoke
-from .test_environment import wait_until
+from .helpers import START, Deployment, Engine, entry, invoke, wait_until
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
@@ -43,7 +41,9 @@ def submit(pod: Deployment, account: str, *options: str) -> str:
 def accounted(pod: Deployment, job: str) -> str:
     """Return what sacct says of a job."""
     columns = "--format=User,Account,State,ExitCode,Reservation"
-    return pod.run_in("slurm", "sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}", columns)
+    return pod.run_in(
+        "slurm", "sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}", columns
+    )
 
 
 def test_sacct_remembers_jobs(pod: Deployment) -> None:
@@ -53,7 +53,7 @@ def test_sacct_remembers_jobs(pod: Deployment) -> None:
     assert "Slurm has refused reservation past: " in done.stdout
     pod.run_in("slurm", "scontrol", "release", job)
     expected = "alice.project1|project1|FAILED|3:0|"
-    wait_until(lambda: accounted(pod, job) == expected, 30, "sacct doesn't know the job")
+    wait_until(lambda: accounted(pod, job) == expected, START, "sacct doesn't know the job")
     show = ("sacctmgr", "-n", "show", "user", "alice.project2", "format=defaultaccount")
     assert "project2" in pod.run_in("slurm", *show)
     assert "mysqld.sock" not in pod.run_in("slurm", "find", "/run")
@@ -69,9 +69,13 @@ def test_reservations_are_for_whom_they_name(pod: Deployment) -> None:
     job = submit(pod, "alice.project1", "--reservation=course")
     waiting = submit(pod, "bob.project1", "--reservation=later")
     expected = "alice.project1|project1|FAILED|3:0|course"
-    wait_until(lambda: accounted(pod, job) == expected, 30, "the job has not run in its reservation")
+    wait_until(lambda: accounted(pod, job) == expected, START, "the job has not run in its reservation")
     invoke("up", *pod.options, *ACCOUNTING, f"slurm.reservations=[{LATER}]")
     assert accounted(pod, job) == expected
     shown = pod.run_in("slurm", "scontrol", "show", "reservation")
-    assert [line.split()[0] for line in shown.splitlines() if "Name=" in line[:20]] == ["ReservationName=later"]
-    assert pod.run_in("slurm", "squeue", "--noheader", "--format=%i %T %r") == f"{waiting} PENDING Reservation"
+    assert [line.split()[0] for line in shown.splitlines() if "Name=" in line[:20]] == [
+        "ReservationName=later"
+    ]
+    assert (
+        pod.run_in("slurm", "squeue", "--noheader", "--format=%i %T %r") == f"{waiting} PENDING Reservation"
+    )

@@ -9,13 +9,17 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from .conftest import ROOT, Deployment
-from .test_environment import START, STOP, wait_until
+from .helpers import ROOT, START, STOP, Deployment, wait_until
 
 pytestmark = pytest.mark.environments("dev_dummyauth", "dev_realauth")
 
 # Without them Chromium asks its maker for things, which takes time where there is no way to there.
-ARGUMENTS = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
+ARGUMENTS = (
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
 CELL = "import getpass, os\nprint(6 * 7, getpass.getuser(), 'in job', os.environ['SLURM_JOB_ID'])"
 # The project of the accounts that is worked in; of two the second, so that a choice is made.
 PROJECT = "project2"
@@ -97,7 +101,9 @@ def test_the_whole_way(page: Page, deployment: Deployment) -> None:
     wait_until(lambda: not deployment.jobs(), STOP, "the job has not ended")
     album.take("stopped")
     page.get_by_role("button", name="Logout").click()
-    expect(page.get_by_role("heading", name="You are signed out").or_(page.get_by_label("Password"))).to_be_visible()
+    expect(
+        page.get_by_role("heading", name="You are signed out").or_(page.get_by_label("Password"))
+    ).to_be_visible()
     album.take("logged-out")
     # Neither hub nor gateway nor provider knows this browser any more.
     page.goto(f"{url}/hub/home")

@@ -12,11 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from hubenvs.client import HubUser
-from hubenvs.engine import Engine
-from hubenvs.host import rootless
 
-from .conftest import ROOT, Deployment, entry, invoke
+from .helpers import ROOT, START, STOP, Deployment, Engine, HubUser, entry, invoke, rootless
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
@@ -88,10 +85,19 @@ def test_a_job_has_what_a_site_wants_of_every_job(deployment: Deployment) -> Non
     plain = batch_script(deployment)
     assert [line for line in plain if line.startswith("#SBATCH")][-1] == "#SBATCH --time=01:00:00"
     assert plain[-1].split() == ["exec", "serve"]
-    own = {"partition": "main", "gres": "gpu:1", "memory": "4G", "nprocs": "2", "account": "acc", "qos": "long"}
+    own = {
+        "partition": "main",
+        "gres": "gpu:1",
+        "memory": "4G",
+        "nprocs": "2",
+        "account": "acc",
+        "qos": "long",
+    }
     hooks = {"prologue": "echo before", "epilogue": "echo after", "srun": "srun", "options": "--exclusive"}
     lines = batch_script(deployment, **own, **hooks)
-    added = [line.removeprefix("#SBATCH ") for line in lines if line.startswith("#SBATCH") and line not in plain]
+    added = [
+        line.removeprefix("#SBATCH ") for line in lines if line.startswith("#SBATCH") and line not in plain
+    ]
     assert added == [
         *("--partition=main", "--gres=gpu:1", "--cpus-per-task=2", "--mem=4G", "--account=acc", "--qos=long"),
         "--exclusive",
@@ -175,7 +181,9 @@ def source(tmp_path: Path) -> Path:
     folder = tmp_path / "bricsauthenticator"
     shutil.copytree(ROOT / "containers/jupyterhub/bricsauthenticator", folder)
     init = folder / "src/bricsauthenticator/__init__.py"
-    init.write_text(init.read_text().replace('__version__ = "', '__version__ = "77.') + f"# {time.time_ns()}\n")
+    init.write_text(
+        init.read_text().replace('__version__ = "', '__version__ = "77.') + f"# {time.time_ns()}\n"
+    )
     pyproject = folder / "pyproject.toml"
     pyproject.write_text(pyproject.read_text().replace("pyjwt[crypto]>=2.10", "pyjwt[crypto]==2.10.*"))
     return folder
@@ -211,11 +219,11 @@ def test_an_existing_site_moves_in(deployment: Deployment, tmp_path: Path, sourc
             assert "bricsauthenticator 77." in user.page("/hub/login").text
             user.log_in("correct-horse", "carol")
             user.spawn({})
-            user.wait_ready(90)
+            user.wait_ready(START)
             (source / "src/bricsauthenticator/__init__.py").open("a").write("# edited\n")
             assert "the hub has restarted" in invoke("reload", *deployment.options).stdout
             assert user.server(), "the server has gone with the hub"
-            user.stop(30)
+            user.stop(STOP)
         assert "all well" in invoke("verify", *deployment.options).stdout
     finally:
         deployment.run_in("slurm", "rm", "/etc/slurm/slurm.conf", "/etc/slurm/slurm.conf.new", check=False)
@@ -225,7 +233,9 @@ def test_an_existing_site_moves_in(deployment: Deployment, tmp_path: Path, sourc
 
 
 @pytest.mark.parametrize(("stage", "number"), [("secrets", signal.SIGINT), ("play", signal.SIGTERM)])
-def test_up_goes_on_where_a_signal_ended_it(deployment: Deployment, stage: str, number: signal.Signals) -> None:
+def test_up_goes_on_where_a_signal_ended_it(
+    deployment: Deployment, stage: str, number: signal.Signals
+) -> None:
     """A task that is interrupted says so and ends its programs; the next `up` comes to its end."""
     argv = (
         sys.executable,
@@ -246,7 +256,7 @@ def test_up_goes_on_where_a_signal_ended_it(deployment: Deployment, stage: str, 
         time.sleep(0.2)
         process.send_signal(number)
         output = process.stdout.read()
-        assert process.wait(20) == 128 + number, output
+        assert process.wait(STOP) == 128 + number, output
     assert "interrupted; `invoke up` continues" in output
     assert "Traceback" not in output
     invoke("up", *deployment.options, *deployment.settings)
@@ -256,10 +266,16 @@ def test_up_goes_on_where_a_signal_ended_it(deployment: Deployment, stage: str, 
 def test_a_second_up_at_once_says_who_is_at_work(deployment: Deployment) -> None:
     """Two tasks don't change one deployment at the same time."""
     argv = (sys.executable, "-u", "-m", "invoke", "up", *deployment.options, *deployment.settings)
-    with subprocess.Popen(argv, cwd=ROOT, text=True, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as first:
+    with subprocess.Popen(
+        argv, cwd=ROOT, text=True, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
+    ) as first:
         assert first.stdout is not None
         first.stdout.readline()
-        second = invoke("up", *deployment.options, *deployment.settings, check=False)
+        first.send_signal(signal.SIGSTOP)  # however long the second takes to come to the same point
+        try:
+            second = invoke("up", *deployment.options, *deployment.settings, check=False)
+        finally:
+            first.send_signal(signal.SIGCONT)
         first.communicate()
     assert first.returncode == 0
     assert second.returncode == 1
@@ -281,7 +297,7 @@ def test_status_names_the_state(deployment: Deployment) -> None:
         return str(status["state"])
 
     try:
-        deployment.run_in("jupyterhub", "s6-svc", "-d", "/run/service/jupyterhub")
+        deployment.run_in("jupyterhub", "s6-svc", "-wD", "-d", "/run/service/jupyterhub")
         assert state() == "starting"
         podman(("podman", "stop", "--time=2", f"{pod}-jupyterhub"))
         assert state() == "degraded"
@@ -311,7 +327,11 @@ PODMAN = {
 
 @pytest.mark.parametrize(
     ("kind", "error"),
-    [("old", "podman 3.4.4 is too old"), ("wrong", "is this podman?"), ("failing", "failed (exit status 125)")],
+    [
+        ("old", "podman 3.4.4 is too old"),
+        ("wrong", "is this podman?"),
+        ("failing", "failed (exit status 125)"),
+    ],
 )
 def test_an_engine_that_is_no_use_is_named(tmp_path: Path, env_name: str, kind: str, error: str) -> None:
     """One line, and no deploy folder."""
@@ -328,7 +348,10 @@ def test_an_engine_that_is_no_use_is_named(tmp_path: Path, env_name: str, kind: 
 def test_a_git_url_that_cannot_be_reached_offers_bundled(env_name: str, tmp_path: Path) -> None:
     """Nothing is made, and the way out is named."""
     absent = f"file://{tmp_path}/absent.git"
-    for options in (("--set", f"repositories.bricsauthenticator.url={tmp_path}/absent"), ("--configmap", "/absent")):
+    for options in (
+        ("--set", f"repositories.bricsauthenticator.url={tmp_path}/absent"),
+        ("--configmap", "/absent"),
+    ):
         done = invoke("up", "--env", env_name, "--instance", "refused", *options, check=False)
         assert done.returncode == 1
         assert len(done.stderr.splitlines()) == 1

@@ -6,20 +6,15 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from hubenvs.client import HubUser
-from hubenvs.ready import http_status
 
-from hubenvs.errors import StateError
-
-from .conftest import Deployment
-from .test_environment import STOP, spawned, wait_until
+from .helpers import STOP, Deployment, HubUser, StateError, http_status, service, spawned, wait_until
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
 # Crashes after which s6 must have given a service up; it does so at five within a minute.
 CRASHES = 8
 # Seconds until all is well after a daemon has died; 2 to 6 on a machine that does nothing else.
-HEALED = 15
+HEALED = 60
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +29,13 @@ def job_of(deployment: Deployment, user: HubUser) -> str:
     return next(iter(deployment.jobs()), None) or spawned(deployment, user)
 
 
-def service(deployment: Deployment, container: str, name: str) -> str:
-    """Return the process number of a service, -1 while it is down, nothing once its container has ended."""
-    return deployment.run_in(container, "s6-svstat", "-o", "pid", f"/run/service/{name}", check=False)
-
-
 def kill(deployment: Deployment, container: str, name: str) -> None:
     """Kill a service and wait until another process has taken its place, or its container has ended."""
     before = service(deployment, container, name)
     deployment.run_in(container, "s6-svc", "-k", f"/run/service/{name}", check=False)
-    wait_until(lambda: service(deployment, container, name) not in (before, "-1"), HEALED, f"{name} is not back")
+    wait_until(
+        lambda: service(deployment, container, name) not in (before, "-1"), HEALED, f"{name} is not back"
+    )
 
 
 def serves(user: HubUser) -> bool:
@@ -83,7 +75,9 @@ def test_a_daemon_that_dies_is_back(deployment: Deployment, user: HubUser, conta
     """It is started anew, the job runs on, and its server is reachable again; the proxy has all its routes."""
     job = job_of(deployment, user)
     kill(deployment, container, name)
-    wait_until(lambda: serves(user) and slurm_is_well(deployment), HEALED, f"not all is well {HEALED} s later")
+    wait_until(
+        lambda: serves(user) and slurm_is_well(deployment), HEALED, f"not all is well {HEALED} s later"
+    )
     assert deployment.jobs() == {job: "RUNNING"}
 
 

@@ -20,16 +20,14 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from hubenvs.engine import Engine
-from hubenvs.tokens import sign
 
-from hubenvs import keys
-
-from .conftest import entry, free_port, invoke, settings
+from .helpers import START, Engine, entry, free_port, invoke, settings, sign, signing_keys
 
 pytestmark = pytest.mark.environments("dev_realauth")
 
-CLAIMS = {"project1.brics": {"name": "One", "resources": [{"name": "dev.platform", "username": "alice.project1"}]}}
+CLAIMS = {
+    "project1.brics": {"name": "One", "resources": [{"name": "dev.platform", "username": "alice.project1"}]}
+}
 
 
 def name(text: str) -> x509.Name:
@@ -51,7 +49,9 @@ def certificate(
         .not_valid_before(now - datetime.timedelta(hours=1))
         .not_valid_after(now + datetime.timedelta(days=1))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
+        )
     )
     for extension in extensions:
         builder = builder.add_extension(
@@ -64,10 +64,15 @@ def made_certificates(address: str) -> tuple[bytes, bytes]:
     """Return an authority's certificate, and a server's at ``address`` that it vouches for, with the server's key."""
     authority, server = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     usage = dict.fromkeys(
-        ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only"), False
+        ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only"),
+        False,
     )
-    signs = x509.KeyUsage(digital_signature=True, key_cert_sign=True, crl_sign=True, decipher_only=False, **usage)
-    ours = certificate("site", authority, "site", authority, x509.BasicConstraints(ca=True, path_length=0), signs)
+    signs = x509.KeyUsage(
+        digital_signature=True, key_cert_sign=True, crl_sign=True, decipher_only=False, **usage
+    )
+    ours = certificate(
+        "site", authority, "site", authority, x509.BasicConstraints(ca=True, path_length=0), signs
+    )
     names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
     purpose = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
     theirs = certificate(address, server, "site", authority, names, purpose)
@@ -92,7 +97,7 @@ class Provider:
 @pytest.fixture(scope="module")
 def provider(here: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provider]:
     """The provider, listening."""
-    key_set = keys.signing_keys()
+    key_set = signing_keys()
     private = json.loads(key_set)["keys"][0]
     public = {key: private[key] for key in ("kty", "n", "e", "kid", "alg", "use")}
     documents: dict[str, object] = {"/jwks": {"keys": [public]}}
@@ -143,7 +148,7 @@ def test_the_sites_authority_is_trusted_where_it_is_given(
         status = entry(named[-1])
         assert status is not None
         headers = {"X-Auth-Id-Token": provider.token()}
-        return httpx.get(f"{status['url']}/hub/login", headers=headers, trust_env=False)
+        return httpx.get(f"{status['url']}/hub/login", headers=headers, trust_env=False, timeout=START)
 
     try:
         assert up().status_code == 503

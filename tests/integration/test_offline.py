@@ -11,9 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hubenvs import repositories
-
-from .conftest import ROOT, Deployment, invoke
+from .helpers import ROOT, Deployment, copy_files, invoke, working_files
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
@@ -32,9 +30,14 @@ task verify "$@"
 @pytest.fixture
 def elsewhere(tmp_path: Path, deployment: Deployment) -> Iterator[Path]:
     """A folder with a checkout of its own, and the storage of an engine that has no images."""
-    repositories.copy(repositories.files(ROOT, deployment.engine), tmp_path / "checkout")
+    copy_files(working_files(deployment.engine.programs, ROOT), tmp_path / "checkout")
     driver = deployment.engine.run(("podman", "info", "--format={{.Store.GraphDriverName}}")).text
-    lines = ("[storage]", f'driver = "{driver}"', f'graphroot = "{tmp_path}/graph"', f'runroot = "{tmp_path}/run"')
+    lines = (
+        "[storage]",
+        f'driver = "{driver}"',
+        f'graphroot = "{tmp_path}/graph"',
+        f'runroot = "{tmp_path}/run"',
+    )
     (tmp_path / "storage.conf").write_text("\n".join(lines))
     yield tmp_path
     shutil.rmtree(tmp_path)  # pytest would keep some GB

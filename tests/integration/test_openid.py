@@ -15,13 +15,8 @@ import httpx
 import jwt
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from hubenvs.client import HubUser
-from hubenvs.tokens import sign
 
-from hubenvs import keys
-
-from .conftest import ROOT, Deployment, invoke
-from .test_environment import START, STOP, wait_until
+from .helpers import ROOT, START, STOP, Deployment, HubUser, invoke, sign, signing_keys, slowdown, wait_until
 
 pytestmark = pytest.mark.environments("dev_realauth")
 
@@ -58,7 +53,7 @@ class Tokens:
 
     def strangers(self, **header: Any) -> str:
         """Return a token signed with a key that isn't the provider's, with ``header`` fields (None: without one)."""
-        key = json.loads(keys.signing_keys())["keys"][0]
+        key = json.loads(signing_keys())["keys"][0]
         fields = {name: value for name, value in {**self.header, **header}.items() if value is not None}
         return jwt.encode(self.changed(), jwt.PyJWK(key, "RS256").key, "RS256", fields)
 
@@ -71,7 +66,19 @@ class Tokens:
     def log_in(self, *tokens: str) -> httpx.Response:
         """Return what the hub answers to a log-in with these headers."""
         headers = [("X-Auth-Id-Token", token) for token in tokens]
-        return httpx.get(f"{self.url}/hub/login", headers=headers, trust_env=False)
+        return httpx.get(f"{self.url}/hub/login", headers=headers, trust_env=False, timeout=START)
+
+    def log_in_at_once(self, changes: Claims) -> httpx.Response:
+        """Return what the hub answers, within a second, to a token with ``changes``.
+
+        A slower answer is asked for again: it says nothing of times that are a second or two from the leeway's end.
+        """
+        for _ in range(30):
+            began = time.monotonic()
+            answer = self.log_in(self.signed(**changes))
+            if time.monotonic() - began < 1:
+                return answer
+        raise AssertionError("no log-in took less than a second")
 
 
 def base64url(content: bytes) -> str:
@@ -83,7 +90,9 @@ def tokens(deployment: Deployment) -> Tokens:
     return Tokens(deployment)
 
 
-def project(name: str = "project1.brics", platform: str = "dev.platform", username: Any = "alice.project1") -> Claims:
+def project(
+    name: str = "project1.brics", platform: str = "dev.platform", username: Any = "alice.project1"
+) -> Claims:
     """Return a `projects` claim with one project."""
     return {name: {"name": "One", "resources": [{"name": platform, "username": username}]}}
 
@@ -118,7 +127,9 @@ FORGED: dict[str, Callable[[Tokens], tuple[str, ...]]] = {
         tokens.unsigned({**tokens.header, "alg": "HS256"}, pem(tokens)),
     ),
     "HS256 with the public key's modulus": lambda tokens: (
-        tokens.unsigned({**tokens.header, "alg": "HS256"}, tokens.public.key.public_numbers().n.to_bytes(256, "big")),
+        tokens.unsigned(
+            {**tokens.header, "alg": "HS256"}, tokens.public.key.public_numbers().n.to_bytes(256, "big")
+        ),
     ),
     "another key under a known `kid`": lambda tokens: (tokens.strangers(),),
     "an unknown `kid`": lambda tokens: (tokens.strangers(kid="unknown"),),
@@ -152,7 +163,9 @@ CLAIMS: dict[str, Claims] = {
     "`projects` as text that isn't JSON": {"projects": "{"},
     "`projects` as text with JSON": {"projects": json.dumps(project())},
     "`projects` with a number inside": {"projects": {"project1.brics": 1}},
-    "`projects` with resources that are none": {"projects": {"project1.brics": {"name": "One", "resources": {"a": 1}}}},
+    "`projects` with resources that are none": {
+        "projects": {"project1.brics": {"name": "One", "resources": {"a": 1}}}
+    },
     "`projects` with a username that is a list": {"projects": project(username=["alice.project1"])},
     "`projects` empty": {"projects": {}},
     "`projects` of another platform": {"projects": project(platform="elsewhere")},
@@ -185,7 +198,7 @@ def decided(sent: str) -> int:
 @pytest.mark.parametrize("sent", CLAIMS)
 def test_claims_decide(tokens: Tokens, sent: str) -> None:
     """With the provider's signature: in with what is right, 403 without a project, 401 for the rest; no session."""
-    answer = tokens.log_in(tokens.signed(**CLAIMS[sent]))
+    answer = tokens.log_in_at_once(CLAIMS[sent])
     assert answer.status_code == decided(sent)
     assert (SESSION in answer.cookies) == (sent in WORKS)
 
@@ -228,7 +241,7 @@ def test_a_clients_own_token_does_not_pass_the_gateway(deployment: Deployment, t
     """It is dropped: nobody gets in by it, and who is in stays who they are."""
     url = deployment.status["gateway_url"]
     mine = {"X-Auth-Id-Token": tokens.signed(short_name="bob", projects=project(username="bob.project1"))}
-    answer = httpx.get(f"{url}/hub/home", headers=mine, trust_env=False)
+    answer = httpx.get(f"{url}/hub/home", headers=mine, trust_env=False, timeout=START)
     assert answer.status_code == 302
     assert "/oidc/auth" in answer.headers["location"] or "/_oidc/" in answer.headers["location"]
     with deployment.user("alice") as user:
@@ -288,10 +301,12 @@ def test_a_hundred_log_ins_ask_for_keys_twice_at_most(deployment: Deployment, to
 
 def test_log_in_is_quick(deployment: Deployment) -> None:
     """From the gateway's door to the spawn page, in seconds; 0.3 on a machine that does nothing else."""
+    before = slowdown()
     started = time.monotonic()
     with deployment.user("alice") as user:
         user.page("/hub/spawn")
-    assert time.monotonic() - started < 1.5
+    elapsed = time.monotonic() - started
+    assert elapsed < 1.5 * max(before, slowdown())
 
 
 @pytest.fixture
@@ -300,9 +315,11 @@ def new_keys(deployment: Deployment, tokens: Tokens) -> Iterator[str]:
 
     def give(key_set: str) -> None:
         argv = ("podman", "exec", "-i", f"{deployment.status['pod']}-oidc-provider")
-        deployment.engine.run((*argv, "sh", "-c", "cat >/run/oidc-provider/jwks; kill -HUP 1"), stdin=key_set.encode())
+        deployment.engine.run(
+            (*argv, "sh", "-c", "cat >/run/oidc-provider/jwks; kill -HUP 1"), stdin=key_set.encode()
+        )
 
-    rotated = keys.signing_keys()
+    rotated = signing_keys()
     give(rotated)
     yield rotated
     give(tokens.key_set)
@@ -311,13 +328,15 @@ def new_keys(deployment: Deployment, tokens: Tokens) -> Iterator[str]:
 def test_rotated_signing_keys_are_taken_up(tokens: Tokens, new_keys: str) -> None:
     """Nothing restarts; the hub finds the new key at its first token."""
     wait_until(
-        lambda: tokens.log_in(sign(tokens.changed(), new_keys)).status_code == 302, 10, "the new key is not known"
+        lambda: tokens.log_in(sign(tokens.changed(), new_keys)).status_code == 302,
+        30,
+        "the new key is not known",
     )
 
 
 def follow(url: str) -> httpx.Response:
     """Return what a browser that comes for the first time ends at."""
-    with httpx.Client(follow_redirects=True, trust_env=False, timeout=30) as browser:
+    with httpx.Client(follow_redirects=True, trust_env=False, timeout=START) as browser:
         return browser.get(url)
 
 
@@ -343,8 +362,8 @@ def test_a_provider_that_is_away_is_waited_for(
         assert "later" in page.text or "moment" in page.text
     finally:
         deployment.engine.run(("podman", *back, provider))
-    wait_until(lambda: follow(f"{gateway}/hub/home").status_code == 200, 10, "the gateway did not recover")
-    wait_until(lambda: tokens.log_in(unknown).status_code == 401, 10, "the hub did not recover")
+    wait_until(lambda: follow(f"{gateway}/hub/home").status_code == 200, STOP, "the gateway did not recover")
+    wait_until(lambda: tokens.log_in(unknown).status_code == 401, STOP, "the hub did not recover")
     deployment.user("bob").close()
 
 

@@ -8,11 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 import yaml
-from hubenvs.engine import Engine
-from hubenvs.ready import http_status
 
-from .conftest import Deployment, entry, free_port, invoke, settings
-from .test_environment import wait_until
+from .helpers import STOP, Deployment, Engine, entry, free_port, http_status, invoke, settings, wait_until
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
@@ -43,7 +40,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server = subprocess.Popen((folder / "usr/bin/docker-registry", "serve", folder / "config.yml"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CONTAINERS_REGISTRIES_CONF", str(folder / "registries.conf"))
-        wait_until(lambda: http_status(f"http://{address}/v2/") == 200, 10, "the registry doesn't answer")
+        wait_until(lambda: http_status(f"http://{address}/v2/") == 200, STOP, "the registry doesn't answer")
         yield f"{address}/site"
     server.terminate()
     server.wait()
@@ -58,7 +55,14 @@ def prod(env_name: str, instance: str, engine: Engine, registry: str) -> Iterato
     hub = yaml.safe_load(printed[printed.index("images:") :])["images"]["jupyterhub"]["image"]
     assert hub.startswith(f"{registry}/jupyterhub@sha256:")
     try:
-        invoke("up", "--env", env_name, "--instance", name, *settings(stage="prod", images__jupyterhub__image=hub))
+        invoke(
+            "up",
+            "--env",
+            env_name,
+            "--instance",
+            name,
+            *settings(stage="prod", images__jupyterhub__image=hub),
+        )
         status = entry(name)
         assert status is not None
         yield Deployment(env_name, name, status, engine)
@@ -69,7 +73,7 @@ def prod(env_name: str, instance: str, engine: Engine, registry: str) -> Iterato
 
 def test_everything_works_as_in_development(prod: Deployment) -> None:
     """`up` has checked SSH; a user's whole way works too."""
-    assert "12 hops, all well" in invoke("verify", *prod.options).stdout
+    assert "12 steps, all well" in invoke("verify", *prod.options).stdout
 
 
 @pytest.mark.parametrize("container", INSTALLED)
@@ -83,7 +87,9 @@ def test_no_working_copy_and_no_tools_are_in_it(prod: Deployment, container: str
     for module in ("pytest", "debugpy") if container == "jupyterhub" else ("pytest",):
         probe = f"import importlib.util; print(importlib.util.find_spec({module!r}))"
         assert prod.run_in(container, python, "-c", probe) == "None"
-    image = prod.engine.run(("podman", "inspect", "--format={{.ImageName}}", f"{prod.status['pod']}-{container}")).text
+    image = prod.engine.run(
+        ("podman", "inspect", "--format={{.ImageName}}", f"{prod.status['pod']}-{container}")
+    ).text
     assert f"{container}:prod-" in image or f"{container}@sha256:" in image
     assert f"/usr/src/{package}" not in prod.engine.run(("podman", "history", "--no-trunc", image)).text
 
@@ -102,8 +108,19 @@ def test_the_hub_runs_without_what_reloads_it(prod: Deployment) -> None:
 
 def test_no_dev_user_is_in_an_image(prod: Deployment) -> None:
     """Accounts and homes are a deployment's."""
-    image = prod.engine.run(("podman", "inspect", "--format={{.ImageName}}", f"{prod.status['pod']}-slurm")).text
-    look = ("podman", "run", "--rm", "--entrypoint=", image, "sh", "-c", "ls /home; getent passwd | cut -d : -f 1")
+    image = prod.engine.run(
+        ("podman", "inspect", "--format={{.ImageName}}", f"{prod.status['pod']}-slurm")
+    ).text
+    look = (
+        "podman",
+        "run",
+        "--rm",
+        "--entrypoint=",
+        image,
+        "sh",
+        "-c",
+        "ls /home; getent passwd | cut -d : -f 1",
+    )
     names = prod.engine.run(look).text.split()
     assert "jupyterspawner" in names
     assert not [name for name in names if "." in name or "alice" in name]

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hubenvs.commands import build_argv, exec_argv
-from hubenvs.engine import Engine
-from hubenvs.host import ca_bundle, rootless
-from hubenvs.keys import ssh_key_pair
-from hubenvs.ready import http_status
 
-from hubenvs import state
-from hubenvs.errors import CommandError
-
-from .conftest import ROOT, entry, invoke
+from .helpers import (
+    ROOT,
+    START,
+    CommandError,
+    Engine,
+    ca_bundle,
+    entry,
+    free_port,
+    http_status,
+    invoke,
+    rootless,
+    ssh_key_pair,
+    write_private,
+)
 
 # What of each environment is the site's.
 SITES = {
@@ -32,7 +36,9 @@ outside_slurm = pytest.mark.environments("dev_dummyauth_extslurm", "prod")
 tunnelled = pytest.mark.environments("dev_realauth_zenithclient", "prod")
 pytestmark = [
     pytest.mark.environments(*SITES),
-    pytest.mark.skipif(rootless(), reason="without root, pods have no network in which they could find each other"),
+    pytest.mark.skipif(
+        rootless(), reason="without root, pods have no network in which they could find each other"
+    ),
 ]
 # How the site is reached; its sshd listens on that port.
 HOST, PORT = "login.site.example", 2222
@@ -41,7 +47,7 @@ USERS = "dev_users=[alice.project1, alice.project2, bob.project1]"
 TUNNEL = "localhost/jupyterhub-slurm-tests/tunnel:1"
 CLIENT = "ghcr.io/azimuth-cloud/zenith-client:0.16.1"
 # Seconds for a tunnel to be there, again too: the client waits 5 before it tries again.
-CONNECTED = 30
+CONNECTED = START
 
 
 def options(*settings: str) -> tuple[str, ...]:
@@ -51,7 +57,7 @@ def options(*settings: str) -> tuple[str, ...]:
 
 def address(engine: Engine, container: str) -> str:
     """Return the address that others find ``container`` at."""
-    return engine.run(exec_argv(container, "hostname", "-I")).text.split()[0]
+    return engine.run(engine.exec_command(container, "hostname", "-I")).text.split()[0]
 
 
 @dataclass(frozen=True)
@@ -71,12 +77,12 @@ class Site:
     def known_hosts(self) -> str:
         """Return the line with the server's host key."""
         command = ("ssh-keygen", "-y", "-f", "/etc/ssh/ssh_host_ed25519_key")
-        return f"[{HOST}]:{PORT} {self.engine.run(exec_argv(self.slurm, *command)).text}\n"
+        return f"[{HOST}]:{PORT} {self.engine.run(self.engine.exec_command(self.slurm, *command)).text}\n"
 
     def let_in(self, line: str) -> None:
         """Let who has the key in ``line`` in, and nobody else."""
         command = ("tee", "/etc/ssh/authorized_keys/jupyterspawner")
-        self.engine.run(exec_argv(self.slurm, *command, interactive=True), stdin=line.encode())
+        self.engine.run(self.engine.exec_command(self.slurm, *command, interactive=True), stdin=line.encode())
 
 
 @dataclass(frozen=True)
@@ -90,9 +96,13 @@ class FarEnd:
         """Return where the tunnel comes out, once that is somewhere else than ``before``."""
         deadline = time.monotonic() + CONNECTED
         while True:
-            told = self.engine.run(exec_argv(self.container, "cat", "/tmp/configuration.json"), check=False).text
+            told = self.engine.run(
+                self.engine.exec_command(self.container, "cat", "/tmp/configuration.json"), check=False
+            ).text
             url = (
-                f"http://{address(self.engine, self.container)}:{json.loads(told)['allocated_port']}" if told else None
+                f"http://{address(self.engine, self.container)}:{json.loads(told)['allocated_port']}"
+                if told
+                else None
             )
             if url and url != before:
                 return url
@@ -117,8 +127,7 @@ class Hub:
 @pytest.fixture(scope="module")
 def site(env_name: str, instance: str, here: str, engine: Engine) -> Iterator[Site]:
     """What the site has, up."""
-    with socket.create_server((here, 0)) as free:
-        provider = f"{here}:{free.getsockname()[1]}"
+    provider = f"{here}:{free_port(here)}"
     named = ("--env", "dev_realauth", "--instance", f"{instance}-site")
     containers = f"containers=[{', '.join(SITES[env_name])}]"
     published = ("publish.gateway=null", f"publish.oidc-provider={provider}")
@@ -140,7 +149,7 @@ def far_end(instance: str, site: Site, engine: Engine) -> Iterator[FarEnd]:
         ("podman", "images", "--format={{.Repository}}:{{.Tag}}", "localhost/jupyterhub-slurm/slurm")
     ).text
     context = ROOT / "tests/integration/tunnel"
-    engine.run(build_argv(tag=TUNNEL, context=context, base=ours.split()[0], ca_bundle=ca_bundle()))
+    engine.run(engine.build_command(tag=TUNNEL, context=context, base=ours.split()[0], ca_bundle=ca_bundle()))
     name = f"tunnel-{instance}"
     engine.run(("podman", "run", "--detach", "--user=root", "--name", name, TUNNEL))
     try:
@@ -178,8 +187,7 @@ def hub(
     folder = tmp_path_factory.mktemp("site")
     settings = [f"site_folder={folder}", "hub.poll_interval=2"]
     if "slurm" in SITES[env_name]:
-        with socket.create_server((here, 0)) as free:
-            endpoint = f"{here}:{free.getsockname()[1]}"
+        endpoint = f"{here}:{free_port(here)}"
         settings += [
             f"slurm.ssh_hostname={HOST}",
             f"slurm.ssh_port={PORT}",
@@ -213,10 +221,10 @@ def tunnel(hub: Hub, far_end: FarEnd, engine: Engine) -> None:
     """The key that the far end knows, and the client's configuration, among the site's files."""
     private, public = ssh_key_pair("tunnel")
     for name, content in (("zenith_client_key", private), ("zenith_client_key.pub", public)):
-        state.write(hub.folder / name, content)
+        write_private(hub.folder / name, content)
     (hub.folder / "zenith_client.yaml").write_text('{"backend_protocol": "http", "skip_auth": true}\n')
     known = ("tee", "/etc/ssh/tunnel_authorized_keys")
-    engine.run(exec_argv(far_end.container, *known, interactive=True), stdin=public.encode())
+    engine.run(engine.exec_command(far_end.container, *known, interactive=True), stdin=public.encode())
 
 
 def refusal(hub: Hub) -> str:
@@ -274,7 +282,9 @@ def test_a_user_works_through_the_tunnel(hub: Hub, site: Site, far_end: FarEnd, 
     assert status["url"] is None
     token = tmp_path / "token"
     token.write_text(invoke("token", *site.named, "--user", "alice").stdout)
-    walked = invoke("verify", *hub.named, "--url", f"{far_end.url()}/jupyter", "--token-file", str(token)).stdout
+    walked = invoke(
+        "verify", *hub.named, "--url", f"{far_end.url()}/jupyter", "--token-file", str(token)
+    ).stdout
     assert "42 alice.project1" in walked
     assert "all well" in walked
 
@@ -285,7 +295,12 @@ def test_prod_has_nothing_of_a_developers(hub: Hub, engine: Engine) -> None:
     pod = f"jupyterhub-slurm-prod-{hub.named[-1]}"
     image = engine.run(("podman", "inspect", "--format={{.ImageName}}", f"{pod}-jupyterhub")).text
     assert image.partition(":")[2].startswith("prod-")
-    assert engine.run(exec_argv(f"{pod}-jupyterhub", "printenv", "DEPLOY_CONFIG_DEV_USERS"), check=False).text == ""
+    assert (
+        engine.run(
+            engine.exec_command(f"{pod}-jupyterhub", "printenv", "DEPLOY_CONFIG_DEV_USERS"), check=False
+        ).text
+        == ""
+    )
 
 
 @pytest.mark.environments("prod")
@@ -315,5 +330,5 @@ def test_check_notices_that_the_site_has_shut_the_key_out(hub: Hub, site: Site) 
 def test_a_tunnel_that_was_cut_is_there_again(far_end: FarEnd, engine: Engine) -> None:
     """The client tries again by itself, and the hub is found where the far end says."""
     before = far_end.url()
-    engine.run(exec_argv(far_end.container, "pkill", "-u", "zenith"))
+    engine.run(engine.exec_command(far_end.container, "pkill", "-u", "zenith"))
     assert http_status(f"{far_end.url(before)}/jupyter/hub/health") == 200

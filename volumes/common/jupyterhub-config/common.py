@@ -21,7 +21,9 @@ def setting(name: str, default: str = "") -> str:
 c.JupyterHub.log_level = setting("LOG_LEVEL", "INFO")
 c.JupyterHub.base_url = setting("BASE_URL", "/jupyter")
 c.JupyterHub.db_url = "sqlite:////var/lib/jupyterhub/jupyterhub.sqlite"
-c.JupyterHub.upgrade_db = True  # that of a kept volume, if JupyterHub is newer; a copy of the old one stays beside it
+c.JupyterHub.upgrade_db = (
+    True  # that of a kept volume, if JupyterHub is newer; a copy of the old one stays beside it
+)
 c.JupyterHub.cleanup_servers = False
 c.JupyterHub.allow_named_servers = setting("NAMED_SERVERS") == "true"
 c.JupyterHub.cookie_max_age_days = float(setting("COOKIE_MAX_AGE_DAYS", "14"))
@@ -66,7 +68,9 @@ job = "SLURMSPAWNER_JOB_ID={job_id}"  # sudo's to set; a SlurmSpawner of another
 c.BricsSlurmSpawner.batch_query_cmd = f"{job} {wrappers}/slurmspawner_squeue"
 c.BricsSlurmSpawner.batch_cancel_cmd = f"{job} {wrappers}/slurmspawner_scancel"
 if account := setting("QUERY_MANY_AS"):
-    c.BricsSlurmSpawner.batch_query_many_cmd = f"{remote} sudo -n -u {account} {wrappers}/slurmspawner_squeue_many"
+    c.BricsSlurmSpawner.batch_query_many_cmd = (
+        f"{remote} sudo -n -u {account} {wrappers}/slurmspawner_squeue_many"
+    )
 c.BricsSlurmSpawner.cmd = ["jupyterhub-singleuser"]
 c.BricsSlurmSpawner.gres_enabled = setting("REQUEST_GPUS") == "true"
 

@@ -5,6 +5,7 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -42,13 +43,14 @@ class Provider:
         self.kids = ["first"]
         self.answer = "well"
         self.cache_control = ""
+        self.closed = threading.Event()
         provider = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 provider.requests[self.path] += 1
                 if provider.answer == "slow":
-                    time.sleep(1)
+                    provider.closed.wait(60)
                 body = b"<html>" if provider.answer == "nonsense" else json.dumps(provider.document(self.path)).encode()
                 self.send_response(500 if provider.answer == "error" else 200)
                 if provider.cache_control:
@@ -99,6 +101,15 @@ def jwk(kid: str) -> dict[str, Any]:
     return {**jwt.algorithms.RSAAlgorithm.to_jwk(KEYS[kid].public_key(), as_dict=True), "kid": kid, "use": "sig"}
 
 
+def free_port() -> int:
+    """A port that nobody listens on, and that the kernel doesn't give to connections (32768 and up) meanwhile."""
+    while True:
+        port = random.randrange(20000, 32768)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
+
+
 def segment(content: bytes) -> str:
     """One part of a hand-made token."""
     return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
@@ -109,6 +120,7 @@ def provider() -> Iterator[Provider]:
     """A provider of the test's own."""
     provider = Provider()
     yield provider
+    provider.closed.set()
     provider.server.shutdown()
     provider.server.server_close()
 
@@ -120,9 +132,7 @@ class Hub:
         self.folder, self.provider = folder, provider
         self.slurm, self.log = folder / "slurm", folder / "hub.log"
         self.slurm.mkdir()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
 
     def start(self) -> None:
         """Start it; it answers when this returns."""
@@ -159,7 +169,7 @@ class Hub:
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """Stop it, as its supervisor would or by another signal; servers go on."""
         self.process.send_signal(how)
-        self.process.wait(10)
+        self.process.wait(60)
 
     def request(
         self, method: str, path: str, headers: list[tuple[str, str]] | None = None, body: str | None = None
@@ -175,7 +185,7 @@ class Hub:
         self, method: str, path: str, headers: list[tuple[str, str]] | None = None, body: str | None = None
     ) -> http.client.HTTPConnection:
         """Send one request to a page of the hub; the connection that the answer will come by."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         connection.putrequest(method, f"/jupyter/hub{path}")
         for name, value in headers or []:
             connection.putheader(name, value)
@@ -226,8 +236,8 @@ class Hub:
         return path.read_text() if path.exists() else ""
 
 
-def until(condition: Any, seconds: float = 30) -> None:
-    """Wait for `condition`, and fail if it doesn't come."""
+def until(condition: Any, seconds: float = 120) -> None:
+    """Wait for `condition`, and fail if it doesn't come; a busy machine may need long for what it does in a second."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it didn't come in time"

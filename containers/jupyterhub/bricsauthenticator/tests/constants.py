@@ -3,3 +3,5 @@
 PLATFORM = "test.platform"
 AUDIENCE = "test-hub"
 API_TOKEN = "0123456789abcdef0123456789abcdef"
+START_TIMEOUT = 120
+"""Seconds that a server may take to start, on a busy machine too."""

@@ -1,11 +1,14 @@
 """Slurm's commands as far as the spawner sees them: jobs are processes here, a folder is the controller's state.
 
-fake_slurm.py FOLDER (sbatch|squeue|squeue_many|scancel); a file `away` in the folder makes all fail as ssh does.
+fake_slurm.py FOLDER (sbatch|squeue|squeue_many|scancel); a file `away` in the folder makes all fail as ssh does, and
+sbatch takes as long as there is a file `slow`.
 """
 
+import contextlib
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 folder, command = Path(sys.argv[1]), sys.argv[2]
@@ -17,6 +20,16 @@ if (folder / "away").exists():
     sys.exit("ssh: connect to host slurm port 22: Connection refused")
 
 
+def new_job(script: str) -> str:
+    """Keep `script` under the next free number; several that submit at the same moment each get another."""
+    number = 0
+    while True:
+        number += 1
+        with contextlib.suppress(FileExistsError), (folder / f"{number}.sh").open("x") as file:
+            file.write(script)
+            return str(number)
+
+
 def state(job: str) -> str:
     """Squeue's word for the state of `job`."""
     running = Path("/proc", (folder / f"{job}.pid").read_text(), "environ").exists()
@@ -24,13 +37,15 @@ def state(job: str) -> str:
 
 
 if command == "sbatch":
-    job = str(len(list(folder.glob("*.sh"))) + 1)
-    script = folder / f"{job}.sh"
-    script.write_text(sys.stdin.read())
+    job = new_job(sys.stdin.read())
+    while (folder / "slow").exists():
+        time.sleep(0.02)
     import subprocess  # slow to import, and needed here only
 
     with (folder / f"{job}.log").open("w") as log:
-        process = subprocess.Popen(["/bin/bash", script], stdout=log, stderr=log, env={}, start_new_session=True)
+        process = subprocess.Popen(
+            ["/bin/bash", folder / f"{job}.sh"], stdout=log, stderr=log, env={}, start_new_session=True
+        )
     (folder / f"{job}.pid").write_text(str(process.pid))
     (folder / f"{job}.user").write_text(os.environ["FAKE_USER"])
     print(f"{job};cluster")

@@ -143,10 +143,20 @@ ACCEPTED = {
 }
 
 
+def prompt_login(hub: Hub, change) -> int:
+    """Status of a log-in that took less than a second: a slower one says nothing of times 1 s from too late."""
+    for _ in range(30):
+        began = time.monotonic()
+        status = hub.login(hub.provider.token(**change()))[0]
+        if time.monotonic() - began < 1:
+            return status
+    raise AssertionError("no log-in took less than a second")
+
+
 @pytest.mark.parametrize("change", ACCEPTED.values(), ids=ACCEPTED)
 def test_accepted(hub: Hub, change) -> None:
     """What the specification leaves open is taken, and clocks may differ by `jwt_leeway`."""
-    assert hub.login(hub.provider.token(**change()))[0] == 302
+    assert prompt_login(hub, change) == 302
 
 
 @pytest.mark.parametrize("projects", [{}, {"p1.brics": project("alice.p1", "other")}], ids=["none", "elsewhere"])
@@ -229,12 +239,12 @@ def test_flood_of_unknown_kids(provider: Provider, authenticator: BricsAuthentic
 @pytest.mark.parametrize("answer", ["error", "nonsense", "slow"])
 def test_provider_away(provider: Provider, authenticator: BricsAuthenticator, answer: str, monkeypatch) -> None:
     """A provider that fails or is slow gives 503, also to many at once; when it is back, log-in works again."""
-    monkeypatch.setattr("bricsauthenticator.oidc.FETCH_TIMEOUT", 0.2)
+    monkeypatch.setattr("bricsauthenticator.oidc.FETCH_TIMEOUT", 1)
     monkeypatch.setattr("bricsauthenticator.oidc.RETRY_INTERVAL", 0.2)
     provider.answer = answer
     began = time.monotonic()
     assert authenticate(authenticator, *[provider.token()] * 20) == [503] * 20
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5  # one after the other they would take 20
     provider.answer = "well"
     time.sleep(0.2)
     assert isinstance(authenticate(authenticator, provider.token())[0], dict)

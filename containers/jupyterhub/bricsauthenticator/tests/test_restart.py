@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from conftest import OPTIONS, Hub, until
-from constants import API_TOKEN
+from constants import API_TOKEN, START_TIMEOUT
 
 PARTITIONS = {"": "", "second": "late", "third": "late", "fourth": "late"}
 """Alice's servers, and the partition of each; a job in `late` waits for a file before it starts the server."""
@@ -44,6 +44,7 @@ def jobs(hub: Hub) -> Iterator[dict[str, str]]:
 
 def test_slurm_away(hub: Hub, jobs: dict[str, str]) -> None:
     """Unknown is not gone: as long as Slurm is away running servers are ready, and starting ones go on starting."""
+    until(lambda: hub.server()["ready"])
     polls = hub.calls().count("squeue")
     until(lambda: hub.calls().count("squeue") > polls + 3)
     assert hub.server()["ready"]
@@ -56,7 +57,7 @@ def test_start_over(hub: Hub, jobs: dict[str, str]) -> None:
     """A start whose job has ended meanwhile is over at once, and its page says why."""
     session = hub.session(hub.provider.token())
     ended = "ended before its server was up: FAILED (NonZeroExitCode)"
-    until(lambda: ended in hub.request("GET", "/spawn-pending/alice/fourth", session)[2], 5)
+    until(lambda: ended in hub.request("GET", "/spawn-pending/alice/fourth", session)[2], START_TIMEOUT / 4)
     (hub.slurm / f"{jobs['fourth']}.pid").unlink()
 
 
@@ -88,3 +89,28 @@ def test_stop_waits(hub: Hub, jobs: dict[str, str]) -> None:
     (hub.slurm / "away").unlink()
     until(lambda: jobs[""] not in hub.jobs())
     assert f"alice.p1 scancel {jobs['']}" in hub.calls()
+
+
+def test_start_beside_requests(hub: Hub) -> None:
+    """A request that ends while a job is being submitted takes nothing from what the next hub knows of that start.
+
+    JupyterHub rolls back what nobody has committed by then.
+    """
+    assert hub.login(hub.provider.token())[0] == 302
+    slow = hub.slurm / "slow"
+    slow.touch()
+    before = hub.calls().count("sbatch")
+    body = json.dumps({**OPTIONS, "partition": "late"})
+    hub.send("POST", f"/api{hub.path('fifth')}", [("Authorization", f"token {API_TOKEN}")], body).close()
+    until(lambda: hub.calls().count("sbatch") > before)
+    assert hub.answers()
+    slow.unlink()
+    until(lambda: "alice:fifth: job" in hub.log.read_text())
+    hub.stop(signal.SIGKILL)
+    hub.start()
+    try:
+        until(lambda: hub.server("fifth")["pending"] == "spawn")
+        (hub.slurm / "go-fifth").touch()
+        until(lambda: hub.server("fifth")["ready"])
+    finally:
+        hub.stop_servers()

@@ -5,6 +5,8 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from http.cookies import SimpleCookie
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -49,7 +51,11 @@ def post_form(hub: Hub, session: list[tuple[str, str]], **fields: str) -> tuple[
     action = re.search(r'action="/jupyter/hub([^"]*)"', page)[1].replace("&amp;", "&")
     body = "&".join(f"{name}={value}" for name, value in fields.items())
     kind = [("Content-Type", "application/x-www-form-urlencoded"), ("Sec-Fetch-Site", "same-origin")]
-    cookie = "; ".join([session[0][1], *(c.split(";")[0] for c in headers.get_all("Set-Cookie", []))])
+    # Each once, as a browser does: with two of one name JupyterHub makes a token, which holds for the second only.
+    cookies = SimpleCookie(session[0][1])
+    for header in headers.get_all("Set-Cookie", []):
+        cookies.load(header)
+    cookie = "; ".join(f"{name}={cookie.value}" for name, cookie in cookies.items())
     status, _, page = hub.request("POST", action, [("Cookie", cookie), *kind], body)
     return status, page
 
@@ -152,13 +158,17 @@ class BareSpawner(BricsSlurmSpawner):
         return {}
 
 
-def test_start_given_up() -> None:
+def test_start_given_up(tmp_path: Path) -> None:
     """A start given up while the job is being submitted knows the job afterwards, so that it is cancelled."""
+    go = tmp_path / "go"
 
     async def give_up() -> None:
+        asyncio.get_running_loop().call_later(0.2, go.touch)
         await asyncio.wait_for(spawner.submit_batch_script(), 0.05)
 
-    spawner = BareSpawner(exec_prefix="", batch_submit_cmd="sleep 0.2; echo 12", batch_script="")
+    spawner = BareSpawner(
+        exec_prefix="", batch_submit_cmd=f"until [ -e {go} ]; do sleep 0.01; done; echo 12", batch_script=""
+    )
     with pytest.raises(asyncio.TimeoutError):
         asyncio.run(give_up())
     assert spawner.job_id == "12"
@@ -203,7 +213,7 @@ REFUSED_BY_SUDO = [
 @pytest.mark.parametrize("message", ["scancel: error: Access denied", *REFUSED_BY_SUDO])
 def test_never_cancelled(message: str, caplog: pytest.LogCaptureFixture, monkeypatch) -> None:
     """A job that can't be cancelled is given up after long, at once if sudo refuses, and an error names it."""
-    monkeypatch.setattr("bricsauthenticator.spawner.CANCEL_GIVE_UP_TIME", 3600 if message in REFUSED_BY_SUDO else 0.1)
+    monkeypatch.setattr("bricsauthenticator.spawner.CANCEL_GIVE_UP_TIME", 3600 if message in REFUSED_BY_SUDO else 1)
     spawner = BareSpawner(
         exec_prefix="",
         batch_query_cmd="echo RUNNING node1",
@@ -211,7 +221,7 @@ def test_never_cancelled(message: str, caplog: pytest.LogCaptureFixture, monkeyp
         startup_poll_interval=0.05,
     )
     spawner.job_id, spawner.req_username = "7", "alice.p1"
-    asyncio.run(asyncio.wait_for(spawner.stop(), 5))
+    asyncio.run(asyncio.wait_for(spawner.stop(), 60))
     errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert errors == [f"bare: job 7 of alice.p1 can't be cancelled and may still be there: {message}"]
     warnings = [record for record in caplog.records if record.levelname == "WARNING"]

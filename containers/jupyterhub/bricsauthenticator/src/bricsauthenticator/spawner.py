@@ -315,7 +315,9 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
             self.log.info("%s: ngpus=%s ignored, no gres is declared", self._log_name, self.user_options["ngpus"])
         self.ip, self.port = self.traits()["ip"].default_value, 0
         if self.server:
+            # Committed before the first await: JupyterHub rolls back what is not, at the end of any request.
             self.server.port = 0
+            self.db.commit()
         await self.submit_batch_script()
         return await self._wait_for_server()
 

@@ -1,0 +1,266 @@
+"""What the integration tests share: running tasks, a deployment that is up, and what it leaves on this host.
+
+The tests take what they need of the package from here as well, so that its layout is known in one file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hubenvs.console import Console as Console
+from hubenvs.engines.engine import Engine as Engine
+from hubenvs.engines.git import working_files as working_files
+from hubenvs.engines.host import ca_bundle as ca_bundle
+from hubenvs.engines.host import rootless as rootless
+from hubenvs.errors import CommandError as CommandError
+from hubenvs.errors import StateError as StateError
+from hubenvs.files import write as write_private  # noqa: F401
+from hubenvs.plan.keys import signing_keys as signing_keys
+from hubenvs.plan.keys import ssh_key_pair as ssh_key_pair
+from hubenvs.plan.tokens import sign as sign
+from hubenvs.session import open_engine as open_engine
+from hubenvs.stages.clone import copy_files as copy_files
+from hubenvs.tools.client import HubUser as HubUser
+from hubenvs.web import http_status as http_status
+
+ROOT = Path(__file__).parents[2]
+# Seconds that a server may take to start, and what should take a moment may take, on a busy machine too.
+START, STOP = 180, 120
+# What is the same whoever logs in, and is tried with the simplest way to do so.
+once = pytest.mark.environments("dev_dummyauth")
+# The programs that a pod keeps running.
+ENGINE_PROGRAMS = ("conmon", "catatonit", "s6-svscan", "slirp4netns", "pasta", "rootlessport")
+# What is added to the text of a process that can only be of this user's pods.
+ALONE = "(a pod's, by its name)"
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a port of ``host`` that nobody listens on.
+
+    It is below those that the kernel gives to connections (32768 and up).
+    """
+    while True:
+        port = random.randrange(20000, 32768)
+        with socket.socket() as probe:
+            if probe.connect_ex((host, port)):
+                return port
+
+
+def settings(**values: str) -> tuple[str, ...]:
+    """Return the options that set each key to its value; ``__`` in a key stands for the dot."""
+    return tuple(
+        part for key, value in values.items() for part in ("--set", f"{key.replace('__', '.')}={value}")
+    )
+
+
+# The hub looks at running servers often, so that a test sees what comes of it; and nodes have GPUs to ask for.
+SETTINGS = settings(hub__poll_interval="2", slurm__gpus_per_node="4")
+# Ports that stay the same when a test takes the pod down and brings it up; and what is personal.
+PUBLISHED = settings(publish__jupyterhub=f"127.0.0.1:{free_port()}")
+PERSONAL = {
+    "dev_realauth": settings(
+        dev_users="[alice.project1, alice.project2, bob.project1]",
+        publish__gateway=f"127.0.0.1:{free_port()}",
+        **{"publish__oidc-provider": f"127.0.0.1:{free_port()}"},
+    )
+}
+
+
+def options(env: str) -> tuple[str, ...]:
+    """Return the options that an environment is brought up with for its tests."""
+    return (*SETTINGS, *PUBLISHED, *PERSONAL.get(env, ()))
+
+
+def invoke(
+    *arguments: str, check: bool = True, timeout: float = 900, path: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a task as a user does and return what came of it; a failure shows what the task printed.
+
+    ``path`` is a folder to look for programs in first.
+    """
+    done = subprocess.run(
+        (sys.executable, "-m", "invoke", *arguments),
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | ({"PATH": f"{path}:{os.environ['PATH']}"} if path else {}),
+        check=False,
+    )
+    assert not check or done.returncode == 0, f"invoke {' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def wait_until(condition: Callable[[], object], seconds: float, otherwise: str) -> None:
+    """Wait until ``condition`` holds; fail saying ``otherwise`` after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.2)
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A deployment that is up: how to name it to a task, what `status --json` said of it, and the engine."""
+
+    env: str
+    instance: str
+    status: dict[str, Any]
+    engine: Engine
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Return the options that name it."""
+        return ("--env", self.env, "--instance", self.instance)
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Return the options that it was brought up with, besides those that name it."""
+        return options(self.env)
+
+    @property
+    def secrets(self) -> dict[str, Path]:
+        """Return the files with the secrets made for it, by key."""
+        return {
+            path.name: path
+            for path in (ROOT / ".deploy" / f"{self.env}-{self.instance}" / "secrets").iterdir()
+        }
+
+    @property
+    def password(self) -> str:
+        """Return the dummy authenticator's password."""
+        return Path(self.status["password_file"]).read_text()
+
+    @property
+    def health(self) -> int | None:
+        """Return the HTTP status of the hub's own word that it is well."""
+        return http_status(f"{self.status['url']}/hub/health")
+
+    def run_in(self, container: str, *command: str, check: bool = True) -> str:
+        """Run ``command`` in ``container`` and return what it prints."""
+        return self.engine.run(
+            ("podman", "exec", f"{self.status['pod']}-{container}", *command), check=check
+        ).text
+
+    def log(self, container: str) -> str:
+        """Return all that ``container`` has printed."""
+        printed = self.engine.run(("podman", "logs", f"{self.status['pod']}-{container}"))
+        return printed.text + printed.stderr
+
+    def jobs(self) -> dict[str, str]:
+        """Return the state of each of Slurm's jobs."""
+        listing = self.run_in("slurm", "squeue", "--noheader", "--format=%i %T")
+        return dict(line.split() for line in listing.splitlines())
+
+    def user(self, name: str = "alice") -> HubUser:
+        """Return a user who has logged in: ``name``, where there is a choice."""
+        gateway = self.status["gateway_url"]
+        user = HubUser(gateway or self.status["url"])
+        if gateway:
+            user.log_in_at_provider(name)
+        else:
+            user.log_in(self.password)
+        return user
+
+
+def entry(instance: str) -> dict[str, Any] | None:
+    """Return what `status --json` says of ``instance``, or None."""
+    environments = json.loads(invoke("status", "--json").stdout)["environments"]
+    return next((item for item in environments if item["instance"] == instance), None)
+
+
+def spawned(deployment: Deployment, user: HubUser) -> str:
+    """Start the user's server and return its job's number."""
+    before = set(deployment.jobs())
+    _, options = user.spawn_form()
+    user.spawn({"brics_project": options["brics_project"][0]})
+    user.wait_ready(START)
+    (job,) = set(deployment.jobs()) - before
+    return job
+
+
+def service(deployment: Deployment, container: str, name: str) -> str:
+    """Return the process number of a service, -1 while it is down, nothing once its container has ended."""
+    return deployment.run_in(container, "s6-svstat", "-o", "pid", f"/run/service/{name}", check=False)
+
+
+def restart_hub(deployment: Deployment) -> None:
+    """Restart the hub and return as soon as the process of before has ended."""
+    before = service(deployment, "jupyterhub", "jupyterhub")
+    deployment.run_in("jupyterhub", "s6-svc", "-r", "/run/service/jupyterhub")
+    wait_until(
+        lambda: service(deployment, "jupyterhub", "jupyterhub") != before, STOP, "the hub did not go away"
+    )
+
+
+def slowdown() -> float:
+    """Return how many times longer than alone a computation takes now; limits of time are multiplied by it."""
+    wall, cpu = time.monotonic(), time.process_time()
+    while time.process_time() - cpu < 0.2:
+        pass
+    return max(1.0, (time.monotonic() - wall) / (time.process_time() - cpu))
+
+
+def traces(engine: Engine) -> dict[str, str]:
+    """Return all that the engine has but images, with its mounts and processes: by identifier, the text that it has.
+
+    By that text it can be told whose it is.
+    """
+    listings = {
+        "pod": ("pod", "ps", "--no-trunc", "--format={{.ID}} {{.Name}}"),
+        "container": ("ps", "--all", "--no-trunc", "--format={{.ID}} {{.Names}} {{.PodName}}"),
+        "volume": ("volume", "ls", "--format={{.Name}}"),
+        "secret": ("secret", "ls", "--format={{.Name}}"),
+        "network": ("network", "ls", "--format={{.Name}}"),
+    }
+    found = {
+        f"{kind} {line.split()[0]}": line
+        for kind, argv in listings.items()
+        for line in engine.run(("podman", *argv)).text.splitlines()
+    }
+    # Without root podman mounts in a namespace that ends with its processes; here are root's mounts.
+    for line in [] if rootless() else Path("/proc/self/mounts").read_text().splitlines():
+        found[f"mount {line.split()[1]}"] = line.split()[1]
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            started = (folder / "stat").read_text().rpartition(")")[2].split()[19]
+            program = (folder / "comm").read_text().strip()
+            text = f"{(folder / 'cmdline').read_text()} {(folder / 'cgroup').read_text()}"
+            # Without root a process's control group needn't say whose it is, but the engine is one user's.
+            alone = rootless() and program in ENGINE_PROGRAMS and folder.stat().st_uid == os.geteuid()
+        except (OSError, UnicodeDecodeError):
+            continue  # it has ended, or isn't the engine's
+        found[f"process {folder.name} {program}, started at {started}"] = f"{text} {ALONE if alone else ''}"
+    return found
+
+
+def marks(engine: Engine, pod: str) -> set[str]:
+    """Return by what the traces of ``pod`` can be told from those of other people's: its name and identifiers."""
+    listed = ("podman", "ps", "--all", "--no-trunc", f"--filter=pod={pod}", "--format={{.Pod}} {{.ID}}")
+    identifiers = set(engine.run(listed).text.split())
+    inspect = (
+        "{{.GraphDriver.Data.MergedDir}} {{.NetworkSettings.SandboxKey}} {{range .Mounts}}{{.Name}} {{end}}"
+    )
+    containers = sorted({line.split()[1] for line in engine.run(listed).text.splitlines()})
+    used = engine.run(("podman", "inspect", f"--format={inspect}", *containers)).text.split()
+    return {pod, ALONE} | {word for word in identifiers.union(used) if len(word) > 10}
+
+
+def left_behind(before: dict[str, str], after: dict[str, str], marks: set[str]) -> set[str]:
+    """Return the identifiers of what was added, as far as it has one of ``marks``."""
+    pattern = re.compile("|".join(rf"{re.escape(mark)}(?![0-9])" for mark in marks))
+    return {name for name in after.keys() - before.keys() if pattern.search(after[name])}

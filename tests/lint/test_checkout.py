@@ -1,0 +1,75 @@
+"""What a checkout is like for who takes it: its line ends, its commands, and the completion of the shell."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*argv: str, cwd: Path = ROOT, check: bool = True) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(argv, cwd=cwd, capture_output=True, text=True, check=check)
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A clone of this checkout as it is now, by a Git that makes Windows' line ends where it may."""
+    copy, clone = tmp_path / "copy", tmp_path / "clone"
+    listing = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").stdout
+    for name in filter(None, listing.split("\0")):
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, copy / name)
+    identity = ("-c", "user.name=x", "-c", "user.email=x@localhost", "-c", "core.autocrlf=false")
+    for command in (("init", "--quiet"), ("add", "--all"), ("commit", "--quiet", "--message=x")):
+        run("git", *identity, *command, cwd=copy)
+    run("git", "clone", "--quiet", "--config", "core.autocrlf=true", str(copy), str(clone))
+    return clone
+
+
+def test_scripts_run_in_a_clone_with_windows_line_ends(clone: Path) -> None:
+    """Every file has the line ends that it was committed with, and pictures are what they were."""
+    done = run("scripts/bootstrap", cwd=clone, check=False)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "bootstrap: usage: scripts/bootstrap COMMAND [ARGUMENT...]\n",
+    )
+    ends = {line.split()[1] for line in run("git", "ls-files", "--eol", cwd=clone).stdout.splitlines()}
+    assert ends == {"w/lf", "w/none", "w/-text"}
+    for picture in ROOT.glob("docs/*.png"):
+        assert (clone / "docs" / picture.name).read_bytes() == picture.read_bytes()
+
+
+def test_ci_runs_the_readmes_two_commands() -> None:
+    """The README's are the ones; GitHub's workflow and `.ci/run` have no others."""
+    section = (ROOT / "README.md").read_text().partition("## Two commands")[2].partition("\n## ")[0]
+    commands = re.findall(r"^    (scripts/bootstrap .*?) *(?:#.*)?$", section, re.MULTILINE)
+    assert len(commands) == 2
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text()
+    assert re.findall(r"- run: (.*)", workflow) == commands
+    assert f"exec {commands[1]}\n" in (ROOT / ".ci/run").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        (("verif",), {"verify"}),
+        (("up", "--inst"), {"--instance"}),
+        (("up", "--env", "dev_dummy"), {"dev_dummyauth", "dev_dummyauth_extslurm"}),
+        (("down", "-e", "pr"), {"prod"}),
+    ],
+)
+def test_bash_completes(words: tuple[str, ...], completed: set[str]) -> None:
+    """Tasks, their options, and environments after `--env`."""
+    script = """
+    . scripts/completion.bash
+    COMP_WORDS=("$@")
+    _complete_hubenvs invoke "${*: -1}" "${*: -2:1}"
+    printf '%s\\n' "${COMPREPLY[@]}"
+    """
+    assert set(run("bash", "-euc", script, "bash", "invoke", *words).stdout.split()) == completed
