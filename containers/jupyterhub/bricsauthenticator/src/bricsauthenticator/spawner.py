@@ -5,18 +5,18 @@ import contextlib
 import os
 import re
 import shlex
-import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
 import batchspawner
 from batchspawner.batchspawner import JobStatus, format_template
 from traitlets import Any as AnyTrait
-from traitlets import Bool, Dict, Float, Unicode, default
+from traitlets import Bool, Dict, Float, Integer, Unicode, default
 
 import bricsauthenticator.handlers  # noqa: F401  which puts them in the place of the hub's own
+from bricsauthenticator.commands import QUERY_DELAY, CommandError, queue, run
 from bricsauthenticator.projects import USERNAME, Projects, project_of
-from bricsauthenticator.queries import CommandError, shared_query
+from bricsauthenticator.queries import shared_query
 from bricsauthenticator.spawner_options_form import (
     OptionsError,
     make_options_form,
@@ -58,6 +58,10 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
     gres_enabled = Bool(help="Request `gpu:<ngpus>`; otherwise ngpus is logged and ignored").tag(config=True)
     command_timeout = Float(
         60.0, help="Seconds after which a command to submit, query or cancel a job is killed and has failed"
+    ).tag(config=True)
+
+    commands_at_once = Integer(
+        8, min=1, help="Commands to Slurm that run at the same time, those of all servers counted; the others wait"
     ).tag(config=True)
 
     batch_query_many_cmd = Unicode(
@@ -175,40 +179,26 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
         variables = {**self.get_req_subvars(), "job_id": shlex.quote(self.job_id)}
         return f"{format_template(self.exec_prefix, **variables)} {format_template(template, **variables)}"
 
-    async def run_command(self, cmd: str, input: str | None = None, env: dict[str, str] | None = None) -> str:
-        """Run `cmd` in a shell and return its standard output, stripped.
+    async def run_command(
+        self, cmd: str, input: str | None = None, env: dict[str, str] | None = None, delay: float = 0
+    ) -> str:
+        """Run `cmd` in a shell when its turn comes and return its standard output, stripped.
 
-        Raises CommandError if it exits other than 0 or takes longer than `command_timeout`. However this ends, also by
-        cancellation, the command isn't left running.
+        Raises CommandError if it exits other than 0 or takes longer than `command_timeout`. `delay` is how many seconds
+        others may come later and still go first.
         """
-        process = await asyncio.create_subprocess_shell(
-            cmd,
-            env=env,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
-        try:
-            out, err = await asyncio.wait_for(process.communicate((input or "").encode()), self.command_timeout)
-        except asyncio.TimeoutError:
-            raise CommandError(f"no answer in {self.command_timeout:g} s") from None
-        finally:
-            if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
-        if process.returncode:
-            message = err.decode(errors="replace").strip()
-            raise CommandError(message or f"exit status {process.returncode}")
-        return out.decode(errors="replace").strip()
+        commands = queue()
+        commands.at_once = self.commands_at_once
+        async with commands.turn(delay):
+            return await run(cmd, input or "", env, self.command_timeout)
 
     def command_environment(self) -> dict[str, str]:
         """Return what of the hub's environment a command gets: its secrets have names that ssh may send on."""
         return {name: os.environ[name] for name in self.env_keep if name in os.environ}
 
-    async def _run_for_job(self, template: str) -> str:
+    async def _run_for_job(self, template: str, delay: float = 0) -> str:
         env = {**self.command_environment(), "SLURMSPAWNER_JOB_ID": self.job_id}
-        return await self.run_command(self._command(template), env=env)
+        return await self.run_command(self._command(template), env=env, delay=delay)
 
     async def submit_batch_script(self) -> str:
         """Submit the job and save its id in the hub's database; CommandError if Slurm refuses it."""
@@ -237,7 +227,7 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
 
     async def query_alone(self) -> str:
         """Return what the query for this job alone prints; CommandError if it fails."""
-        return await self._run_for_job(self.batch_query_cmd)
+        return await self._run_for_job(self.batch_query_cmd, QUERY_DELAY)
 
     async def _query(self) -> str:
         """Return the job's state and host, empty if Slurm doesn't have it, from an answer about many jobs if it can.
