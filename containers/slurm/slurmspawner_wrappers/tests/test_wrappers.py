@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -85,3 +86,41 @@ def test_no_slurm(name: str) -> None:
     result = run(SCRIPTS / f"slurmspawner_{name}", job_id="1")
     assert result.returncode == 127
     assert result.stderr == f"slurmspawner_{name}: /usr/bin/{name}: No such file or directory\n"
+
+
+# Runs one command where Slurm's are a shell that starts another process, and the time limit is short.
+HANGS = """
+import os, sys
+import slurmspawner_wrappers
+slurmspawner_wrappers.TIME_LIMIT = int(sys.argv[2])
+execv = os.execv
+os.execv = lambda path, arguments: execv("/bin/sh", ["sh", "-c", "echo $$; sleep 300; exit 1"])
+sys.argv = [sys.argv[1]]
+getattr(slurmspawner_wrappers, sys.argv[0])()
+"""
+
+
+def group_of(number: str) -> list[str]:
+    """Return the processes of a process group that haven't ended."""
+    listing = subprocess.run(["ps", "-eo", "pgid=,stat=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(maxsplit=2) for line in listing.splitlines()]
+    return [row[2] for row in rows if row[0] == number and not row[1].startswith("Z")]
+
+
+def test_time_limit() -> None:
+    """A Slurm command that hangs is killed with all that it has started, and standard error says so."""
+    result = run(sys.executable, "-c", HANGS, "sbatch", "1")
+    assert (result.returncode, result.stderr) == (137, "sbatch: no answer in 1 s\n")
+    assert not group_of(result.stdout.strip())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_ended(number: signal.Signals) -> None:
+    """A Slurm command ends when its wrapper is told to."""
+    command = [sys.executable, "-c", HANGS, "sbatch", "60"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        group = process.stdout.readline().strip()
+        process.send_signal(number)
+        assert process.wait(10) == 137
+    assert not group_of(group)

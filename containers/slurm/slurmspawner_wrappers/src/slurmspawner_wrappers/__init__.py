@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 from typing import NoReturn
 
@@ -10,6 +11,8 @@ __version__ = "0.1.0"
 JOB_ID_VARIABLE = "SLURMSPAWNER_JOB_ID"
 # Together they are one argument of squeue, which Linux limits to 128 KiB; a number takes 21 bytes of it at most.
 MOST_JOBS = 5000
+TIME_LIMIT = 50
+"""Seconds after which a command is killed. Less than the hub's limit: the hub can't end what it started over SSH."""
 
 
 def sbatch() -> NoReturn:
@@ -49,13 +52,31 @@ def _is_job_id(text: str) -> bool:
 
 
 def _exec(*command: str) -> NoReturn:
-    """Become `command`; its exit status is then this process's own."""
+    """Run `command` for TIME_LIMIT at most, with all that it starts; its exit status is then this process's own."""
     if len(sys.argv) > 1:
         _fail(2, "takes no arguments")
+    if child := os.fork():
+        _end_in_time(child)
+    os.setpgid(0, 0)
     try:
         os.execv(command[0], command)
     except OSError as error:
         _fail(127, f"{command[0]}: {error.strerror}")
+
+
+def _end_in_time(child: int) -> NoReturn:
+    """Exit as `child` does. It is killed, with its process group, at TIME_LIMIT or when this process is to end."""
+
+    def kill(number: int, frame: object) -> None:
+        if number == signal.SIGALRM:
+            print(f"{os.path.basename(sys.argv[0])}: no answer in {TIME_LIMIT} s", file=sys.stderr, flush=True)
+        os.killpg(os.getpgid(child), signal.SIGKILL)
+
+    for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, kill)
+    signal.alarm(TIME_LIMIT)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os._exit(status if status >= 0 else 128 - status)
 
 
 def _fail(status: int, message: str) -> NoReturn:
