@@ -140,7 +140,7 @@ class BareSpawner(BricsSlurmSpawner):
     """A spawner without a hub: what it runs needs no variables."""
 
     _log_name = "bare"
-    orm_spawner = SimpleNamespace(name="")
+    orm_spawner = SimpleNamespace(name="", server=None)
     db = SimpleNamespace(commit=lambda: None)
 
     def get_req_subvars(self) -> dict:

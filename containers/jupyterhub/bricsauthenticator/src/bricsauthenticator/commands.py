@@ -22,12 +22,31 @@ LONGEST_OUTPUT = 1 << 20
 
 # Without a terminal sudo asks for a password where no rule matches, such as one for a group that the account has left.
 _SUDO_REFUSES = re.compile(
-    r"^sudo: (unknown user|a password is required)\b|\b(is not allowed to execute|may not run sudo)\b", re.MULTILINE
+    r"^sudo: (unknown user|a password is required)\b|\b(is not allowed to execute|may not run sudo)\b"
+    # sudo-rs
+    r"|^sudo: (user '[^']*' not found|interactive authentication is required|A terminal is required to authenticate)"
+    r"|^sudo: I'm sorry \S+ I'm afraid I can't do that",
+    re.MULTILINE,
+)
+
+# Said before the command has come to the login host, by ssh (sshd drops connections at its MaxStartups), or by sbatch
+# before its request has come to Slurm's controller.
+_NEVER_ARRIVED = re.compile(
+    r"^(ssh: (connect to host|Could not resolve hostname)|(kex|ssh)_exchange_identification: |banner exchange: "
+    r"|Connection timed out during banner exchange|Connection (closed|reset) by \S+ port \d+)"
+    r"|Unable to contact slurm controller \(connect failure\)"
+    r"|Batch job submission failed: Protocol authentication error",
+    re.MULTILINE,
 )
 
 
 class CommandError(RuntimeError):
     """A command on the way to Slurm failed or took too long; its standard error is the message."""
+
+    @property
+    def never_arrived(self) -> bool:
+        """Whether Slurm has certainly not heard of the command, so that it can be run again."""
+        return bool(_NEVER_ARRIVED.search(str(self)))
 
     @property
     def says_no_such_job(self) -> bool:

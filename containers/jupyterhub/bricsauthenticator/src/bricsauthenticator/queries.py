@@ -35,18 +35,19 @@ class Asker(Protocol):
 
 
 class JobState(NamedTuple):
-    """What Slurm says of a job: squeue's `%u`, `%T`, `%B` and `%r`."""
+    """What Slurm says of a job: squeue's `%u`, `%T`, `%B`, `%r` and, from newer wrappers, `%S` in UTC."""
 
     user: str
     state: str
     host: str
     reason: str
+    start: str = ""
 
 
 def parse(output: str) -> dict[str, JobState]:
-    """Return the jobs by number in lines of `number|user|state|host|reason`; other lines, a greeting say, are none."""
-    rows = (line.strip().split("|", 4) for line in output.splitlines())
-    return {row[0]: JobState(*row[1:]) for row in rows if len(row) == 5}
+    """Return the jobs by number in lines of `number|user|state|host|reason|start`; other lines say nothing."""
+    rows = (line.strip().split("|") for line in output.splitlines())
+    return {row[0]: JobState(*row[1:]) for row in rows if len(row) in (5, 6)}
 
 
 @dataclass(frozen=True)
