@@ -6,6 +6,7 @@ fake_slurm.py FOLDER (sbatch|squeue|squeue_many|scancel); a file `away` in the f
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 folder, command = Path(sys.argv[1]), sys.argv[2]
@@ -15,6 +16,11 @@ with (folder / "calls").open("a") as calls:
     calls.write(f"{os.environ['FAKE_USER']} {command} {job} {secrets}\n")
 if (folder / "away").exists():
     sys.exit("ssh: connect to host slurm port 22: Connection refused")
+while "squeue" in command and (folder / "slow").exists():
+    time.sleep(0.05)
+if command == "sbatch" and (folder / "full").exists():
+    (folder / "full").unlink()
+    sys.exit("kex_exchange_identification: Connection closed by remote host")
 
 
 def state(job: str) -> str:
@@ -27,6 +33,10 @@ if command == "sbatch":
     job = str(len(list(folder.glob("*.sh"))) + 1)
     script = folder / f"{job}.sh"
     script.write_text(sys.stdin.read())
+    if "partition=hangs" in script.read_text():
+        (folder / "hangs").write_text(str(os.getpid()))
+        while not (folder / "goes_on").exists():
+            time.sleep(0.05)
     import subprocess  # slow to import, and needed here only
 
     with (folder / f"{job}.log").open("w") as log:
