@@ -363,6 +363,7 @@ class Environment(Frozen):
             "INVALID_JWT_LOGOUT": _flag(self.auth.invalid_jwt_logout),
             "START_POLL_INTERVAL": f"{self.hub.start_poll_interval:g}",
             "POLL_INTERVAL": str(self.hub.poll_interval),
+            "COMMANDS_AT_ONCE": str(self.hub.commands_at_once),
             "START_TIMEOUT": str(self.hub.start_timeout),
             "HTTP_TIMEOUT": str(self.hub.http_timeout),
             "ADMIN_USERS": ",".join(self.hub.admin_users),
