@@ -3,6 +3,7 @@
 An environment's own jupyterhub_config.py loads this file and then sets what differs.
 """
 
+import logging
 import os
 from functools import partialmethod
 from urllib.parse import urlsplit
@@ -25,6 +26,24 @@ c.JupyterHub.upgrade_db = True  # that of a kept volume, if JupyterHub is newer;
 c.JupyterHub.cleanup_servers = False
 c.JupyterHub.allow_named_servers = setting("NAMED_SERVERS") == "true"
 c.JupyterHub.cookie_max_age_days = float(setting("COOKIE_MAX_AGE_DAYS", "14"))
+
+# A job that waits in Slurm's queue costs the hub nothing, so starts are not counted.
+c.JupyterHub.concurrent_spawn_limit = 0
+
+
+def shorten(record: logging.LogRecord) -> bool:
+    """Cut what is logged of a request that a stranger has sent: a user name may have 20 MB."""
+    message = record.getMessage()
+    if len(message) > MOST_LOGGED:
+        record.msg, record.args = f"{message[:MOST_LOGGED]}... ({len(message)} characters)", ()
+    return True
+
+
+MOST_LOGGED = 10_000
+c.JupyterHub.logging_config = {
+    "filters": {"shorten": {"()": lambda: shorten}},
+    "handlers": {"console": {"filters": ["shorten"]}},
+}
 
 # Where servers call back to. Off this host's loopback only if they are told to look elsewhere; the proxy beside it
 # finds the hub there in any case.
@@ -73,6 +92,7 @@ c.BricsSlurmSpawner.gres_enabled = setting("REQUEST_GPUS") == "true"
 # A person waits for a server that starts; one that runs is asked for seldom.
 c.BricsSlurmSpawner.startup_poll_interval = float(setting("START_POLL_INTERVAL", "1"))
 c.BricsSlurmSpawner.poll_interval = int(setting("POLL_INTERVAL", "30"))
+c.BricsSlurmSpawner.commands_at_once = int(setting("COMMANDS_AT_ONCE", "8"))
 c.BricsSlurmSpawner.start_timeout = int(setting("START_TIMEOUT", "300"))
 c.BricsSlurmSpawner.http_timeout = int(setting("HTTP_TIMEOUT", "300"))
 

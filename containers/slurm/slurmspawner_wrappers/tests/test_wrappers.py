@@ -47,7 +47,7 @@ def test_becomes_for_many() -> None:
     """The numbers on standard input become one argument, as many as Linux lets through."""
     result = run(sys.executable, "-c", BECOMES, "squeue_many", stdin="12\n13\n14")
     squeue = "/usr/bin/squeue"
-    assert json.loads(result.stdout) == [squeue, squeue, "-h", "-t", "all", "-j", "12,13,14", "-o", "%i|%u|%T|%B|%r"]
+    assert json.loads(result.stdout) == [squeue, squeue, "-h", "-t", "all", "-j", "12,13,14", "-o", "%i|%u|%T|%B|%r|%S"]
     result = run(sys.executable, "-c", BECOMES, "squeue_many", stdin=f"{'1' * 20}\n" * 5000)
     assert len(json.loads(result.stdout)[6]) < 128 * 1024
 

@@ -26,12 +26,16 @@ def squeue() -> NoReturn:
 
 
 def squeue_many() -> NoReturn:
-    """Print `number|user|state|batch host|reason` of the jobs whose numbers, one a line, are on standard input."""
+    """Print `number|user|state|batch host|reason|start` of the jobs whose numbers, one a line, are on standard input.
+
+    `start` is when a job started or, if it waits, when Slurm expects it to; in UTC.
+    """
     read = sys.stdin.buffer.read(22 * MOST_JOBS + 1).split()
     jobs = [word.decode("ascii", "replace") for word in read]
     if not 0 < len(jobs) <= MOST_JOBS or not all(map(_is_job_id, jobs)):
         _fail(1, f"standard input is not 1 to {MOST_JOBS} job ids")
-    _exec("/usr/bin/squeue", "-h", "-t", "all", "-j", ",".join(jobs), "-o", "%i|%u|%T|%B|%r")
+    os.environ.update(TZ="UTC", SLURM_TIME_FORMAT="standard")
+    _exec("/usr/bin/squeue", "-h", "-t", "all", "-j", ",".join(jobs), "-o", "%i|%u|%T|%B|%r|%S")
 
 
 def scancel() -> NoReturn:
