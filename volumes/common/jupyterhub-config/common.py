@@ -39,7 +39,7 @@ def shorten(record: logging.LogRecord) -> bool:
     return True
 
 
-MOST_LOGGED = 10_000
+MOST_LOGGED = 4_000
 c.JupyterHub.logging_config = {
     "filters": {"shorten": {"()": lambda: shorten}},
     "handlers": {"console": {"filters": ["shorten"]}},
