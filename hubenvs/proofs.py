@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 import shlex
 from collections.abc import Iterator
 from functools import partial
@@ -120,6 +121,12 @@ class _AtOnce(io.StringIO):
         return super().read()
 
 
+def _job_id(printed: str) -> str:
+    """Return the job id in the last line of what sbatch printed, as the hub reads it; empty if there is none."""
+    match = re.search(r"(?:^|\n)([0-9]+)(?:;[^\n;]*)?$", printed.strip())
+    return match[1] if match else ""
+
+
 def _row(what: str, ok: bool, result: Result) -> Row:
     text = (result.stdout.strip() or result.stderr.strip()).splitlines()
     return Row(what, ok, text[0] if text else f"exit status {result.exited}")
@@ -129,7 +136,8 @@ def _own_ssh(env: Environment, engine: Engine) -> Row:
     argv = exec_argv(env.container("jupyterhub"), "ssh", env.ssh_target, "whoami")
     own = engine.run(argv, check=False, timeout=TIMEOUT)
     seen = own.text if own.returncode == 0 else own.stderr.strip().replace("\n", " ")
-    return Row("the hub's own ssh, with its mounted key", own.text == SERVICE_ACCOUNT, seen)
+    logged_in = own.text.split()[-1:] == [SERVICE_ACCOUNT]
+    return Row("the hub's own ssh, with its mounted key", logged_in, seen)
 
 
 def _service_account(env: Environment, way: Way) -> list[Row]:
@@ -142,19 +150,21 @@ def _service_account(env: Environment, way: Way) -> list[Row]:
 def _allowed(env: Environment, session: Session) -> Iterator[Row]:
     """Log in, and submit, ask about and cancel a job as the first dev user; a site's users are none of ours."""
     who = session.run("whoami")
-    yield _row(f"log-in as {SERVICE_ACCOUNT}, host key pinned", who.stdout.strip() == SERVICE_ACCOUNT, who)
+    logged_in = who.stdout.split()[-1:] == [SERVICE_ACCOUNT]  # a host may greet first
+    yield _row(f"log-in as {SERVICE_ACCOUNT}, host key pinned", logged_in, who)
     if not env.dev_users:
         return
     account, teller = env.dev_users[0].account, env.slurm.query_many_as
     submitted = session.wrapper("slurmspawner_sbatch", account, stdin=JOB)
-    job = submitted.stdout.strip()
-    yield _row(f"slurmspawner_sbatch as {account}", submitted.ok and job.isdecimal(), submitted)
+    job = _job_id(submitted.stdout)
+    yield _row(f"slurmspawner_sbatch as {account}", submitted.ok and bool(job), submitted)
     asked = session.wrapper("slurmspawner_squeue", account, SLURMSPAWNER_JOB_ID=job)
     yield _row(f"slurmspawner_squeue as {account}", asked.ok and len(asked.stdout.split()) >= 1, asked)
     # Wrappers of another source, or a site, may lack this one: the hub does without.
     if teller and session.may("slurmspawner_squeue_many", teller):
         told = session.wrapper("slurmspawner_squeue_many", teller, stdin=job)
-        yield _row(f"slurmspawner_squeue_many as {teller}", told.stdout.startswith(f"{job}|{account}|"), told)
+        ok = any(line.startswith(f"{job}|{account}|") for line in told.stdout.splitlines())
+        yield _row(f"slurmspawner_squeue_many as {teller}", ok, told)
     cancelled = session.wrapper("slurmspawner_scancel", account, SLURMSPAWNER_JOB_ID=job)
     yield _row(f"slurmspawner_scancel as {account}", cancelled.ok, cancelled)
 

@@ -106,6 +106,10 @@ if setting("ENVIRONMENT_IN_SCRIPT") == "true":
 # Without a step of its own for the server, unless the site wants one.
 c.SlurmSpawner.req_srun = ""
 
+# In the package's `launcher` the job tells the hub that it runs and why it fails, and keeps a port for its server. It
+# runs the script anew from there on, and writes the log itself: where Slurm can't, it lets the job fail without a word.
+# A SlurmSpawner of another source has none.
+#
 # sbatch expands %j, but no ~ and no variable. Slurm 25.05 refuses --get-user-env, so it is left out. What a site wants
 # of every job it says as with any SlurmSpawner (c.SlurmSpawner.req_memory, …). SLURM_EXPORT_ENV would keep the job's
 # variables from what srun starts in it.
@@ -115,9 +119,12 @@ jupyter_data_dir = setting("JUPYTER_DATA_DIR", f"{prefix}/share/jupyter")
 c.BricsSlurmSpawner.batch_script = f"""\
 #!/bin/bash
 #SBATCH --job-name=jupyterhub
-#SBATCH --chdir={{{{homedir}}}}
+{{% if launcher %}}#SBATCH --chdir=/
+#SBATCH --output=/dev/null
+{{% else %}}#SBATCH --chdir={{{{homedir}}}}
 #SBATCH --output={job_log}
 #SBATCH --open-mode=append
+{{% endif %}}\
 #SBATCH --export={export}
 #SBATCH --time={{{{runtime}}}}
 {{% for option, value in [
@@ -126,9 +133,14 @@ c.BricsSlurmSpawner.batch_script = f"""\
 ] if value %}}#SBATCH --{{{{option}}}}={{{{value}}}}
 {{% endfor %}}{{% if options %}}#SBATCH {{{{options}}}}
 {{% endif %}}
-set -euo pipefail
+set -eo pipefail  # without -u: activation scripts use variables that may not be set
 unset SLURM_EXPORT_ENV
 {variables}
+{{% if launcher %}}{{{{launcher}}}}
+python={prefix}/envs/jupyter-user-env/bin/python3
+[ -x "$python" ] || python=python3
+launch "$0" {{{{homedir}}}} {job_log} {setting("START_TIMEOUT", "300")}
+{{% endif %}}\
 source {prefix}/bin/activate jupyter-user-env
 export JUPYTER_PATH={jupyter_data_dir}${{JUPYTER_PATH:+:$JUPYTER_PATH}}
 {{{{prologue}}}}

@@ -1,6 +1,7 @@
 """Slurm's commands as far as the spawner sees them: jobs are processes here, a folder is the controller's state.
 
-fake_slurm.py FOLDER (sbatch|squeue|squeue_many|scancel); a file `away` in the folder makes all fail as ssh does.
+fake_slurm.py FOLDER (sbatch|squeue|squeue_many|requeue|scancel); a file `away` in the folder makes all fail as
+ssh does.
 """
 
 import os
@@ -29,6 +30,18 @@ def state(job: str) -> str:
     return "RUNNING" if running else "FAILED"
 
 
+def run(job: str, environment: dict[str, str]) -> None:
+    """Start the script of `job`."""
+    import subprocess  # slow to import, and needed here only
+
+    environment = {"SLURM_JOB_ID": job, **environment}
+    with (folder / f"{job}.log").open("a") as log:
+        process = subprocess.Popen(
+            ["/bin/bash", folder / f"{job}.sh"], stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+    (folder / f"{job}.pid").write_text(str(process.pid))
+
+
 if command == "sbatch":
     job = str(len(list(folder.glob("*.sh"))) + 1)
     script = folder / f"{job}.sh"
@@ -37,12 +50,10 @@ if command == "sbatch":
         (folder / "hangs").write_text(str(os.getpid()))
         while not (folder / "goes_on").exists():
             time.sleep(0.05)
-    import subprocess  # slow to import, and needed here only
-
-    with (folder / f"{job}.log").open("w") as log:
-        process = subprocess.Popen(["/bin/bash", script], stdout=log, stderr=log, env={}, start_new_session=True)
-    (folder / f"{job}.pid").write_text(str(process.pid))
+    run(job, {})
     (folder / f"{job}.user").write_text(os.environ["FAKE_USER"])
+    if "partition=launched-lost" in script.read_text():
+        sys.exit("Connection to slurm closed by remote host.")
     print(f"{job};cluster")
 elif command == "squeue_many":
     for job in sys.stdin.read().split():
@@ -54,6 +65,9 @@ elif not (folder / f"{job}.pid").exists():
     sys.exit("slurm_load_jobs error: Invalid job id specified")
 elif command == "squeue":
     print(f"{state(job)} 127.0.0.1")
+elif command == "requeue":
+    os.killpg(int((folder / f"{job}.pid").read_text()), signal.SIGKILL)
+    run(job, {"SLURM_RESTART_COUNT": "1"})
 elif command == "scancel":
     os.killpg(int((folder / f"{job}.pid").read_text()), signal.SIGKILL)
     (folder / f"{job}.pid").unlink()

@@ -87,3 +87,28 @@ c.BricsSlurmSpawner.batch_script = """#!/bin/bash
 {% elif partition == "late" %}while [ ! -e {{folder}}/slurm/go-$JUPYTERHUB_SERVER_NAME ]; do sleep 0.05; done
 {% endif %}{{cmd}}
 """.replace("{{folder}}", folder)
+
+
+# Jobs that the launcher starts, in the partitions whose names begin with `launched`; homes are in the folder.
+launched = """#!/bin/bash
+# partition={{partition}}
+set -e
+{{environment}}
+{{launcher}}
+launch "$0" {{folder}}/slurm/{{homedir}} .job-%j.log 20
+echo activating in $PWD
+{% if partition == "launched-broken" %}nonsense <b>
+{% elif partition == "launched-late" %}while [ ! -e {{folder}}/slurm/go-$JUPYTERHUB_SERVER_NAME ]; do sleep 0.05; done
+{% endif %}exec {{cmd}}
+""".replace("{{folder}}", folder)
+
+
+def choose_script(spawner):
+    """Take the script that the partition is for."""
+    if spawner.job_options.get("partition", "").startswith("launched"):
+        spawner.batch_script = launched
+    else:
+        spawner.batch_script = c.BricsSlurmSpawner.batch_script
+
+
+c.BricsSlurmSpawner.pre_spawn_hook = choose_script

@@ -16,6 +16,7 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 BECOMES = """
 import json, os, sys
 import slurmspawner_wrappers
+slurmspawner_wrappers.BIN_FILE = sys.argv.pop(2) if len(sys.argv) > 2 else "/nowhere"
 os.execv = lambda path, arguments: sys.exit(print(json.dumps([path, *arguments])))
 sys.argv = [sys.argv[1]]
 getattr(slurmspawner_wrappers, sys.argv[0])()
@@ -50,6 +51,27 @@ def test_becomes_for_many() -> None:
     assert json.loads(result.stdout) == [squeue, squeue, "-h", "-t", "all", "-j", "12,13,14", "-o", "%i|%u|%T|%B|%r|%S"]
     result = run(sys.executable, "-c", BECOMES, "squeue_many", stdin=f"{'1' * 20}\n" * 5000)
     assert len(json.loads(result.stdout)[6]) < 128 * 1024
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make the file as it must be")
+def test_slurm_elsewhere(tmp_path: Path) -> None:
+    """A file of root's says in which folder Slurm's commands are; only root may change it."""
+    file = tmp_path / "slurmspawner_wrappers"
+    file.write_text("/opt/slurm/bin\n")
+    squeue = "/opt/slurm/bin/squeue"
+    result = run(sys.executable, "-c", BECOMES, "squeue", file, job_id="12")
+    assert json.loads(result.stdout) == [squeue, squeue, "-h", "-j", "12", "-o", "%T %B"]
+    for text in ("", "bin", "/opt/slurm/bin\n/x\n"):
+        file.write_text(text)
+        result = run(sys.executable, "-c", BECOMES, "squeue", file, job_id="12")
+        assert (result.returncode, result.stdout) == (1, "")
+        assert "must hold one line" in result.stderr
+    file.write_text("/opt/slurm/bin\n")
+    for change in (lambda: file.chmod(0o664), lambda: (file.chmod(0o644), os.chown(file, 65534, 0))):
+        change()
+        result = run(sys.executable, "-c", BECOMES, "squeue", file, job_id="12")
+        assert (result.returncode, result.stdout) == (1, "")
+        assert "must belong to root" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import random
 import re
 import shlex
 from collections.abc import AsyncIterator, Coroutine
 from datetime import datetime, timezone
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +18,7 @@ import jupyterhub
 from batchspawner.batchspawner import JobStatus, format_template
 from jupyterhub.objects import Server
 from jupyterhub.utils import AnyTimeoutError
+from markupsafe import Markup
 from sqlalchemy.exc import SQLAlchemyError
 from tornado.log import app_log
 from traitlets import Any as AnyTrait
@@ -53,11 +56,13 @@ FRESH_TIME = 3.0
 
 
 class JobEndedError(RuntimeError):
-    """The job ended before its server was up; JupyterHub shows the message to the user."""
+    """The job ended before its server was up; JupyterHub shows the message, with what the job said, to the user."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.jupyterhub_message = message
+    def __init__(self, message: str, said: str = "") -> None:
+        super().__init__(f"{message}\n{said}" if said else message)
+        self.jupyterhub_message = str(self)
+        if said:
+            self.jupyterhub_html_message = str(Markup("{}<pre>{}</pre>").format(message, said))
 
 
 class SubmitError(CommandError):
@@ -90,7 +95,19 @@ def export_lines(variables: dict[str, str]) -> str:
     return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables.items())
 
 
+@functools.cache
+def launcher() -> str:
+    """Return the lines of a batch script that define `launch` (launcher.sh, with launcher.py in it)."""
+    folder = Path(__file__).parent
+    return (folder / "launcher.sh").read_text().replace("{launcher}", (folder / "launcher.py").read_text().strip())
+
+
 _background: set[asyncio.Future[None]] = set()  # tasks that nobody waits for; asyncio itself wouldn't keep them
+
+
+def _keep(task: asyncio.Future[None]) -> None:
+    _background.add(task)
+    task.add_done_callback(_background.discard)
 
 
 class BricsSlurmSpawner(batchspawner.SlurmSpawner):
@@ -138,6 +155,7 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
     job_options = Dict(help="Checked options of the job, for the templates")
     job_reason = ""  # why the job waits or how it failed, in Slurm's word; empty if that isn't known
     job_start = ""  # when Slurm expects a waiting job to start, in UTC; empty if that isn't known
+    job_failure = Unicode(help="What the job said before it ended, in lines; empty if it didn't")
     submit_trouble = ""  # why the job isn't submitted yet though that was tried
 
     @default("auth_state_hook")
@@ -256,10 +274,13 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
         env = self.get_env()
         # What is kept of the hub's environment says something about its machine, unless the site has set it.
         exports = {name: value for name, value in env.items() if name in self.environment or name not in self.env_keep}
+        launched = bool(re.search(r"\{\{\s*launcher\b", self.batch_script))
         script = format_template(
             self.batch_script,
             **self.get_req_subvars(),
-            cmd=self.cmd_formatted_for_batch(),
+            # batchspawner-singleuser would choose a port by itself.
+            cmd=" ".join([*self.cmd, *self.get_args()]) if launched else self.cmd_formatted_for_batch(),
+            launcher=launcher(),
             environment=export_lines(exports),
             site_environment=export_lines({name: exports[name] for name in self.environment if name in exports}),
         )
@@ -342,9 +363,7 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, CANCEL_RETRY_LIMIT)
 
-        task = asyncio.ensure_future(cancel())
-        _background.add(task)
-        task.add_done_callback(_background.discard)
+        _keep(asyncio.ensure_future(cancel()))
 
     async def query_alone(self) -> str:
         """Return what the query for this job alone prints; CommandError if it fails."""
@@ -414,6 +433,12 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
         reason = f" ({self.job_reason})" if self.job_reason else ""
         return f": {ended[0]}{reason}" if ended else ""
 
+    def _ended_early(self) -> JobEndedError:
+        message = f"The Slurm job {self.job_id} ended before its server was up"
+        if self.job_failure:
+            return JobEndedError(f"{message}. It said:", self.job_failure)
+        return JobEndedError(f"{message}{self._how_it_ended()}. See its log file.")
+
     async def cancel_batch_job(self) -> None:
         """Tell Slurm to cancel the job; CommandError if that fails."""
         await self._run_for_job(self.batch_cancel_cmd)
@@ -462,7 +487,7 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
         if not self.gres_enabled:
             self.log.info("%s: ngpus=%s ignored, no gres is declared", self._log_name, self.user_options["ngpus"])
         self.ip, self.port = self.traits()["ip"].default_value, 0
-        self.job_status = self.job_reason = self.job_start = ""
+        self.job_status = self.job_reason = self.job_start = self.job_failure = ""
         if self.server:
             self.server.port = 0
         await self.submit_batch_script()
@@ -470,36 +495,59 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
 
     async def _wait_for_server(self) -> tuple[str, int]:
         """Return host and port of the job's server once both are known; JobEndedError if the job ends before."""
-        port_known, loop = asyncio.Event(), asyncio.get_running_loop()
+        news, loop = asyncio.Event(), asyncio.get_running_loop()
         since: dict[JobStatus, float] = {}
 
-        def on_port(change: Any) -> None:
-            port_known.set()
+        def on_news(change: Any) -> None:
+            news.set()
 
-        self.observe(on_port, "port")
+        self.observe(on_news, ["port", "job_failure"])
         try:
             host = None
             while not (host and self.port):
-                port_known.clear()
+                news.clear()
                 status = await self.query_job_status()
-                if status == JobStatus.NOTFOUND:
-                    how = self._how_it_ended()
-                    raise JobEndedError(
-                        f"The Slurm job {self.job_id} ended before its server was up{how}. See its log file."
-                    )
+                if status == JobStatus.NOTFOUND or self.job_failure:
+                    raise self._ended_early()
                 if status == JobStatus.RUNNING:
                     host = self.state_gethost()
                 age = loop.time() - since.setdefault(status, loop.time())
                 pause = self.startup_poll_interval if age < FRESH_TIME else watch_interval(age)
-                if not (host and self.port):
+                if not ((host and self.port) or self.job_failure):
                     with contextlib.suppress(asyncio.TimeoutError):
-                        await asyncio.wait_for(port_known.wait(), pause)
+                        await asyncio.wait_for(news.wait(), pause)
         finally:
-            self.unobserve(on_port, "port")
+            self.unobserve(on_news, ["port", "job_failure"])
         self.ip = host
         self._save()
         self.log.info("%s: job %s listens at %s:%s", self._log_name, self.job_id, self.ip, self.port)
         return self.ip, self.port
+
+    def take_port(self, port: int) -> bool:
+        """Take the port that the server listens at, and return whether it will take until later to be of use.
+
+        A job that Slurm has started anew tells another port than it had.
+        """
+        self.port = port
+        if self.pending or not self.server:
+            return True
+        if self.server.port == port:
+            return False
+        self.log.info("%s: job %s was started anew, and listens at port %s", self._log_name, self.job_id, port)
+        _keep(asyncio.ensure_future(self._move()))
+        return True
+
+    async def _move(self) -> None:
+        """Let hub and proxy have the host that Slurm says, and the port that the job has told; else it tells again."""
+        try:
+            self.job_status = await self.query_alone()
+            port, host = self.port, self.state_gethost() if self.state_isrunning() else None
+            if host and self.server and not self.pending:
+                self.server.ip, self.server.port = host, port
+                self._save()
+                await self.user.settings["proxy"].add_user(self.user, self.name)
+        except Exception as error:
+            self.log.warning("%s: address of job %s not known yet: %s", self._log_name, self.job_id, error)
 
     async def poll(self) -> int | None:
         """Return None if the server is there, else a status.
