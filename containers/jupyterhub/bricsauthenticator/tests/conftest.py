@@ -159,7 +159,7 @@ class Hub:
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """Stop it, as its supervisor would or by another signal; servers go on."""
         self.process.send_signal(how)
-        self.process.wait(10)
+        self.process.wait(60)
 
     def request(
         self, method: str, path: str, headers: list[tuple[str, str]] | None = None, body: str | None = None
@@ -175,7 +175,7 @@ class Hub:
         self, method: str, path: str, headers: list[tuple[str, str]] | None = None, body: str | None = None
     ) -> http.client.HTTPConnection:
         """Send one request to a page of the hub; the connection that the answer will come by."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=90)
         connection.putrequest(method, f"/jupyter/hub{path}")
         for name, value in headers or []:
             connection.putheader(name, value)
@@ -226,7 +226,7 @@ class Hub:
         return path.read_text() if path.exists() else ""
 
 
-def until(condition: Any, seconds: float = 30) -> None:
+def until(condition: Any, seconds: float = 90) -> None:
     """Wait for `condition`, and fail if it doesn't come."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -71,7 +71,7 @@ c.BricsSlurmSpawner.batch_query_many_cmd = f"env FAKE_USER=nobody {slurm} squeue
 c.BricsSlurmSpawner.batch_cancel_cmd = f"{slurm} scancel"
 c.BricsSlurmSpawner.startup_poll_interval = 0.1
 c.BricsSlurmSpawner.poll_interval = 1
-c.BricsSlurmSpawner.command_timeout = 6
+c.BricsSlurmSpawner.command_timeout = 15
 c.BricsSlurmSpawner.start_timeout = 20
 c.BricsSlurmSpawner.http_timeout = 300  # as a site has it
 c.BricsSlurmSpawner.cmd = [sys.executable, f"{Path(__file__).parent}/fake_singleuser.py"]

@@ -56,7 +56,7 @@ def test_start_over(hub: Hub, jobs: dict[str, str]) -> None:
     """A start whose job has ended meanwhile is over at once, and its page says why."""
     session = hub.session(hub.provider.token())
     ended = "ended before its server was up: FAILED (NonZeroExitCode)"
-    until(lambda: ended in hub.request("GET", "/spawn-pending/alice/fourth", session)[2], 5)
+    until(lambda: ended in hub.request("GET", "/spawn-pending/alice/fourth", session)[2], 30)
     (hub.slurm / f"{jobs['fourth']}.pid").unlink()
 
 
@@ -99,7 +99,7 @@ def test_suspended(hub: Hub) -> None:
     try:
         hub.stop()
         hub.start()
-        until(lambda: (hub.server("fifth") or {}).get("ready"), 15)
+        until(lambda: (hub.server("fifth") or {}).get("ready"), 90)
     finally:
         os.killpg(group, signal.SIGCONT)
     assert job in hub.jobs()

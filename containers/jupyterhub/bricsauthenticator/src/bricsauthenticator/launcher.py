@@ -1,9 +1,9 @@
 """The first process of a job. It runs on the compute node, as a part of the batch script, and runs the rest of that.
 
 It asks the hub whether it knows this start, reserves a port for the server, tells the hub when the server listens
-there, and what was wrong if it ends before. It needs nothing but Python, 3.8 or newer: the hub puts this file's text in the
-script. Arguments: the batch script, the home folder, the log file (as for `sbatch --output`), and the seconds in which
-the hub must have answered.
+there, and what was wrong if it ends before. It needs nothing but Python, 3.8 or newer: the hub puts this file's text in
+the script. Arguments: the batch script, the home folder, the log file (as for `sbatch --output`), and the seconds in
+which the hub must have answered.
 """
 
 from __future__ import annotations
