@@ -145,6 +145,13 @@ def browser(session: nox.Session, env: str) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """The sixteen faults of docs/faults.md on a running pod (`-- -k sshd`)."""
+    install(session, "tools", "tests")
+    session.run("pytest", "tests/integration", "--env", "dev_realauth", "-m", "faults", *session.posargs)
+
+
+@nox.session
 def load(session: nox.Session) -> None:
     """100 users at once, each with a server: what starts and stays, and what it costs (`-- --users 30 --keep 60`)."""
     install(session, "tools")

@@ -114,6 +114,7 @@ class Hub(Frozen):
     # Below 0.1 s the hub would do little but run queries.
     start_poll_interval: Annotated[float, Field(ge=0.1, le=3600, allow_inf_nan=False)]
     poll_interval: Annotated[StrictInt, Field(gt=0, le=86400)]
+    commands_at_once: Annotated[StrictInt, Field(gt=0, le=1000)]
     start_timeout: Annotated[StrictInt, Field(gt=0, le=2592000)]
     http_timeout: Annotated[StrictInt, Field(gt=0, le=86400)]
     request_gpus: StrictBool | None

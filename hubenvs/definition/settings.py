@@ -33,6 +33,7 @@ def settings(env: Environment) -> dict[str, str]:
         "INVALID_JWT_LOGOUT": auth.invalid_jwt_logout,
         "START_POLL_INTERVAL": hub.start_poll_interval,
         "POLL_INTERVAL": hub.poll_interval,
+        "COMMANDS_AT_ONCE": hub.commands_at_once,
         "START_TIMEOUT": hub.start_timeout,
         "HTTP_TIMEOUT": hub.http_timeout,
         "ADMIN_USERS": ",".join(hub.admin_users),

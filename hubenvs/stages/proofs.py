@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -143,7 +144,14 @@ def _hub_ssh(session: Session) -> Proof:
     hub, target = session.env.container("jupyterhub"), session.env.ssh_target
     done = session.engine.exec(hub, "ssh", target, "whoami", check=False, timeout=TIMEOUT)
     seen = done.text if done.returncode == 0 else done.stderr.strip().replace("\n", " ")
-    return Proof("the hub's own ssh, with its mounted key", done.text == SERVICE_ACCOUNT, seen)
+    logged_in = done.text.split()[-1:] == [SERVICE_ACCOUNT]
+    return Proof("the hub's own ssh, with its mounted key", logged_in, seen)
+
+
+def _job_id(output: str) -> str:
+    """Return the job id in the last line of sbatch's ``output``, read as the hub does; empty if there is none."""
+    match = re.search(r"(?:^|\n)([0-9]+)(?:;[^\n;]*)?$", output.strip())
+    return match[1] if match else ""
 
 
 def _service_account(session: Session, server: Server) -> list[Proof]:
@@ -156,13 +164,14 @@ def _service_account(session: Session, server: Server) -> list[Proof]:
 def _allowed(env: Environment, commands: Commands) -> Iterator[Proof]:
     """Log in, and submit, query and cancel a job as the first dev user; a site's users aren't known here."""
     who = commands.run("whoami")
-    yield _proof(f"log-in as {SERVICE_ACCOUNT}, host key pinned", who.stdout.strip() == SERVICE_ACCOUNT, who)
+    logged_in = who.stdout.split()[-1:] == [SERVICE_ACCOUNT]  # a host may greet first
+    yield _proof(f"log-in as {SERVICE_ACCOUNT}, host key pinned", logged_in, who)
     if not env.dev_users:
         return
     account, query_account = env.dev_users[0].account, env.slurm.query_many_as
     submitted = commands.wrapper("slurmspawner_sbatch", account, stdin=JOB)
-    job = submitted.stdout.strip()
-    yield _proof(f"slurmspawner_sbatch as {account}", submitted.ok and job.isdecimal(), submitted)
+    job = _job_id(submitted.stdout)
+    yield _proof(f"slurmspawner_sbatch as {account}", submitted.ok and bool(job), submitted)
     queried = commands.wrapper("slurmspawner_squeue", account, SLURMSPAWNER_JOB_ID=job)
     yield _proof(
         f"slurmspawner_squeue as {account}", queried.ok and len(queried.stdout.split()) >= 1, queried
@@ -170,7 +179,7 @@ def _allowed(env: Environment, commands: Commands) -> Iterator[Proof]:
     # Wrappers of another source, or a site, may lack this one. The hub does without it.
     if query_account and commands.may("slurmspawner_squeue_many", query_account):
         queried = commands.wrapper("slurmspawner_squeue_many", query_account, stdin=job)
-        ok = queried.stdout.startswith(f"{job}|{account}|")
+        ok = any(line.startswith(f"{job}|{account}|") for line in queried.stdout.splitlines())
         yield _proof(f"slurmspawner_squeue_many as {query_account}", ok, queried)
     cancelled = commands.wrapper("slurmspawner_scancel", account, SLURMSPAWNER_JOB_ID=job)
     yield _proof(f"slurmspawner_scancel as {account}", cancelled.ok, cancelled)

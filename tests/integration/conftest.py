@@ -40,6 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # What a shell starts in the background ignores it, and so would all that is started from there.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "environments(name, ...): the only ones that the test is about")
+    config.addinivalue_line("markers", "faults: takes minutes; only with `-m faults`")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -48,7 +49,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = []
     for item in items:
         marker = item.get_closest_marker("environments")
-        if marker and env not in marker.args:
+        unasked = item.get_closest_marker("faults") and not config.getoption("markexpr")
+        if unasked or (marker and env not in marker.args):
             left_out.append(item)
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -50,10 +52,15 @@ def serves(user: HubUser) -> bool:
 
 def slurm_is_well(deployment: Deployment) -> bool:
     """Return whether the hub gets at the wrappers' host and the node has its job."""
+    node = deployment.run_in("slurm", "sinfo", "--noheader", "--Node", "--format=%t", check=False)
+    return login_host_answers(deployment) and node == "mix"
+
+
+def login_host_answers(deployment: Deployment) -> bool:
+    """Return whether the hub gets at the wrappers' host."""
     hub = f"{deployment.status['pod']}-jupyterhub"
     ssh = deployment.engine.run(("podman", "exec", hub, "ssh", "jupyterspawner@slurm", "true"), check=False)
-    node = deployment.run_in("slurm", "sinfo", "--noheader", "--Node", "--format=%t", check=False)
-    return ssh.returncode == 0 and node == "mix"
+    return ssh.returncode == 0
 
 
 def hub_answers(deployment: Deployment) -> bool:
@@ -112,3 +119,54 @@ def test_a_hub_that_is_stopped_and_started(deployment: Deployment, user: HubUser
     deployment.engine.run(("podman", "start", container))
     wait_until(lambda: hub_answers(deployment), HEALED, "the hub is not back")
     wait_until(lambda: user.server() is None, STOP, "the hub has not noticed")
+
+
+def restart_sshd(deployment: Deployment) -> None:
+    """Let sshd read its configuration again, and the hub make a new connection."""
+    kill(deployment, "slurm", "sshd")
+    wait_until(lambda: login_host_answers(deployment), HEALED, "sshd is not back")
+
+
+@contextlib.contextmanager
+def stock_sshd(deployment: Deployment) -> Iterator[None]:
+    """Give the login host OpenSSH's own limits of sessions and connections."""
+    config = "/etc/ssh/sshd_config"
+    deployment.run_in("slurm", "cp", config, f"{config}.ours")
+    try:
+        limits = ("-e", "s/^MaxSessions .*/MaxSessions 10/", "-e", "s/^MaxStartups .*/MaxStartups 10:30:100/")
+        deployment.run_in("slurm", "sed", "-i", *limits, config)
+        restart_sshd(deployment)
+        yield
+    finally:
+        deployment.run_in("slurm", "mv", f"{config}.ours", config)
+        restart_sshd(deployment)
+
+
+@contextlib.contextmanager
+def drained(deployment: Deployment) -> Iterator[None]:
+    """Let new jobs wait in the queue."""
+    deployment.run_in("slurm", "scontrol", "update", "NodeName=node1", "State=DRAIN", "Reason=test")
+    try:
+        yield
+    finally:
+        deployment.run_in("slurm", "scontrol", "update", "NodeName=node1", "State=RESUME")
+
+
+def test_many_starts_wait(deployment: Deployment, user: HubUser) -> None:
+    """105 starts at once, over a login host with stock limits, all come to Slurm's queue: none is refused or fails."""
+    _, options = user.spawn_form()
+    choices = {"brics_project": options["brics_project"][0], "runtime": "00:10:00", "ngpus": "0"}
+    before = set(deployment.jobs())
+    names = [f"wait{number}" for number in range(105)]
+    path = f"/users/{user.name}/servers"
+    with stock_sshd(deployment), drained(deployment), ThreadPoolExecutor(30) as threads:
+        list(threads.map(lambda name: user.api("POST", f"{path}/{name}", choices), names))
+
+        def waiting() -> int:
+            servers = user.api("GET", f"/users/{user.name}").json()["servers"]
+            assert {servers.get(name, {}).get("pending") for name in names} == {"spawn"}
+            return len(set(deployment.jobs()) - before)
+
+        wait_until(lambda: waiting() == len(names), 240, "not all are in the queue")
+        list(threads.map(lambda name: user.api("DELETE", f"{path}/{name}", {"remove": True}), names))
+        wait_until(lambda: set(deployment.jobs()) == before, 120, "not all have left the queue")

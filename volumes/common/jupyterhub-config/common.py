@@ -3,6 +3,7 @@
 An environment's own jupyterhub_config.py loads this file and then sets what differs.
 """
 
+import logging
 import os
 from functools import partialmethod
 from urllib.parse import urlsplit
@@ -27,6 +28,24 @@ c.JupyterHub.upgrade_db = (
 c.JupyterHub.cleanup_servers = False
 c.JupyterHub.allow_named_servers = setting("NAMED_SERVERS") == "true"
 c.JupyterHub.cookie_max_age_days = float(setting("COOKIE_MAX_AGE_DAYS", "14"))
+
+# A job that waits in Slurm's queue costs the hub nothing, so starts are not counted.
+c.JupyterHub.concurrent_spawn_limit = 0
+
+
+def shorten(record: logging.LogRecord) -> bool:
+    """Cut what is logged of a request that a stranger has sent: a user name may have 20 MB."""
+    message = record.getMessage()
+    if len(message) > MOST_LOGGED:
+        record.msg, record.args = f"{message[:MOST_LOGGED]}... ({len(message)} characters)", ()
+    return True
+
+
+MOST_LOGGED = 4_000
+c.JupyterHub.logging_config = {
+    "filters": {"shorten": {"()": lambda: shorten}},
+    "handlers": {"console": {"filters": ["shorten"]}},
+}
 
 # Where servers call back to. Off this host's loopback only if they are told to look elsewhere; the proxy beside it
 # finds the hub there in any case.
@@ -77,6 +96,7 @@ c.BricsSlurmSpawner.gres_enabled = setting("REQUEST_GPUS") == "true"
 # A person waits for a server that starts; one that runs is asked for seldom.
 c.BricsSlurmSpawner.startup_poll_interval = float(setting("START_POLL_INTERVAL", "1"))
 c.BricsSlurmSpawner.poll_interval = int(setting("POLL_INTERVAL", "30"))
+c.BricsSlurmSpawner.commands_at_once = int(setting("COMMANDS_AT_ONCE", "8"))
 c.BricsSlurmSpawner.start_timeout = int(setting("START_TIMEOUT", "300"))
 c.BricsSlurmSpawner.http_timeout = int(setting("HTTP_TIMEOUT", "300"))
 
@@ -90,6 +110,10 @@ if setting("ENVIRONMENT_IN_SCRIPT") == "true":
 # Without a step of its own for the server, unless the site wants one.
 c.SlurmSpawner.req_srun = ""
 
+# In the package's `launcher` the job tells the hub that it runs and why it fails, and keeps a port for its server. It
+# runs the script anew from there on, and writes the log itself: where Slurm can't, it lets the job fail without a word.
+# A SlurmSpawner of another source has none.
+#
 # sbatch expands %j, but no ~ and no variable. Slurm 25.05 refuses --get-user-env, so it is left out. What a site wants
 # of every job it says as with any SlurmSpawner (c.SlurmSpawner.req_memory, …). SLURM_EXPORT_ENV would keep the job's
 # variables from what srun starts in it.
@@ -99,9 +123,12 @@ jupyter_data_dir = setting("JUPYTER_DATA_DIR", f"{prefix}/share/jupyter")
 c.BricsSlurmSpawner.batch_script = f"""\
 #!/bin/bash
 #SBATCH --job-name=jupyterhub
-#SBATCH --chdir={{{{homedir}}}}
+{{% if launcher %}}#SBATCH --chdir=/
+#SBATCH --output=/dev/null
+{{% else %}}#SBATCH --chdir={{{{homedir}}}}
 #SBATCH --output={job_log}
 #SBATCH --open-mode=append
+{{% endif %}}\
 #SBATCH --export={export}
 #SBATCH --time={{{{runtime}}}}
 {{% for option, value in [
@@ -110,9 +137,14 @@ c.BricsSlurmSpawner.batch_script = f"""\
 ] if value %}}#SBATCH --{{{{option}}}}={{{{value}}}}
 {{% endfor %}}{{% if options %}}#SBATCH {{{{options}}}}
 {{% endif %}}
-set -euo pipefail
+set -eo pipefail  # without -u: activation scripts use variables that may not be set
 unset SLURM_EXPORT_ENV
 {variables}
+{{% if launcher %}}{{{{launcher}}}}
+python={prefix}/envs/jupyter-user-env/bin/python3
+[ -x "$python" ] || python=python3
+launch "$0" {{{{homedir}}}} {job_log} {setting("START_TIMEOUT", "300")}
+{{% endif %}}\
 source {prefix}/bin/activate jupyter-user-env
 export JUPYTER_PATH={jupyter_data_dir}${{JUPYTER_PATH:+:$JUPYTER_PATH}}
 {{{{prologue}}}}

@@ -185,7 +185,7 @@ class Hub:
         self, method: str, path: str, headers: list[tuple[str, str]] | None = None, body: str | None = None
     ) -> http.client.HTTPConnection:
         """Send one request to a page of the hub; the connection that the answer will come by."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=90)
         connection.putrequest(method, f"/jupyter/hub{path}")
         for name, value in headers or []:
             connection.putheader(name, value)

@@ -1,9 +1,10 @@
-"""As little of a single-user server as the hub looks for: it tells its port to the hub and answers requests."""
+"""As little of a single-user server as the hub looks for: it answers requests, and tells its port if it chose that."""
 
 import json
 import os
 import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from urllib.parse import urlsplit
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -15,11 +16,13 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
 
-server = HTTPServer(("127.0.0.1", 0), Handler)
+port = urlsplit(os.environ["JUPYTERHUB_SERVICE_URL"]).port
+server = HTTPServer(("0.0.0.0" if port else "127.0.0.1", port or 0), Handler)
 request = urllib.request.Request(
     f"{os.environ['JUPYTERHUB_API_URL']}/batchspawner",
     json.dumps({"port": server.server_port}).encode(),
     {"Authorization": f"token {os.environ['JUPYTERHUB_API_TOKEN']}"},
 )
-urllib.request.urlopen(request).close()
+if not port:
+    urllib.request.urlopen(request).close()
 server.serve_forever()

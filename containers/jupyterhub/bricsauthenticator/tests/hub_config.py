@@ -71,6 +71,7 @@ c.BricsSlurmSpawner.batch_query_many_cmd = f"env FAKE_USER=nobody {slurm} squeue
 c.BricsSlurmSpawner.batch_cancel_cmd = f"{slurm} scancel"
 c.BricsSlurmSpawner.startup_poll_interval = 0.1
 c.BricsSlurmSpawner.poll_interval = 1
+c.BricsSlurmSpawner.command_timeout = 15
 c.BricsSlurmSpawner.start_timeout = START_TIMEOUT
 c.BricsSlurmSpawner.http_timeout = 300  # as a site has it
 c.BricsSlurmSpawner.cmd = [sys.executable, f"{Path(__file__).parent}/fake_singleuser.py"]
@@ -86,3 +87,28 @@ c.BricsSlurmSpawner.batch_script = """#!/bin/bash
 {% elif partition == "late" %}while [ ! -e {{folder}}/slurm/go-$JUPYTERHUB_SERVER_NAME ]; do sleep 0.05; done
 {% endif %}{{cmd}}
 """.replace("{{folder}}", folder)
+
+
+# Jobs that the launcher starts, in the partitions whose names begin with `launched`; homes are in the folder.
+launched = """#!/bin/bash
+# partition={{partition}}
+set -e
+{{environment}}
+{{launcher}}
+launch "$0" {{folder}}/slurm/{{homedir}} .job-%j.log 20
+echo activating in $PWD
+{% if partition == "launched-broken" %}nonsense <b>
+{% elif partition == "launched-late" %}while [ ! -e {{folder}}/slurm/go-$JUPYTERHUB_SERVER_NAME ]; do sleep 0.05; done
+{% endif %}exec {{cmd}}
+""".replace("{{folder}}", folder)
+
+
+def choose_script(spawner):
+    """Take the script that the partition is for."""
+    if spawner.job_options.get("partition", "").startswith("launched"):
+        spawner.batch_script = launched
+    else:
+        spawner.batch_script = c.BricsSlurmSpawner.batch_script
+
+
+c.BricsSlurmSpawner.pre_spawn_hook = choose_script

@@ -97,7 +97,7 @@ def test_start_beside_requests(hub: Hub) -> None:
     JupyterHub rolls back what nobody has committed by then.
     """
     assert hub.login(hub.provider.token())[0] == 302
-    slow = hub.slurm / "slow"
+    slow = hub.slurm / "slow-sbatch"
     slow.touch()
     before = hub.calls().count("sbatch")
     body = json.dumps({**OPTIONS, "partition": "late"})
@@ -114,3 +114,36 @@ def test_start_beside_requests(hub: Hub) -> None:
         until(lambda: hub.server("fifth")["ready"])
     finally:
         hub.stop_servers()
+
+
+def test_suspended(hub: Hub) -> None:
+    """A server that doesn't answer when the hub starts is kept, and ready, as long as Slurm says that its job runs."""
+    job = submit(hub, {"fifth": ""})["fifth"]
+    until(lambda: (hub.server("fifth") or {}).get("ready"))
+    group = int((hub.slurm / f"{job}.pid").read_text())
+    os.killpg(group, signal.SIGSTOP)
+    try:
+        hub.stop()
+        hub.start()
+        until(lambda: (hub.server("fifth") or {}).get("ready"), 90)
+    finally:
+        os.killpg(group, signal.SIGCONT)
+    assert job in hub.jobs()
+    assert hub.api("DELETE", hub.path("fifth"))[0] in (202, 204)
+    until(lambda: job not in hub.jobs())
+
+
+def test_stop_while_checked(hub: Hub) -> None:
+    """A server can be stopped while the hub that starts waits for Slurm's word on it."""
+    job = submit(hub, {"sixth": ""})["sixth"]
+    until(lambda: (hub.server("sixth") or {}).get("ready"))
+    hub.stop()
+    (hub.slurm / "slow").touch()
+    try:
+        hub.start()
+        assert hub.server("sixth")["pending"] == "spawn"
+        assert hub.api("DELETE", hub.path("sixth"))[0] in (202, 204)
+    finally:
+        (hub.slurm / "slow").unlink()
+    until(lambda: job not in hub.jobs())
+    until(lambda: not hub.server("sixth"))

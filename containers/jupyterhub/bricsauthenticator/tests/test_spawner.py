@@ -1,10 +1,13 @@
 """Servers from start to end: a real hub, and jobs that are processes."""
 
 import asyncio
+import contextlib
 import json
 import re
 import shlex
+import sqlite3
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from http.cookies import SimpleCookie
 from pathlib import Path
 from types import SimpleNamespace
@@ -79,7 +82,7 @@ def test_two_servers(alice: Hub) -> None:
     alice.api("POST", "/users/alice/server", {**OPTIONS, "partition": "gpu-1"})
     alice.api("POST", "/users/alice/servers/second", {**OPTIONS, "brics_project": "p2.brics"})
     until(lambda: all((alice.server(name) or {}).get("ready") for name in ("", "second")))
-    scripts = [path.read_text() for path in sorted(alice.slurm.glob("*.sh"))[-2:]]
+    scripts = [path.read_text() for path in sorted(alice.slurm.glob("*.sh"), key=lambda path: int(path.stem))[-2:]]
     one = next(script for script in scripts if "HOME=/home/p1/alice.p1\n" in script)
     assert any("USER=alice.p2\n" in script for script in scripts)
     assert "#SBATCH --chdir=/home/p1/alice.p1\n" in one
@@ -142,11 +145,90 @@ def test_job_fails(alice: Hub) -> None:
         pid.unlink()
 
 
+def submissions(hub: Hub) -> int:
+    """How many jobs were submitted, or tried to be."""
+    return hub.calls().count("sbatch")
+
+
+def test_submission_dropped(alice: Hub) -> None:
+    """A submission that never reached Slurm, because the login host has too many connections, is tried again."""
+    before = submissions(alice)
+    (alice.slurm / "full").touch()
+    alice.api("POST", "/users/alice/server", OPTIONS)
+    until(lambda: (alice.server() or {}).get("ready"))
+    assert submissions(alice) == before + 2
+    assert "job not submitted, trying again: kex_exchange_identification" in alice.log.read_text()
+
+
+def hang(hub: Hub) -> int:
+    """Start a server whose submission hangs, and give the process number of it."""
+    for name in ("hangs", "goes_on"):
+        (hub.slurm / name).unlink(missing_ok=True)
+    hub.api("POST", "/users/alice/server", {**OPTIONS, "partition": "hangs"})
+    until(lambda: (hub.slurm / "hangs").exists() and (hub.slurm / "hangs").read_text())
+    return int((hub.slurm / "hangs").read_text())
+
+
+def test_submission_hangs(alice: Hub) -> None:
+    """A submission that hangs fails in time with a message, and leaves neither server nor command."""
+    session = alice.session(alice.provider.token())
+    command = hang(alice)
+    until(lambda: not (alice.server() or {}).get("pending"), 60)
+    assert not alice.server()
+    until(lambda: not Path(f"/proc/{command}").exists())
+    page = alice.request("GET", "/spawn-pending/alice", session)[2]
+    assert "The Slurm job was not submitted: no answer in 15 s" in page
+    assert not alice.jobs()
+
+
+def test_stop_while_submission_hangs(alice: Hub) -> None:
+    """A start can be stopped at once while its submission hangs; the job that comes of it later is cancelled."""
+    hang(alice)
+    status, _ = alice.api("DELETE", alice.path())
+    assert status in (202, 204)
+    until(lambda: not alice.server(), 10)
+    alice.api("POST", "/users/alice/server", OPTIONS)  # another start is not in its way, nor stopped by it
+    until(lambda: (alice.server() or {}).get("ready"))
+    assert len(alice.jobs()) == 1
+    before = alice.calls().count("scancel")
+    (alice.slurm / "goes_on").touch()
+    until(lambda: alice.calls().count("scancel") == before + 1)
+    assert alice.server()["ready"]
+    until(lambda: len(alice.jobs()) == 1)
+
+
+def test_locked_database(alice: Hub) -> None:
+    """A request while the database is locked is a 503 that says so, not a wrong token, and all is well after."""
+    with contextlib.closing(sqlite3.connect(alice.folder / "jupyterhub.sqlite", isolation_level=None)) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        status, answer = alice.api("GET", "/users/alice")
+        database.execute("ROLLBACK")
+    assert (status, answer["message"]) == (
+        503, "The hub's database can't be used at the moment. Try again in a minute.",
+    )  # fmt: skip
+    assert alice.api("GET", "/users/alice")[0] == 200
+
+
+def test_progress(alice: Hub) -> None:
+    """The page's bar moves on with a start, from its submission to the server."""
+    token = [("Authorization", f"token {API_TOKEN}")]
+    alice.api("POST", "/users/alice/server", {**OPTIONS, "partition": "late"})
+    (alice.slurm / "go-").touch()
+    events = alice.request("GET", "/api/users/alice/server/progress", token)[2]
+    until(lambda: (alice.server() or {}).get("ready"))
+    (alice.slurm / "go-").unlink()
+    steps = [json.loads(line[6:])["progress"] for line in events.splitlines() if line.startswith("data: ")]
+    assert steps == sorted(steps)
+    assert steps[0] == 0
+    assert steps[-1] == 100
+    assert len(set(steps)) > 2
+
+
 class BareSpawner(BricsSlurmSpawner):
     """A spawner without a hub: what it runs needs no variables."""
 
     _log_name = "bare"
-    orm_spawner = SimpleNamespace(name="")
+    orm_spawner = SimpleNamespace(name="", server=None)
     db = SimpleNamespace(commit=lambda: None)
 
     def get_req_subvars(self) -> dict:
@@ -207,6 +289,11 @@ REFUSED_BY_SUDO = [
     "sudo: a password is required",
     "Sorry, user hub is not allowed to execute '/usr/bin/scancel' as alice.p1 on login1.",
     "Sorry, user hub may not run sudo on login1.",
+    # sudo-rs
+    "sudo: user 'alice.p1' not found",
+    "sudo: interactive authentication is required",
+    "sudo: A terminal is required to authenticate",
+    "sudo: I'm sorry hub. I'm afraid I can't do that",
 ]
 
 
@@ -226,6 +313,55 @@ def test_never_cancelled(message: str, caplog: pytest.LogCaptureFixture, monkeyp
     assert errors == [f"bare: job 7 of alice.p1 can't be cancelled and may still be there: {message}"]
     warnings = [record for record in caplog.records if record.levelname == "WARNING"]
     assert bool(warnings) == (message not in REFUSED_BY_SUDO)
+
+
+@pytest.mark.parametrize("message", REFUSED_BY_SUDO)
+@pytest.mark.parametrize(
+    ("many", "up", "status"),
+    [
+        ("", False, JobStatus.NOTFOUND),
+        ("true", False, JobStatus.NOTFOUND),
+        ("echo '7|10001|FAILED|node1|None'", False, JobStatus.NOTFOUND),
+        # Only the login host doesn't know the account, for a while perhaps.
+        ("", True, JobStatus.UNKNOWN),
+        ("true", True, JobStatus.UNKNOWN),
+        ("echo '7|10001|RUNNING|node1|None'", False, JobStatus.UNKNOWN),
+    ],
+)
+def test_account_removed(message: str, many: str, up: bool, status: JobStatus) -> None:
+    """The job of an account that is no more has gone when its server has, unless Slurm says that it is there."""
+
+    async def is_up() -> bool:
+        return up
+
+    class Spawner(BareSpawner):
+        server = SimpleNamespace(port=1234, is_up=is_up)
+
+    query = f"echo {shlex.quote(message)} >&2; exit 1"
+    spawner = Spawner(exec_prefix="", batch_query_many_cmd=many, batch_query_cmd=query)
+    spawner.job_id, spawner.req_username = "7", "alice.p1"
+    assert asyncio.run(spawner.query_job_status()) == status
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ("7|alice.p1|PENDING||Priority|N/A", "Slurm job 7 is waiting in the queue (Priority)"),
+        (
+            "7|alice.p1|PENDING||Resources|{soon}",
+            "Slurm job 7 is waiting in the queue (Resources, expected to start in 9 min)",
+        ),
+        ("7|alice.p1|PENDING||Priority", "Slurm job 7 is waiting in the queue (Priority)"),
+        ("7|alice.p1|RUNNING|node1|None|{soon}", "Slurm job 7 is running, waiting for its server"),
+    ],
+)
+def test_progress_message(state: str, message: str) -> None:
+    """The page of a waiting job says why it waits, and until when if Slurm knows."""
+    soon = (datetime.now(timezone.utc) + timedelta(minutes=9)).strftime("%Y-%m-%dT%H:%M:%S")
+    spawner = BareSpawner(exec_prefix="", batch_query_many_cmd=f"echo '{state.format(soon=soon)}'")
+    spawner.job_id, spawner.req_username = "7", "alice.p1"
+    asyncio.run(spawner.query_job_status())
+    assert spawner._progress()[1] == message
 
 
 @pytest.mark.parametrize(("output", "job_id"), [("12", "12"), ("12;cluster", "12"), ("Hello\n12", "12")])

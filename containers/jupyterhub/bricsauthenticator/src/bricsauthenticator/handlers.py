@@ -1,36 +1,87 @@
 """Pages and API of the hub that stand in for JupyterHub's and batchspawner's own."""
 
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
 from jupyterhub import apihandlers, handlers
+from jupyterhub.apihandlers.users import UserServerAPIHandler
 from jupyterhub.handlers import pages
+from jupyterhub.handlers.base import BaseHandler
 from jupyterhub.spawner import Spawner
 from jupyterhub.user import User
 from jupyterhub.utils import compare_token
+from sqlalchemy.exc import OperationalError
 from tornado import web
 
+INTERRUPT_TIME = 30.0
+"""Seconds that a stop waits for the start that it has interrupted; on a hub that isn't busy it takes none."""
 
-class PortHandler(apihandlers.APIHandler):
-    """Takes the port that a starting server listens on, as `{"port": 12345}`.
 
-    It stands in for batchspawner's handler, which lets whoever has a server's token set any attribute of its spawner,
-    the commands that the hub runs included.
-    """
+class JobHandler(apihandlers.APIHandler):
+    """What a job tells the hub, with the token of its server."""
 
-    @web.authenticated
-    def post(self) -> None:
-        """Set the port of the server whose token the request carries; 400 or 403 if that can't be."""
+    def spawner_of_token(self) -> Spawner:
+        """Return the spawner of the server whose token the request carries; 403 if there is none."""
         token = self.get_auth_token()
         # Services have tokens as well, and no servers.
         spawners = self.current_user.spawners.values() if isinstance(self.current_user, User) else ()
         spawner = next((spawner for spawner in spawners if token and is_token_of(spawner, token)), None)
         if spawner is None:
             raise web.HTTPError(403, "Not the token of a server")
+        return spawner
+
+
+class RunningHandler(JobHandler):
+    """Tells a job whether its start is known: 403 if it isn't. Such a job has no reason to go on."""
+
+    @web.authenticated
+    def post(self) -> None:
+        """Answer 200 or 403."""
+        self.spawner_of_token()
+        self.finish({})
+
+
+class PortHandler(JobHandler):
+    """Takes the port that a starting server listens on, as `{"port": 12345}`.
+
+    It stands in for batchspawner's handler, which lets whoever has a server's token set any attribute of its spawner,
+    the commands that the hub runs included. The answer says whether the start is still `pending`: it may fail yet.
+    """
+
+    @web.authenticated
+    def post(self) -> None:
+        """Set the port of the server whose token the request carries; 400 or 403 if that can't be."""
+        spawner = self.spawner_of_token()
         data = self.get_json_body()
         port = data.get("port") if isinstance(data, dict) and len(data) == 1 else None
         if type(port) is not int or not 0 < port < 65536:
             raise web.HTTPError(400, "The body must be a port only")
-        spawner.port = port
+        if take_port := getattr(spawner, "take_port", None):
+            pending = take_port(port)
+        else:  # a spawner of another source
+            spawner.port, pending = port, False
         self.set_status(201)
-        self.finish({"message": "BatchSpawner data configured"})
+        self.finish({"message": "BatchSpawner data configured", "pending": pending})
+
+
+class FailedHandler(JobHandler):
+    """Takes what a job that can't go on says of the reason, as `{"message": "..."}`, for its user to read."""
+
+    @web.authenticated
+    def post(self) -> None:
+        """Keep the message; 400 or 403 if that can't be."""
+        spawner = self.spawner_of_token()
+        data = self.get_json_body()
+        message = data.get("message") if isinstance(data, dict) else None
+        if not isinstance(message, str):
+            raise web.HTTPError(400, "The body must have a message")
+        spawner.job_failure = "".join(c if c.isprintable() or c == "\n" else " " for c in message)[:MOST_SAID]
+        self.finish({})
+
+
+MOST_SAID = 4000
+"""Characters of a job's message that are shown."""
 
 
 def is_token_of(spawner: Spawner, token: str) -> bool:
@@ -53,8 +104,70 @@ class SpawnHandler(pages.SpawnHandler):
                 self.decode_argument(value, name)
 
 
+class ServerHandler(UserServerAPIHandler):
+    """Starts and stops servers, and stops those that are starting however busy the hub is."""
+
+    async def stop_single_user(self, user: User, server_name: str = "") -> Any:
+        """Stop a server. JupyterHub has interrupted its start, if any, and waited 1 s; a busy hub needs longer."""
+        start = user.spawners[server_name]._spawn_future
+        if start and not start.done():
+            start.cancel()
+            await asyncio.wait([start], timeout=INTERRUPT_TIME)
+        return await super().stop_single_user(user, server_name)
+
+
+class DatabaseBusy(web.HTTPError):
+    """The answer to a request that found the database locked or away: 503."""
+
+    headers = {"Retry-After": "10"}
+
+    def __init__(self) -> None:
+        super().__init__(503, "The hub's database can't be used at the moment. Try again in a minute.")
+
+
+async def get_current_user(self: BaseHandler, original: Callable = BaseHandler.get_current_user) -> object:
+    """Find out who asks, and keep the database's error, which prepare() takes for a wrong token."""
+    try:
+        return await original(self)
+    except OperationalError as error:
+        self.database_error = error
+        raise
+
+
+async def prepare(self: BaseHandler, original: Callable = BaseHandler.prepare) -> None:
+    """Prepare the request; 503 if the database couldn't say who asks."""
+    try:
+        await original(self)
+    finally:
+        if getattr(self, "database_error", None):
+            raise DatabaseBusy from None
+
+
+def handle_exception(
+    self: BaseHandler, error: BaseException, original: Callable = BaseHandler._handle_request_exception
+) -> None:
+    """Answer a request that has failed; 503 if it was for the database."""
+    if isinstance(error, OperationalError):
+        self.log.warning("Rolling back session due to database error %s", error)
+        self.db.rollback()
+        error = DatabaseBusy()
+    original(self, error)
+
+
+# JupyterHub answers 403 or 500 while its database is locked.
+BaseHandler.get_current_user = get_current_user
+BaseHandler.prepare = prepare
+BaseHandler._handle_request_exception = handle_exception
+
 # The first handler of a path is the one that counts.
-apihandlers.default_handlers.insert(0, (r"/api/batchspawner", PortHandler))
+apihandlers.default_handlers[:0] = [
+    (r"/api/batchspawner", PortHandler),
+    (r"/api/batchspawner/running", RunningHandler),
+    (r"/api/batchspawner/failed", FailedHandler),
+]
+apihandlers.default_handlers[:0] = [
+    (path, ServerHandler) for path, handler, *_ in apihandlers.default_handlers if handler is UserServerAPIHandler
+]
 handlers.default_handlers[:0] = [
     (path, SpawnHandler) for path, handler, *_ in handlers.default_handlers if handler is pages.SpawnHandler
 ]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import re
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from logging import Logger
+from typing import NamedTuple, Protocol
 
-if TYPE_CHECKING:
-    from bricsauthenticator.spawner import BricsSlurmSpawner
+from bricsauthenticator.commands import CommandError
 
 PAUSE = 600.0
 """Seconds until a command that doesn't work here, though queries for one job do, is tried again."""
@@ -19,39 +18,36 @@ MOST_JOBS = 5000
 """Jobs in one question: their numbers become one argument of squeue, which Linux limits to 128 KiB."""
 
 
-# Without a terminal sudo asks for a password where no rule matches, such as one for a group that the account has left.
-_SUDO_REFUSES = re.compile(
-    r"^sudo: (unknown user|a password is required)\b|\b(is not allowed to execute|may not run sudo)\b", re.MULTILINE
-)
+class Asker(Protocol):
+    """What a spawner is to a query: a job, and the means to ask for it."""
 
+    job_id: str
+    log: Logger
 
-class CommandError(RuntimeError):
-    """A command on the way to Slurm failed or took too long; its standard error is the message."""
+    async def run_command(self, cmd: str, input: str | None = None, env: dict[str, str] | None = None) -> str:
+        """Run `cmd` and return what it prints; CommandError if it fails."""
 
-    @property
-    def says_no_such_job(self) -> bool:
-        """Whether Slurm answered, and doesn't know the job."""
-        return "Invalid job id specified" in str(self)
+    def command_environment(self) -> dict[str, str]:
+        """Return the environment of a command that belongs to no user."""
 
-    @property
-    def says_no_such_account(self) -> bool:
-        """Whether sudo answered, and doesn't know the account or won't run the command as it."""
-        return bool(_SUDO_REFUSES.search(str(self)))
+    async def query_alone(self) -> str:
+        """Return what the query for this job alone prints; CommandError if it fails."""
 
 
 class JobState(NamedTuple):
-    """What Slurm says of a job: squeue's `%u`, `%T`, `%B` and `%r`."""
+    """What Slurm says of a job: squeue's `%u`, `%T`, `%B`, `%r` and, from newer wrappers, `%S` in UTC."""
 
     user: str
     state: str
     host: str
     reason: str
+    start: str = ""
 
 
 def parse(output: str) -> dict[str, JobState]:
-    """Return the jobs by number in lines of `number|user|state|host|reason`; other lines, a greeting say, are none."""
-    rows = (line.strip().split("|", 4) for line in output.splitlines())
-    return {row[0]: JobState(*row[1:]) for row in rows if len(row) == 5}
+    """Return the jobs by number in lines of `number|user|state|host|reason|start`; other lines say nothing."""
+    rows = (line.strip().split("|") for line in output.splitlines())
+    return {row[0]: JobState(*row[1:]) for row in rows if len(row) in (5, 6)}
 
 
 @dataclass(frozen=True)
@@ -72,12 +68,12 @@ class SharedQuery:
 
     def __init__(self, command: str) -> None:
         self.command = command
-        self.seen: weakref.WeakKeyDictionary[BricsSlurmSpawner, int] = weakref.WeakKeyDictionary()
+        self.seen: weakref.WeakKeyDictionary[Asker, int] = weakref.WeakKeyDictionary()
         self.latest: Question | None = None
         self.paused_until = 0.0
         self.warned = False
 
-    async def ask(self, spawner: BricsSlurmSpawner) -> JobState | None:
+    async def ask(self, spawner: Asker) -> JobState | None:
         """Return what Slurm says of the job of `spawner`; None if its own query has to tell.
 
         Raises CommandError if Slurm can't be asked now.
@@ -105,9 +101,7 @@ class SharedQuery:
     def _paused(self) -> bool:
         return asyncio.get_running_loop().time() < self.paused_until
 
-    async def _run(
-        self, spawner: BricsSlurmSpawner, jobs: frozenset[str], again: bool = False
-    ) -> dict[str, JobState] | None:
+    async def _run(self, spawner: Asker, jobs: frozenset[str], again: bool = False) -> dict[str, JobState] | None:
         try:
             output = await spawner.run_command(self.command, "\n".join(jobs), spawner.command_environment())
         except Exception as error:
@@ -125,7 +119,7 @@ class SharedQuery:
         self.warned = False
         return parse(output)
 
-    async def _answers_alone(self, spawner: BricsSlurmSpawner) -> bool:
+    async def _answers_alone(self, spawner: Asker) -> bool:
         """Return whether Slurm can be asked about the one job of `spawner`: then it's the command that is at fault."""
         try:
             await spawner.query_alone()

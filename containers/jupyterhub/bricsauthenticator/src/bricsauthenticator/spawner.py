@@ -2,21 +2,32 @@
 
 import asyncio
 import contextlib
+import functools
 import os
+import random
 import re
 import shlex
-import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from datetime import datetime, timezone
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import batchspawner
+import jupyterhub
 from batchspawner.batchspawner import JobStatus, format_template
+from jupyterhub.objects import Server
+from jupyterhub.utils import AnyTimeoutError
+from markupsafe import Markup
+from sqlalchemy.exc import SQLAlchemyError
+from tornado.log import app_log
 from traitlets import Any as AnyTrait
-from traitlets import Bool, Dict, Float, Unicode, default
+from traitlets import Bool, Dict, Float, Integer, Unicode, default
 
 import bricsauthenticator.handlers  # noqa: F401  which puts them in the place of the hub's own
+from bricsauthenticator.commands import QUERY_DELAY, CommandError, queue, run
 from bricsauthenticator.projects import USERNAME, Projects, project_of
-from bricsauthenticator.queries import CommandError, shared_query
+from bricsauthenticator.queries import JobState, shared_query
 from bricsauthenticator.spawner_options_form import (
     OptionsError,
     make_options_form,
@@ -34,17 +45,69 @@ CANCEL_CONFIRM_TIME = 10.0
 """Seconds to wait for a cancelled job to end, as in batchspawner; Slurm has taken the order by then."""
 
 
-class JobEndedError(RuntimeError):
-    """The job ended before its server was up; JupyterHub shows the message to the user."""
+SUBMIT_GRACE_TIME = 0.5
+"""Seconds that a start which is given up waits for its job's id; JupyterHub goes on to stop it 1 s after."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.jupyterhub_message = message
+CHECK_TIME = 5.0
+"""Seconds that a hub which starts waits for Slurm's word on a server, and as long for the server's own answer."""
+
+FRESH_TIME = 3.0
+"""Seconds in which a job that is waiting is looked at as often as one that starts: most don't wait longer."""
+
+
+class JobEndedError(RuntimeError):
+    """The job ended before its server was up; JupyterHub shows the message, with what the job said, to the user."""
+
+    def __init__(self, message: str, said: str = "") -> None:
+        super().__init__(f"{message}\n{said}" if said else message)
+        self.jupyterhub_message = str(self)
+        if said:
+            self.jupyterhub_html_message = str(Markup("{}<pre>{}</pre>").format(message, said))
+
+
+class SubmitError(CommandError):
+    """The job couldn't be submitted; JupyterHub shows the message to the user."""
+
+    def __init__(self, error: CommandError) -> None:
+        super().__init__(str(error))
+        self.jupyterhub_message = f"The Slurm job was not submitted: {error}"
+
+
+class RunningServer(Server):
+    """The server of a job that Slurm says is alive, or says nothing of: it may be slow to answer, or suspended."""
+
+    async def wait_up(self, timeout: float = 10, **options: Any) -> Any:
+        """Wait for an answer for CHECK_TIME at most, and do without: JupyterHub would stop the server otherwise."""
+        try:
+            return await super().wait_up(min(timeout, CHECK_TIME), **options)
+        except AnyTimeoutError:
+            app_log.warning("%s doesn't answer yet; it stays, its job is alive", self.url)
+            return SimpleNamespace(headers={"X-JupyterHub-Version": jupyterhub.__version__})
+
+
+def watch_interval(age: float) -> float:
+    """Return how many seconds to wait between two looks at a job that has been waiting for `age` seconds."""
+    return min(max(2.0, age / 10), 30.0)
 
 
 def export_lines(variables: dict[str, str]) -> str:
     """Return lines of a shell script that set and export `variables`."""
     return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables.items())
+
+
+@functools.cache
+def launcher() -> str:
+    """Return the lines of a batch script that define `launch` (launcher.sh, with launcher.py in it)."""
+    folder = Path(__file__).parent
+    return (folder / "launcher.sh").read_text().replace("{launcher}", (folder / "launcher.py").read_text().strip())
+
+
+_background: set[asyncio.Future[None]] = set()  # tasks that nobody waits for; asyncio itself wouldn't keep them
+
+
+def _keep(task: asyncio.Future[None]) -> None:
+    _background.add(task)
+    task.add_done_callback(_background.discard)
 
 
 class BricsSlurmSpawner(batchspawner.SlurmSpawner):
@@ -60,10 +123,14 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
         60.0, help="Seconds after which a command to submit, query or cancel a job is killed and has failed"
     ).tag(config=True)
 
+    commands_at_once = Integer(
+        8, min=1, help="Commands to Slurm that run at the same time, those of all servers counted; the others wait"
+    ).tag(config=True)
+
     batch_query_many_cmd = Unicode(
-        help="""Command line that reads job numbers, a line each, and prints `number|user|state|host|reason` of those
-        that Slurm has. All servers share its answer. Empty, or where it doesn't work: `batch_query_cmd` for each job.
-        It belongs to no user, so `exec_prefix` isn't put before it."""
+        help="""Command line that reads job numbers, a line each, and prints `number|user|state|host|reason|start` of
+        those that Slurm has (`start`: in UTC, may be left out). All servers share its answer. Empty, or where it
+        doesn't work: `batch_query_cmd` for each job. It belongs to no user, so `exec_prefix` isn't put before it."""
     ).tag(config=True)
 
     # Slurm's job states, from squeue(1). What matches none of the three is unknown.
@@ -87,6 +154,9 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
     )
     job_options = Dict(help="Checked options of the job, for the templates")
     job_reason = ""  # why the job waits or how it failed, in Slurm's word; empty if that isn't known
+    job_start = ""  # when Slurm expects a waiting job to start, in UTC; empty if that isn't known
+    job_failure = Unicode(help="What the job said before it ended, in lines; empty if it didn't")
+    submit_trouble = ""  # why the job isn't submitted yet though that was tried
 
     @default("auth_state_hook")
     def _auth_state_hook_default(self) -> Any:
@@ -171,73 +241,133 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
             raise CommandError("the submit command printed no job id")
         return match[1]
 
-    def _command(self, template: str) -> str:
-        variables = {**self.get_req_subvars(), "job_id": shlex.quote(self.job_id)}
-        return f"{format_template(self.exec_prefix, **variables)} {format_template(template, **variables)}"
+    def _command(self, template: str, job_id: str = "", variables: dict[str, Any] | None = None) -> str:
+        values = {**(variables or self.get_req_subvars()), "job_id": shlex.quote(job_id)}
+        return f"{format_template(self.exec_prefix, **values)} {format_template(template, **values)}"
 
-    async def run_command(self, cmd: str, input: str | None = None, env: dict[str, str] | None = None) -> str:
-        """Run `cmd` in a shell and return its standard output, stripped.
+    async def run_command(
+        self, cmd: str, input: str | None = None, env: dict[str, str] | None = None, delay: float = 0
+    ) -> str:
+        """Run `cmd` in a shell when its turn comes and return its standard output, stripped.
 
-        Raises CommandError if it exits other than 0 or takes longer than `command_timeout`. However this ends, also by
-        cancellation, the command isn't left running.
+        Raises CommandError if it exits other than 0 or takes longer than `command_timeout`. `delay` is how many seconds
+        others may come later and still go first.
         """
-        process = await asyncio.create_subprocess_shell(
-            cmd,
-            env=env,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
-        try:
-            out, err = await asyncio.wait_for(process.communicate((input or "").encode()), self.command_timeout)
-        except asyncio.TimeoutError:
-            raise CommandError(f"no answer in {self.command_timeout:g} s") from None
-        finally:
-            if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
-        if process.returncode:
-            message = err.decode(errors="replace").strip()
-            raise CommandError(message or f"exit status {process.returncode}")
-        return out.decode(errors="replace").strip()
+        commands = queue()
+        commands.at_once = self.commands_at_once
+        async with commands.turn(delay):
+            return await run(cmd, input or "", env, self.command_timeout)
 
     def command_environment(self) -> dict[str, str]:
         """Return what of the hub's environment a command gets: its secrets have names that ssh may send on."""
         return {name: os.environ[name] for name in self.env_keep if name in os.environ}
 
-    async def _run_for_job(self, template: str) -> str:
-        env = {**self.command_environment(), "SLURMSPAWNER_JOB_ID": self.job_id}
-        return await self.run_command(self._command(template), env=env)
+    async def _run_for_job(
+        self, template: str, delay: float = 0, job_id: str = "", variables: dict[str, Any] | None = None
+    ) -> str:
+        job_id = job_id or self.job_id
+        env = {**self.command_environment(), "SLURMSPAWNER_JOB_ID": job_id}
+        return await self.run_command(self._command(template, job_id, variables), env=env, delay=delay)
 
     async def submit_batch_script(self) -> str:
         """Submit the job and save its id in the hub's database; CommandError if Slurm refuses it."""
         env = self.get_env()
         # What is kept of the hub's environment says something about its machine, unless the site has set it.
         exports = {name: value for name, value in env.items() if name in self.environment or name not in self.env_keep}
+        launched = bool(re.search(r"\{\{\s*launcher\b", self.batch_script))
         script = format_template(
             self.batch_script,
             **self.get_req_subvars(),
-            cmd=self.cmd_formatted_for_batch(),
+            # batchspawner-singleuser would choose a port by itself.
+            cmd=" ".join([*self.cmd, *self.get_args()]) if launched else self.cmd_formatted_for_batch(),
+            launcher=launcher(),
             environment=export_lines(exports),
             site_environment=export_lines({name: exports[name] for name in self.environment if name in exports}),
         )
         cmd = self._command(self.batch_submit_cmd)
         self.log.info("%s: submitting by %s", self._log_name, cmd)
-        submission = asyncio.ensure_future(self.run_command(cmd, input=script, env=env))
+        variables = self.get_req_subvars()
+        submission = asyncio.ensure_future(self._submit(cmd, script, env))
         try:
             await asyncio.shield(submission)
-        finally:
-            # Slurm may have the job already when the start is given up: learn its id, so that stop() can cancel it.
-            self.job_id = self.parse_job_id(await submission)
-            self.orm_spawner.state = self.get_state()
-            self.db.commit()
+        except asyncio.CancelledError:
+            # Slurm may have the job already: learn its id, so that stop() can cancel it, or cancel it later.
+            await asyncio.wait([submission], timeout=SUBMIT_GRACE_TIME)
+            if not submission.done():
+                self._withdraw(submission, variables)
+                raise
+            if not submission.cancelled() and not submission.exception():
+                self._take_job_id(submission.result())
+            raise
+        except CommandError as error:
+            raise SubmitError(error) from None
+        self._take_job_id(submission.result())
         self.log.info("%s: job %s submitted", self._log_name, self.job_id)
         return self.job_id
 
+    async def _submit(self, cmd: str, script: str, env: dict[str, str]) -> str:
+        """Run `cmd` until Slurm has heard of it, for `command_timeout` at most, and return the job's id."""
+        loop = asyncio.get_running_loop()
+        deadline, pause = loop.time() + self.command_timeout, 1.0
+        try:
+            while True:
+                try:
+                    return self.parse_job_id(await self.run_command(cmd, input=script, env=env))
+                except CommandError as error:
+                    if not error.never_arrived or loop.time() + pause > deadline:
+                        raise
+                    self.submit_trouble = str(error).splitlines()[-1]
+                    self.log.warning("%s: job not submitted, trying again: %s", self._log_name, error)
+                await asyncio.sleep(pause * random.uniform(0.5, 1))
+                pause = min(2 * pause, CANCEL_RETRY_LIMIT)
+        finally:
+            self.submit_trouble = ""
+
+    def _take_job_id(self, job_id: str) -> None:
+        """Save the job's id, so that another hub knows it as well."""
+        self.job_id = job_id
+        self.orm_spawner.state = self.get_state()
+        self._save()
+
+    def _save(self) -> None:
+        """Commit to the database; if it is locked, a later commit will have to do."""
+        state = self.get_state()
+        try:
+            self.db.commit()
+        except SQLAlchemyError as error:
+            self.log.warning("%s: not saved yet: %s", self._log_name, error)
+            self.db.rollback()
+            self.orm_spawner.state = state
+
+    def _withdraw(self, submission: asyncio.Future[str], variables: dict[str, Any]) -> None:
+        """Cancel the job that comes of `submission`, whose start has been given up, once its id is known."""
+
+        async def cancel() -> None:
+            try:
+                job_id = await submission
+            except CommandError as error:
+                self.log.info("%s: nothing came of the submission that was given up: %s", self._log_name, error)
+                return
+            pause, deadline = self.startup_poll_interval, asyncio.get_running_loop().time() + CANCEL_GIVE_UP_TIME
+            while True:
+                try:
+                    await self._run_for_job(self.batch_cancel_cmd, job_id=job_id, variables=variables)
+                except CommandError as error:
+                    gone = error.says_no_such_job or error.says_no_such_account
+                    if gone or asyncio.get_running_loop().time() > deadline:
+                        self.log.warning("%s: job %s not cancelled: %s", self._log_name, job_id, error)
+                        return
+                else:
+                    self.log.info("%s: job %s cancelled, its start was given up", self._log_name, job_id)
+                    return
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, CANCEL_RETRY_LIMIT)
+
+        _keep(asyncio.ensure_future(cancel()))
+
     async def query_alone(self) -> str:
         """Return what the query for this job alone prints; CommandError if it fails."""
-        return await self._run_for_job(self.batch_query_cmd)
+        return await self._run_for_job(self.batch_query_cmd, QUERY_DELAY)
 
     async def _query(self) -> str:
         """Return the job's state and host, empty if Slurm doesn't have it, from an answer about many jobs if it can.
@@ -248,12 +378,31 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
         found = await query.ask(self) if query else None
         if found and found.user == self.req_username:
             self.job_reason = found.reason if found.reason not in ("None", "(null)") else ""
+            self.job_start = found.start
             return f"{found.state} {found.host}"
-        output = await self.query_alone()
+        try:
+            output = await self.query_alone()
+        except CommandError as error:
+            if error.says_no_such_account and await self._gone_with_account(found):
+                return ""
+            raise
         if found and output:
             raise CommandError(f"its number is that of a job of {found.user}")
-        self.job_reason = ""  # it tells none, and the last one known may be of another state
+        self.job_reason = self.job_start = ""  # it tells none, and the last one known may be of another state
         return output
+
+    async def _gone_with_account(self, found: JobState | None) -> bool:
+        """Return whether the job of an account that sudo refuses has ended, as far as it can be known.
+
+        The account may have been removed, or its host can't look it up for a while: the server's own silence counts.
+        Slurm's word on many jobs (`found`) shows a removed account's as a number.
+        """
+        if found and not re.search(self.state_ended_re, found.state):
+            return False
+        if not self.server or not self.server.port or await self.server.is_up():
+            return False
+        self.log.warning("%s: job %s has gone, and its account", self._log_name, self.job_id)
+        return True
 
     async def query_job_status(self) -> JobStatus:
         """Ask Slurm for the job: NOTFOUND only if Slurm knows it no more or says that it has ended."""
@@ -284,25 +433,49 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
         reason = f" ({self.job_reason})" if self.job_reason else ""
         return f": {ended[0]}{reason}" if ended else ""
 
+    def _ended_early(self) -> JobEndedError:
+        message = f"The Slurm job {self.job_id} ended before its server was up"
+        if self.job_failure:
+            return JobEndedError(f"{message}. It said:", self.job_failure)
+        return JobEndedError(f"{message}{self._how_it_ended()}. See its log file.")
+
     async def cancel_batch_job(self) -> None:
         """Tell Slurm to cancel the job; CommandError if that fails."""
         await self._run_for_job(self.batch_cancel_cmd)
 
-    async def progress(self) -> AsyncIterator[dict[str, str]]:
-        """Yield what the page of a pending server says, each time it changes."""
-        shown = ""
+    async def progress(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield what the page of a pending server says, and how far its bar is, each time that changes."""
+        shown: dict[str, Any] = {}
         while True:
-            if not self.job_id:
-                message = "Submitting the Slurm job"
-            elif self.state_isrunning():
-                message = f"Slurm job {self.job_id} is running, waiting for its server"
-            else:
-                reason = f" ({self.job_reason})" if self.job_reason else ""
-                message = f"Slurm job {self.job_id} is waiting in the queue{reason}"
-            if message != shown:
-                shown = message
-                yield {"message": message}
+            progress, message = self._progress()
+            if (event := {"progress": progress, "message": message}) != shown:
+                shown = event
+                yield event
             await asyncio.sleep(self.startup_poll_interval)
+
+    def _progress(self) -> tuple[int, str]:
+        if not self.job_id:
+            trouble = f": {self.submit_trouble}; trying again" if self.submit_trouble else ""
+            return 10, f"Submitting the Slurm job{trouble}"
+        if self.server and self.server.port:
+            return 90, f"Slurm job {self.job_id} has started its server, waiting for an answer"
+        if self.state_isrunning():
+            return 70, f"Slurm job {self.job_id} is running, waiting for its server"
+        if self.state_ispending():
+            details = ", ".join(filter(None, [self.job_reason, self._expected_start()]))
+            return 40, f"Slurm job {self.job_id} is waiting in the queue{f' ({details})' if details else ''}"
+        return 25, f"Slurm job {self.job_id} is submitted"
+
+    def _expected_start(self) -> str:
+        """Return in how long Slurm expects the job to start; empty if it doesn't say."""
+        try:
+            start = datetime.fromisoformat(self.job_start).replace(tzinfo=timezone.utc)
+        except ValueError:
+            return ""
+        minutes = round((start - datetime.now(timezone.utc)).total_seconds() / 60)
+        if minutes < 1:
+            return "expected to start soon"
+        return f"expected to start in {f'{minutes} min' if minutes < 120 else f'{round(minutes / 60)} h'}"
 
     async def start(self) -> tuple[str, int]:
         """Submit the job and return host and port of its server once it has told the port.
@@ -314,6 +487,7 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
         if not self.gres_enabled:
             self.log.info("%s: ngpus=%s ignored, no gres is declared", self._log_name, self.user_options["ngpus"])
         self.ip, self.port = self.traits()["ip"].default_value, 0
+        self.job_status = self.job_reason = self.job_start = self.job_failure = ""
         if self.server:
             # Committed before the first await: JupyterHub rolls back what is not, at the end of any request.
             self.server.port = 0
@@ -323,33 +497,59 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
 
     async def _wait_for_server(self) -> tuple[str, int]:
         """Return host and port of the job's server once both are known; JobEndedError if the job ends before."""
-        port_known = asyncio.Event()
+        news, loop = asyncio.Event(), asyncio.get_running_loop()
+        since: dict[JobStatus, float] = {}
 
-        def on_port(change: Any) -> None:
-            port_known.set()
+        def on_news(change: Any) -> None:
+            news.set()
 
-        self.observe(on_port, "port")
+        self.observe(on_news, ["port", "job_failure"])
         try:
             host = None
             while not (host and self.port):
-                port_known.clear()
+                news.clear()
                 status = await self.query_job_status()
-                if status == JobStatus.NOTFOUND:
-                    how = self._how_it_ended()
-                    raise JobEndedError(
-                        f"The Slurm job {self.job_id} ended before its server was up{how}. See its log file."
-                    )
+                if status == JobStatus.NOTFOUND or self.job_failure:
+                    raise self._ended_early()
                 if status == JobStatus.RUNNING:
                     host = self.state_gethost()
-                if not (host and self.port):
+                age = loop.time() - since.setdefault(status, loop.time())
+                pause = self.startup_poll_interval if age < FRESH_TIME else watch_interval(age)
+                if not ((host and self.port) or self.job_failure):
                     with contextlib.suppress(asyncio.TimeoutError):
-                        await asyncio.wait_for(port_known.wait(), self.startup_poll_interval)
+                        await asyncio.wait_for(news.wait(), pause)
         finally:
-            self.unobserve(on_port, "port")
+            self.unobserve(on_news, ["port", "job_failure"])
         self.ip = host
-        self.db.commit()
+        self._save()
         self.log.info("%s: job %s listens at %s:%s", self._log_name, self.job_id, self.ip, self.port)
         return self.ip, self.port
+
+    def take_port(self, port: int) -> bool:
+        """Take the port that the server listens at, and return whether it will take until later to be of use.
+
+        A job that Slurm has started anew tells another port than it had.
+        """
+        self.port = port
+        if self.pending or not self.server:
+            return True
+        if self.server.port == port:
+            return False
+        self.log.info("%s: job %s was started anew, and listens at port %s", self._log_name, self.job_id, port)
+        _keep(asyncio.ensure_future(self._move()))
+        return True
+
+    async def _move(self) -> None:
+        """Let hub and proxy have the host that Slurm says, and the port that the job has told; else it tells again."""
+        try:
+            self.job_status = await self.query_alone()
+            port, host = self.port, self.state_gethost() if self.state_isrunning() else None
+            if host and self.server and not self.pending:
+                self.server.ip, self.server.port = host, port
+                self._save()
+                await self.user.settings["proxy"].add_user(self.user, self.name)
+        except Exception as error:
+            self.log.warning("%s: address of job %s not known yet: %s", self._log_name, self.job_id, error)
 
     async def poll(self) -> int | None:
         """Return None if the server is there, else a status.
@@ -358,16 +558,28 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
         when the hub before it ended as well: the answer comes when that start has. JupyterHub's own hook for this,
         get_url(), couldn't answer that there is no server any more.
         """
-        if self._check_pending and self.job_id and self.server and not self.server.port:
-            return await self._resume_start()
+        if self._check_pending and self.job_id and self.server:
+            if not self.server.port:
+                self.log.info("%s: job %s was starting when the hub ended, waiting for it", self._log_name, self.job_id)
+                return await self._resume(self._finish_start())
+            # It was up. Whether it answers now is no reason to stop it.
+            self._server = RunningServer(orm_server=self.orm_spawner.server)
+            return await self._resume(self._still_alive())
         return await super().poll()
 
-    async def _resume_start(self) -> int | None:
-        """Go on with the start that an earlier hub began; return None if the server is up, else a status.
+    async def _still_alive(self) -> int | None:
+        """Return a status if Slurm says within CHECK_TIME that the job has ended, else None."""
+        try:
+            return await asyncio.wait_for(super().poll(), CHECK_TIME)
+        except asyncio.TimeoutError:
+            return None
 
-        To JupyterHub it is a start like any other, whose page shows its progress, and which can be interrupted.
+    async def _resume(self, work: Coroutine[Any, Any, int | None]) -> int | None:
+        """Do `work` and return its result, 1 if it fails or is interrupted.
+
+        It is for a server that an earlier hub began. To JupyterHub it is a start like any other, whose page shows its
+        progress, and which can be interrupted.
         """
-        self.log.info("%s: job %s was starting when the hub ended, waiting for it", self._log_name, self.job_id)
 
         def resumed(start: asyncio.Future) -> None:
             self._spawn_pending = False
@@ -376,7 +588,7 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
                 self._spawn_future = None
 
         self._check_pending, self._spawn_pending = False, True
-        start = asyncio.ensure_future(self._finish_start())
+        start = asyncio.ensure_future(work)
         start.add_done_callback(resumed)
         self._spawn_future = start  # type: ignore[assignment]  # JupyterHub declares no type, and sets it to None
         await asyncio.wait([start])
@@ -387,7 +599,7 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
                 "%s: the start of job %s failed: %s", self._log_name, self.job_id, str(error) or "time is up"
             )
         else:
-            return None
+            return start.result()
         return 1
 
     async def _stopped_by_another(self) -> None:

@@ -1,0 +1,186 @@
+"""Jobs whose batch script has the launcher: what the hub and the job learn of each other."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import OPTIONS, Hub, until
+
+TESTS = Path(__file__).parent
+HOME = "home/p1/alice.p1"
+
+
+@pytest.fixture
+def alice(hub: Hub) -> Iterator[Hub]:
+    """The hub with alice known, and her home."""
+    (hub.slurm / HOME).mkdir(parents=True, exist_ok=True)
+    assert hub.login(hub.provider.token())[0] == 302
+    yield hub
+    for pid in hub.slurm.glob("*.pid"):
+        if not running(hub, pid.stem):
+            pid.unlink()
+    hub.stop_servers()
+
+
+def running(hub: Hub, job: str) -> bool:
+    """Whether the job's first process is there."""
+    return Path("/proc", (hub.slurm / f"{job}.pid").read_text(), "environ").exists()
+
+
+def submit(hub: Hub, partition: str, name: str = "") -> str:
+    """Ask for a server of alice's in `partition`, and give the number of its job."""
+    before = set(hub.slurm.glob("*.pid"))
+    hub.api("POST", hub.path(name), {**OPTIONS, "partition": partition})  # 500 if it fails at once
+    until(lambda: set(hub.slurm.glob("*.pid")) - before)
+    return (set(hub.slurm.glob("*.pid")) - before).pop().stem
+
+
+def ready(hub: Hub, name: str = "") -> bool:
+    """Whether alice's server is ready."""
+    return bool((hub.server(name) or {}).get("ready"))
+
+
+def routes(hub: Hub) -> list[str]:
+    """The addresses that the proxy has got for alice's server, in order."""
+    return re.findall(r"Adding user alice to proxy \S*/alice/ => (\S+)", hub.log.read_text())
+
+
+def test_starts(alice: Hub) -> None:
+    """The server listens at the reserved port, which no other process can be given, and writes to its log file."""
+    job = submit(alice, "launched")
+    until(lambda: ready(alice))
+    log = (alice.slurm / HOME / f".job-{job}.log").read_text()
+    assert f"activating in {alice.slurm}/{HOME}\n" in log
+    assert "batchspawner-singleuser" not in (alice.slurm / f"{job}.sh").read_text().replace("launcher", "")
+
+
+def test_lost_answer(alice: Hub) -> None:
+    """A job whose submission seems to have failed ends by itself, since the hub doesn't know its start."""
+    alice.api("POST", alice.path(), {**OPTIONS, "partition": "launched-lost"})
+    job = max(alice.slurm.glob("*.pid"), key=lambda path: path.stat().st_mtime).stem
+    until(lambda: not alice.server())
+    until(lambda: not running(alice, job), 15)
+    assert "Ending this job: the hub says 403" in log_of(alice, job)
+
+
+def log_of(hub: Hub, job: str) -> str:
+    """What a job has written."""
+    home = hub.slurm / HOME / f".job-{job}.log"
+    return (hub.slurm / f"{job}.log").read_text() + (home.read_text() if home.exists() else "")
+
+
+def test_given_up(alice: Hub) -> None:
+    """A job that has asked in time ends as well when its start is given up and nobody cancels it."""
+    job = submit(alice, "launched-late")
+    until(lambda: "activating" in log_of(alice, job))
+    pid = alice.slurm / f"{job}.pid"
+    kept = pid.read_text()
+    pid.unlink()  # Slurm says that there is no such job
+    until(lambda: not alice.server())
+    pid.write_text(kept)
+    (alice.slurm / "go-").touch()
+    until(lambda: not running(alice, job), 15)
+    (alice.slurm / "go-").unlink()
+
+
+def test_hub_away(alice: Hub) -> None:
+    """A job that finds the hub away goes on trying, and its server is ready after all."""
+    job = submit(alice, "launched-late")
+    until(lambda: "activating" in log_of(alice, job))
+    alice.stop(signal.SIGKILL)
+    (alice.slurm / "go-").touch()
+    until(lambda: "The hub is not there yet" in log_of(alice, job))
+    alice.start()
+    until(lambda: ready(alice))
+    assert running(alice, job)
+    (alice.slurm / "go-").unlink()
+
+
+def test_requeued(alice: Hub) -> None:
+    """A job that Slurm starts anew has another port, which hub and proxy know within seconds."""
+    job = submit(alice, "launched")
+    until(lambda: ready(alice))
+    before = routes(alice)
+    environment = {**os.environ, "FAKE_USER": "root", "SLURMSPAWNER_JOB_ID": job}
+    subprocess.run([sys.executable, TESTS / "fake_slurm.py", alice.slurm, "requeue"], env=environment, check=True)
+    until(lambda: len(routes(alice)) > len(before), 10)
+    assert routes(alice)[-1] != before[-1]
+    port = int(routes(alice)[-1].rpartition(":")[2])
+    time.sleep(1.5)  # a poll
+    assert ready(alice)
+    assert subprocess.run(["curl", "-sf", f"http://127.0.0.1:{port}/"], check=False).returncode == 0
+
+
+def test_requeued_while_hub_away(alice: Hub) -> None:
+    """So has one that is started anew while the hub is away, or is just starting."""
+    job = submit(alice, "launched")
+    until(lambda: ready(alice))
+    before = len(routes(alice))
+    alice.stop()
+    environment = {**os.environ, "FAKE_USER": "root", "SLURMSPAWNER_JOB_ID": job}
+    subprocess.run([sys.executable, TESTS / "fake_slurm.py", alice.slurm, "requeue"], env=environment, check=True)
+    until(lambda: "The hub is not there yet" in log_of(alice, job))
+    alice.start()
+    until(lambda: routes(alice)[before:] and ready(alice), 20)
+    until(lambda: len(set(routes(alice)[before - 1 :])) > 1, 20)
+
+
+def test_log_is_shown(alice: Hub) -> None:
+    """What the job has written last is on the page of a start that fails, as text; not what an earlier job wrote."""
+    session = alice.session(alice.provider.token())
+    job = submit(alice, "launched-broken")
+    until(lambda: not (alice.server() or {}).get("pending"))
+    page = alice.request("GET", "/spawn-pending/alice", session)[2]
+    assert f"The Slurm job {job} ended before its server was up. It said:" in page
+    assert "The server ended with exit status 127." in page
+    assert re.search(r"line \d+: nonsense: command not found", page)
+
+
+@pytest.mark.parametrize(("mode", "reason"), [(None, "No such file or directory"), (0o500, "Permission denied")])
+def test_home(alice: Hub, mode: int | None, reason: str) -> None:
+    """A home that is missing or can't be written to is named."""
+    home = alice.slurm / HOME
+    away = home.rename(alice.slurm / "away-home")
+    try:
+        if mode is not None:
+            if os.getuid() == 0:
+                home.write_text("")  # nothing keeps root from writing
+                reason = "Not a directory"
+            else:
+                home.mkdir(mode)
+        session = alice.session(alice.provider.token())
+        submit(alice, "launched")
+        until(lambda: not (alice.server() or {}).get("pending"))
+        page = alice.request("GET", "/spawn-pending/alice", session)[2]
+        assert "can&#39;t write its log file: " in page
+        assert f"{home}" in page
+        assert reason in page
+    finally:
+        if home.exists():
+            home.rmdir() if home.is_dir() else home.unlink()
+        away.rename(home)
+
+
+def test_reserved_port(tmp_path: Path) -> None:
+    """A reserved port can be taken over by who asks for it, and is given to nobody who asks for any."""
+    source = (TESTS.parent / "src/bricsauthenticator/launcher.py").read_text().rpartition("main(")[0]
+    names: dict = {}
+    exec(source, names)
+    reserved = [names["reserve"]() for _ in range(200)]
+    ports = {held.getsockname()[1] for held in reserved}
+    assert len(ports) == 200
+    for _ in range(500):
+        with socket.socket() as other:
+            other.bind(("", 0))
+            assert other.getsockname()[1] not in ports
+    port = ports.pop()
+    assert not names["listens"]("127.0.0.1", port)
+    with socket.create_server(("", port)):
+        assert names["listens"]("127.0.0.1", port)

@@ -1,0 +1,82 @@
+"""Jobs that wait in Slurm's queue, looked at on a clock that doesn't wait."""
+
+import asyncio
+import itertools
+
+import pytest
+from test_commands import most_in_a_second, run_virtually
+from test_spawner import BareSpawner
+
+import bricsauthenticator.spawner
+from bricsauthenticator.commands import STARTS_A_SECOND
+
+USERS = 200
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["three wrappers", "four wrappers"])
+def test_users_in_a_queue(monkeypatch: pytest.MonkeyPatch, many: bool) -> None:
+    """200 waiting jobs cost 8 commands a second at most, 400 a minute after ten minutes; one that runs is seen soon."""
+    calls: list[float] = []
+    started: list[float] = []
+    state = "PENDING"
+
+    async def run(cmd: str, input: str, env: dict[str, str], timeout: float) -> str:
+        calls.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(0.05)
+        if cmd == "many":
+            return "\n".join(f"{job}|u.p|{state}|n1|None" for job in input.split())
+        return f"{state} n1"
+
+    async def main() -> None:
+        nonlocal state
+        loop = asyncio.get_running_loop()
+        spawners = [
+            BareSpawner(exec_prefix="", batch_query_many_cmd="many" if many else "", startup_poll_interval=0.3)
+            for _ in range(USERS)
+        ]
+
+        async def start(spawner: BareSpawner) -> None:
+            await spawner._wait_for_server()
+            started.append(loop.time())
+
+        for number, spawner in enumerate(spawners):
+            spawner.job_id, spawner.req_username = str(number + 1), "u.p"
+        waiting = [asyncio.ensure_future(start(spawner)) for spawner in spawners]
+        await asyncio.sleep(1200)
+        state, ran = "RUNNING", loop.time()
+        for spawner in spawners:
+            spawner.port = 1234  # which the server tells
+        await asyncio.gather(*waiting)
+        # Each asks once more, for its host.
+        assert max(started) - ran <= (2 if many else USERS / STARTS_A_SECOND + 1)
+
+    monkeypatch.setattr(bricsauthenticator.spawner, "run", run)
+    run_virtually(main)
+    assert most_in_a_second(calls) <= STARTS_A_SECOND
+    for minute in range(10, 20):
+        count = sum(minute * 60 <= call < minute * 60 + 60 for call in calls)
+        assert count <= (USERS * 2 if not many else 130)
+        assert count > 0
+
+
+def test_one_user_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fresh job is looked at often, one that waits every 2 s and then ever more seldom, up to 30 s."""
+    calls: list[float] = []
+
+    async def run(cmd: str, input: str, env: dict[str, str], timeout: float) -> str:
+        calls.append(asyncio.get_running_loop().time())
+        return "PENDING n/a"
+
+    async def main() -> None:
+        spawner = BareSpawner(exec_prefix="", startup_poll_interval=0.3)
+        spawner.job_id = "7"
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(spawner._wait_for_server(), 1000)
+
+    monkeypatch.setattr(bricsauthenticator.spawner, "run", run)
+    run_virtually(main)
+    pauses = [later - earlier for earlier, later in itertools.pairwise(calls)]
+    assert pauses[0] == pytest.approx(0.3)
+    assert min(pause for call, pause in zip(calls, pauses, strict=False) if call > 3) == pytest.approx(2)
+    assert pauses[-1] == pytest.approx(30)
+    assert sorted(pauses) == pytest.approx(pauses)
