@@ -149,7 +149,7 @@ def _hub_ssh(session: Session) -> Proof:
 
 
 def _job_id(output: str) -> str:
-    """Return the job id in the last line of sbatch's ``output``, read as the hub does; empty if there is none."""
+    """Return the job id in the last line of sbatch's ``output``, read as the hub does; empty without one."""
     match = re.search(r"(?:^|\n)([0-9]+)(?:;[^\n;]*)?$", output.strip())
     return match[1] if match else ""
 

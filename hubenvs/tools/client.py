@@ -202,7 +202,7 @@ class HubUser:
             # No ping timeout (20 s): a server with a small share of a core answers late.
             limits: dict[str, Any] = {"open_timeout": self.timeout, "ping_timeout": None, "max_size": None}
             with connect(address, additional_headers=headers, proxy=None, **limits) as socket:
-                yield lambda code: _execute(socket, session, code, self.timeout)
+                yield lambda code: execute(socket, session, code, self.timeout)
         finally:
             self.notebook_api("DELETE", f"/kernels/{kernel}", server)
 
@@ -233,7 +233,7 @@ def _message(page: str) -> list[str]:
     return [" ".join(text.split()) for text in soup.stripped_strings][:6]
 
 
-def _execute(socket: Any, session: str, code: str, timeout: float) -> str:
+def execute(socket: Any, session: str, code: str, timeout: float) -> str:
     """Run ``code`` over a kernel's websocket and return what it printed; StateError if the code raised."""
     request = uuid.uuid4().hex
     header = {

@@ -34,6 +34,7 @@ from hubenvs.plan.tokens import sign as sign
 from hubenvs.session import open_engine as open_engine
 from hubenvs.stages.clone import copy_files as copy_files
 from hubenvs.tools.client import HubUser as HubUser
+from hubenvs.tools.client import execute as execute
 from hubenvs.web import http_status as http_status
 
 ROOT = Path(__file__).parents[2]

@@ -5,18 +5,15 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from hubenvs.client import HubUser, _execute
 
-from hubenvs.errors import StateError
-
-from .conftest import Deployment
+from .helpers import Deployment, HubUser, StateError, execute, wait_until
 
 pytestmark = [pytest.mark.environments("dev_realauth"), pytest.mark.faults]
 
@@ -25,14 +22,6 @@ pytestmark = [pytest.mark.environments("dev_realauth"), pytest.mark.faults]
 START, AGREE = 120, 60
 # Seconds that the network is cut, and the database locked.
 CUT, LOCKED = 15, 12
-
-
-def wait_until(condition: Callable[[], object], seconds: float, otherwise: str) -> None:
-    """Wait until ``condition`` holds; fail saying ``otherwise`` after ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, otherwise
-        time.sleep(0.3)
 
 
 @dataclass
@@ -69,7 +58,7 @@ class Server:
         address = urlsplit(path)._replace(scheme="ws").geturl()
         limits: dict[str, Any] = {"open_timeout": 60, "ping_timeout": None, "max_size": None}
         with connect(address, additional_headers=headers, proxy=None, **limits) as socket:
-            return _execute(socket, "faults", code, 60)
+            return execute(socket, "faults", code, 60)
 
     def listed(self) -> dict[str, Any] | None:
         """Return what the hub says of it, None if it has no such server."""
