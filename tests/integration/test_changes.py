@@ -420,7 +420,6 @@ def test_working_copies_of_two_sources_are_both_kept(env_name: str, source: Path
     edited = copy / "edited"
     edited.touch()
     before = set(copies.iterdir())
-    init = copy / "src/bricsauthenticator/__init__.py"
     key = "repositories.bricsauthenticator"
 
     def clone(ref: str) -> str:
@@ -429,6 +428,8 @@ def test_working_copies_of_two_sources_are_both_kept(env_name: str, source: Path
 
     try:
         clone("wanted")
+        (other,) = set(copies.iterdir()) - before
+        init = other / "src/bricsauthenticator/__init__.py"
         assert "77." in init.read_text()
         (source / "README.md").write_text("")
         engine.run((*git, "commit", "--quiet", "--all", "--message=y"))
@@ -436,10 +437,9 @@ def test_working_copies_of_two_sources_are_both_kept(env_name: str, source: Path
         assert "v1 checked out" in clone("v1")
         init.write_text("")
         assert "it is not at v0" in clone("v0")
-        assert (init.read_text(), (copy / "README.md").read_text()) == ("", "")
+        assert (init.read_text(), (other / "README.md").read_text()) == ("", "")
         invoke("clone", "--env", env_name)
         assert edited.exists()
-        (other,) = set(copies.iterdir()) - before
         shutil.rmtree(other)
     finally:
         edited.unlink()

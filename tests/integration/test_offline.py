@@ -65,7 +65,7 @@ def test_a_bundle_is_all_that_up_needs(deployment: Deployment, elsewhere: Path) 
     changed.write_bytes(original + b"\n")
     refused = offline('"$1" -m invoke load "$2"')
     assert refused.returncode == 1
-    assert "this checkout asks for localhost/jupyterhub-slurm/slurm:" in refused.stderr
+    assert "this checkout needs localhost/jupyterhub-slurm/slurm:" in refused.stderr
     assert not (elsewhere / "checkout/containers/slurm/_dev_build_data/slurmspawner_wrappers").exists()
     changed.write_bytes(original)
 
