@@ -7,16 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, Field, SecretStr, StrictInt, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, StrictInt, field_validator
 
 from .. import __version__
 from ..files import digest
 from . import containers as table
 from . import names
 from .containers import ACCOUNTING, BASE_IMAGES, CONTAINERS, IDENTITY, PORTS, REPOSITORIES, Condition
-from .rules import check_rules
 from .schema import Auth, Debian, DevUser, Endpoint, Frozen, Hub, Image, Repository, Slurm, Zenith
-from .settings import settings
 
 
 class Port(NamedTuple):
@@ -96,11 +94,6 @@ class Environment(Frozen):
             return {**dict.fromkeys(PORTS), **value}
         built = [row.name for row in CONTAINERS.values() if row.below]
         return {name: {} for name in (*BASE_IMAGES, *built)} | dict(value)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Environment:
-        check_rules(self)
-        return self
 
     # -- names -------------------------------------------------------------------------------------
 
@@ -282,11 +275,6 @@ class Environment(Frozen):
     def overlay_folders(self) -> tuple[Path, ...]:
         """Return the folders of `overlays`; relative ones are relative to the checkout."""
         return tuple(self.root / os.path.expanduser(overlay) for overlay in self.overlays)
-
-    @property
-    def settings(self) -> dict[str, str]:
-        """Return the ConfigMap's data: the containers' environment variables ``DEPLOY_CONFIG_…``."""
-        return settings(self)
 
     def working_copy(self, repository: str) -> Path:
         """Return the folder from which the development repository ``repository`` is installed.

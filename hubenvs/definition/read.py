@@ -21,6 +21,7 @@ from .configmap import ConfigMap, parse_config_map
 from .environment import Environment
 from .layers import KeyPath, Layer, check_keys, merge, parse_set, parse_yaml, read_text, shown
 from .names import environment_names
+from .rules import check_rules
 
 # Plain words for errors that pydantic describes in Python's words.
 PROBLEMS = {
@@ -70,6 +71,11 @@ def read_environment(
         env = Environment.model_validate({**data, **deployment, "dummy_password": existing.password})
     except ValidationError as error:
         raise _definition_error(error, origin, layers[1].label) from None
+    try:
+        check_rules(env)
+    except ValueError as error:
+        key, _, problem = str(error).partition(": ")
+        raise _located(key, problem, origin, layers[1].label) from None
     for overlay in env.overlay_folders:
         if not overlay.is_dir():
             problem = f"overlays: there is no folder {overlay}"
@@ -113,18 +119,20 @@ def _definition_error(error: ValidationError, origin: Mapping[KeyPath, str], lab
         return DefinitionError(f"{origin.get(unset[0], label)}: {keys}: not set", f"set it in {local}")
     first = error.errors()[0]
     problem = PROBLEMS.get(first["type"], first["msg"]).removeprefix("Value error, ")
-    key = ".".join(map(str, first["loc"]))
-    if not key:  # rules about several keys put the key into the message
-        key, _, problem = problem.partition(": ")
-    problem = problem[0].lower() + problem[1:]
     value = first.get("input")
     shown_value = f" (not {value!r})" if isinstance(value, str | int | float | bool) else ""
+    key, problem = ".".join(map(str, first["loc"])), problem[0].lower() + problem[1:]
+    return _located(key, f"{problem}{shown_value}", origin, label)
+
+
+def _located(key: str, problem: str, origin: Mapping[KeyPath, str], label: str) -> DefinitionError:
+    """Return the error that ``problem`` with ``key`` is, with the file and line that the key comes from."""
     if key == "instance":
-        return DefinitionError(f"--instance: {problem}{shown_value}", "choose another name")
+        return DefinitionError(f"--instance: {problem}", "choose another name")
     path: KeyPath = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
     while path and path not in origin:
         path = path[:-1]
-    return DefinitionError(f"{origin.get(path, label)}: {key}: {problem}{shown_value}", "correct the value")
+    return DefinitionError(f"{origin.get(path, label)}: {key}: {problem}", "correct the value")
 
 
 def _read(path: Path, root: Path) -> Layer:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from .containers import ACCOUNTING, IDENTITY, REPOSITORIES, TUNNEL
+from .environment import Environment
 from .names import POD_NAME_LENGTH
 from .schema import DevUser, OnNodes, Reservation
-
-if TYPE_CHECKING:
-    from .environment import Environment
 
 
 def check_rules(env: Environment) -> None:

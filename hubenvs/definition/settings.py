@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from .environment import Environment
+from .environment import Environment
 
 
-def settings(env: Environment) -> dict[str, str]:
+def container_settings(env: Environment) -> dict[str, str]:
     """Return the variables of every container of ``env`` by name."""
     auth, hub, slurm, gateway = env.auth, env.hub, env.slurm, env.publish["gateway"]
     values = {

@@ -13,6 +13,7 @@ import jinja2
 from ..definition.containers import CONTAINERS, TUNNEL, Resources
 from ..definition.environment import Environment
 from ..definition.names import LABEL_CHECKOUT, LABEL_FINGERPRINT, LABEL_INSTANCE, LABEL_PART_OF
+from ..definition.settings import container_settings
 from ..errors import DefinitionError
 from ..files import Tree, digest
 from .manifest import Document, check, dump, manifest, render
@@ -38,6 +39,7 @@ def folder(
     pod = next(document["spec"] for document in played if document["kind"] == "Pod")
     context: dict[str, Any] = {
         "env": env,
+        "settings": container_settings(env),
         "images": images,
         "pod": pod,
         # The checkout is a path of one machine, without meaning in a cluster.

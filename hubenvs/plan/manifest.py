@@ -12,6 +12,7 @@ import yaml
 
 from ..definition.environment import Environment
 from ..definition.names import LABEL_FINGERPRINT
+from ..definition.settings import container_settings
 from ..errors import DefinitionError
 from ..files import Tree, digest
 
@@ -65,7 +66,7 @@ def manifest(
     ``images`` has the image reference of each container, ``values`` the value of each Secret key. Raises
     DefinitionError if a template can't be rendered or the result isn't valid in Kubernetes.
     """
-    context = {"env": env, "images": images, "values": values}
+    context = {"env": env, "images": images, "values": values, "settings": container_settings(env)}
     result = tuple(document for name in TEMPLATES for document in render(templates, name, context))
     check(result)
     return result

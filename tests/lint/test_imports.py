@@ -40,16 +40,11 @@ def modules(package: str) -> dict[str, Path]:
     return {".".join(path.relative_to(root).with_suffix("").parts): path for path in files}
 
 
-def imports(name: str, path: Path, known: dict[str, Path], for_types: bool = True) -> Iterator[str]:
-    """Yield the modules among ``known`` that module ``name`` imports, in functions too.
-
-    ``for_types``: also those under `if TYPE_CHECKING:`.
-    """
+def imports(name: str, path: Path, known: dict[str, Path]) -> Iterator[str]:
+    """Yield the modules among ``known`` that module ``name`` imports, in functions and for type checks too."""
     nodes: list[ast.AST] = [ast.parse(path.read_text())]
     while nodes:
         node = nodes.pop()
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not for_types:
-            continue
         nodes += ast.iter_child_nodes(node)
         targets = []
         if isinstance(node, ast.Import):
@@ -70,9 +65,9 @@ def layer(name: str) -> str:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_no_imports_go_in_a_circle(package: str) -> None:
-    """Imports in functions count too; two modules may name each other's types."""
+    """Imports in functions and for type checks count too."""
     known = modules(package)
-    graph = {name: {*imports(name, path, known, for_types=False)} for name, path in known.items()}
+    graph = {name: {*imports(name, path, known)} for name, path in known.items()}
     list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, with the circle
 
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from hubenvs.definition.environment import Environment
 from hubenvs.definition.read import read_environment
+from hubenvs.definition.settings import container_settings
 
 
 def test_every_name_is_valid_in_kubernetes(root: Path) -> None:
@@ -28,7 +29,7 @@ def test_an_environment_is_frozen(env: Environment) -> None:
 
 def test_containers_find_their_settings(env: Environment) -> None:
     """The ConfigMap has the names that a jupyterhub_config.py looks for."""
-    settings = env.settings
+    settings = container_settings(env)
     expected = (
         "LOG_LEVEL BASE_URL DEV_USERS SSH_HOSTNAME SLURMSPAWNER_WRAPPERS_BIN CONDA_PREFIX_DIR "
         "JUPYTER_DATA_DIR HUB_CONNECT_URL OIDC_SERVER BRICS_PLATFORM JWT_AUDIENCE"
@@ -53,7 +54,7 @@ def test_containers_find_their_settings(env: Environment) -> None:
 )
 def test_null_leaves_a_choice_to_the_rest(root: Path, settings: list[str], gpus: str, script: str) -> None:
     """GPUs are requested if nodes have some, variables sent to the pod's Slurm, unless a key says more."""
-    values = read_environment(root, "dev_dummyauth", settings=settings).settings
+    values = container_settings(read_environment(root, "dev_dummyauth", settings=settings))
     assert (values["DEPLOY_CONFIG_REQUEST_GPUS"], values["DEPLOY_CONFIG_ENVIRONMENT_IN_SCRIPT"]) == (
         gpus,
         script,
@@ -65,9 +66,9 @@ def test_a_slurm_elsewhere_need_not_let_variables_pass(root: Path) -> None:
     site = ["slurm.ssh_hostname=login", "slurm.hub_connect_url=http://hub:8081", "publish.hub-api=8081"]
     for more, script in ([], "true"), (["slurm.environment_in_script=false"], "false"):
         env = read_environment(root, "dev_dummyauth_extslurm", settings=[*site, *more, "dev_users=[a.one]"])
-        assert env.settings["DEPLOY_CONFIG_ENVIRONMENT_IN_SCRIPT"] == script
+        assert container_settings(env)["DEPLOY_CONFIG_ENVIRONMENT_IN_SCRIPT"] == script
 
 
 def test_no_secret_is_among_the_settings(env: Environment) -> None:
     """A ConfigMap can be read by anyone who can read the manifest."""
-    assert not any(word in key for key in env.settings for word in ("PASSWORD", "KEY", "SECRET"))
+    assert not any(word in key for key in container_settings(env) for word in ("PASSWORD", "KEY", "SECRET"))

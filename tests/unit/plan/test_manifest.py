@@ -10,6 +10,7 @@ import pytest
 from hubenvs.definition.containers import CONTAINERS
 from hubenvs.definition.environment import Environment
 from hubenvs.definition.read import read_environment
+from hubenvs.definition.settings import container_settings
 from hubenvs.deployment.sources import read_templates
 from hubenvs.errors import DefinitionError
 from hubenvs.plan import keys
@@ -146,7 +147,7 @@ def test_an_external_provider_needs_no_containers(root: Path) -> None:
     env = read_environment(root, "dev_realauth", settings=settings)
     assert env.containers == ("jupyterhub", "slurm")
     assert env.url == env.hub_url == "http://127.0.0.1:8000/jupyter"
-    assert env.settings["DEPLOY_CONFIG_OIDC_SERVER"] == "https://keycloak.example/realms/x"
+    assert container_settings(env)["DEPLOY_CONFIG_OIDC_SERVER"] == "https://keycloak.example/realms/x"
     assert "jwks" not in env.secret_keys
 
 
