@@ -10,7 +10,7 @@ import pytest
 from hubenvs.client import HubUser
 from hubenvs.errors import StateError
 
-from .conftest import Deployment
+from .conftest import ROOT, Deployment
 from .test_environment import START, STOP, spawned, wait_until
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
@@ -40,8 +40,8 @@ def spawn(user: HubUser) -> None:
 
 def failed(user: HubUser) -> str:
     """Return what the page of a start says that fails."""
+    spawn(user)
     with pytest.raises(StateError) as error:
-        spawn(user)
         user.wait_ready(START)
     return f"{error.value} {error.value.details}"
 
@@ -160,3 +160,20 @@ def test_shared_memory_and_pip(deployment: Deployment, user: HubUser) -> None:
             " s.buf[:] = bytes(200 << 20); print(s.size); s.close(); s.unlink()"
         )
         assert int(run(code)) >= 200 << 20
+
+
+def test_sudo_rs_reads_the_rules(deployment: Deployment) -> None:
+    """The rules parse with the sudo of Ubuntu, which knows fewer options."""
+    sudoers = ROOT / "containers/slurm/files/etc/sudoers.d/jupyterspawner"
+    script = (
+        "apt-get update -qq && apt-get install -qq -y sudo-rs >/dev/null 2>&1 || exit 77\n"
+        "install -m 0440 /rules /tmp/rules && visudo-rs -c -f /tmp/rules"
+    )
+    container = f"{deployment.status['pod']}-slurm"
+    image = deployment.engine.run(("podman", "inspect", "--format", "{{.ImageName}}", container)).text
+    mounts = (f"--volume={sudoers}:/rules:ro", "--volume=/etc/ssl/certs:/etc/ssl/certs:ro")
+    run = ("podman", "run", "--rm", "--network=host", *mounts, "--entrypoint=sh", image, "-c", script)
+    done = deployment.engine.run(run, check=False, timeout=300)
+    if done.returncode == 77:
+        pytest.skip("Debian's mirror can't be reached")
+    assert done.returncode == 0, done.stderr
