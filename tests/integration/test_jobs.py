@@ -162,6 +162,29 @@ def test_shared_memory_and_pip(deployment: Deployment, user: HubUser) -> None:
         assert int(run(code)) >= 200 << 20
 
 
+def test_jupyterlab_warns_before_the_time_limit(deployment: Deployment, user: HubUser) -> None:
+    """JupyterLab loads an extension that knows when the job ends; nothing of it is left after the job."""
+    job = spawned(deployment, user)
+    name = "jupyterhub-time-limit"
+    folder = deployment.run_in("slurm", "sh", "-c", "echo /tmp/jupyterhub-job-*")
+    (script,) = deployment.run_in("slurm", "find", folder, "-name", "*.js").split()
+    server = f"{user.url}/user/{user.name}"
+    assert name in user.http.get(f"{server}/lab", follow_redirects=True).text
+    text = user.http.get(f"{server}/lab/extensions/{name}/static/{script.rpartition('/')[2]}").text
+    end = deployment.run_in("slurm", "squeue", "--noheader", f"--job={job}", "--format=%e")
+    seconds = deployment.run_in("slurm", "date", f"--date={end}", "+%s")
+    assert f"end = {seconds}000, minutes = 10;" in text
+    user.stop(STOP)
+    wait_until(lambda: not deployment.jobs(), STOP, "the job has not ended")
+    assert deployment.run_in("slurm", "ls", folder, check=False) == ""
+
+
+def test_idle_servers_are_looked_for(deployment: Deployment) -> None:
+    """The service that stops idle servers runs, with the scopes that this takes."""
+    wait_until(lambda: "idle-culler" in deployment.log("jupyterhub"), START, "no idle culler")
+    assert "403" not in "".join(line for line in deployment.log("jupyterhub").splitlines() if "idle-culler" in line)
+
+
 def test_sudo_rs_reads_the_rules(deployment: Deployment) -> None:
     """The rules parse with the sudo of Ubuntu, which knows fewer options."""
     sudoers = ROOT / "containers/slurm/files/etc/sudoers.d/jupyterspawner"

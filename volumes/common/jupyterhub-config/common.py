@@ -147,7 +147,7 @@ unset SLURM_EXPORT_ENV
 {{% if launcher %}}{{{{launcher}}}}
 python={prefix}/envs/jupyter-user-env/bin/python3
 [ -x "$python" ] || python=python3
-launch "$0" {{{{homedir}}}} {job_log} {setting("START_TIMEOUT", "300")}
+launch "$0" {{{{homedir}}}} {job_log} {setting("START_TIMEOUT", "300")} {setting("WARN_MINUTES", "0")}
 {{% endif %}}\
 source {prefix}/bin/activate jupyter-user-env
 export JUPYTER_PATH={jupyter_data_dir}${{JUPYTER_PATH:+:$JUPYTER_PATH}}
