@@ -58,7 +58,11 @@ def make_build_caches() -> None:
 
 def containers_conf() -> str | None:
     """Return the containers.conf that this host needs, the user's own settings included, or None if it needs none."""
-    return merged_conf(_user_conf(), needed_conf(*_probe()))
+    needed = needed_conf(*_probe())
+    # All users' jobs share /dev/shm. Podman's own limit is 64 MB, that of a Linux host half its memory.
+    shm = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    needed.setdefault("containers", {})["shm_size"] = f"{shm >> 20}m"
+    return merged_conf(_user_conf(), needed)
 
 
 def needed_conf(may_raise: bool, cgroup_v1: bool, hard: Mapping[str, int], has_runc: bool) -> dict[str, dict[str, Any]]:

@@ -366,6 +366,8 @@ class Environment(Frozen):
             "COMMANDS_AT_ONCE": str(self.hub.commands_at_once),
             "START_TIMEOUT": str(self.hub.start_timeout),
             "HTTP_TIMEOUT": str(self.hub.http_timeout),
+            "WARN_MINUTES": str(self.hub.warn_minutes),
+            "IDLE_TIMEOUT": str(self.hub.idle_timeout),
             "ADMIN_USERS": ",".join(self.hub.admin_users),
             "COOKIE_MAX_AGE_DAYS": f"{self.hub.cookie_max_age_days:g}",
             "NAMED_SERVERS": _flag(self.hub.named_servers),

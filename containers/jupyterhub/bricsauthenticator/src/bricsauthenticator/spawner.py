@@ -435,10 +435,10 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
         return f": {ended[0]}{reason}" if ended else ""
 
     def _ended_early(self) -> JobEndedError:
-        message = f"The Slurm job {self.job_id} ended before its server was up"
+        message = f"The Slurm job {self.job_id} ended before its server was up{self._how_it_ended()}"
         if self.job_failure:
             return JobEndedError(f"{message}. It said:", self.job_failure)
-        return JobEndedError(f"{message}{self._how_it_ended()}. See its log file.")
+        return JobEndedError(f"{message}. See its log file.")
 
     async def cancel_batch_job(self) -> None:
         """Tell Slurm to cancel the job; CommandError if that fails."""
@@ -508,13 +508,14 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
             while not (host and self.port):
                 news.clear()
                 status = await self.query_job_status()
-                if status == JobStatus.NOTFOUND or self.job_failure:
+                if status == JobStatus.NOTFOUND:
                     raise self._ended_early()
                 if status == JobStatus.RUNNING:
                     host = self.state_gethost()
                 age = loop.time() - since.setdefault(status, loop.time())
-                pause = self.startup_poll_interval if age < FRESH_TIME else watch_interval(age)
-                if not ((host and self.port) or self.job_failure):
+                soon = age < FRESH_TIME or self.job_failure
+                pause = self.startup_poll_interval if soon else watch_interval(age)
+                if not (host and self.port):
                     with contextlib.suppress(asyncio.TimeoutError):
                         await asyncio.wait_for(news.wait(), pause)
         finally:
