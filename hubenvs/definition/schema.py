@@ -117,6 +117,8 @@ class Hub(Frozen):
     commands_at_once: Annotated[StrictInt, Field(gt=0, le=1000)]
     start_timeout: Annotated[StrictInt, Field(gt=0, le=2592000)]
     http_timeout: Annotated[StrictInt, Field(gt=0, le=86400)]
+    idle_timeout: Annotated[StrictInt, Field(ge=0, le=31536000)]
+    warn_minutes: Annotated[StrictInt, Field(ge=0, le=1440)]
     request_gpus: StrictBool | None
     job_log: Annotated[str, Field(pattern=r"^(~/)?[\w./%@+-]+$")]  # written into the batch script
 

@@ -33,6 +33,8 @@ def container_settings(env: Environment) -> dict[str, str]:
         "START_POLL_INTERVAL": hub.start_poll_interval,
         "POLL_INTERVAL": hub.poll_interval,
         "COMMANDS_AT_ONCE": hub.commands_at_once,
+        "IDLE_TIMEOUT": hub.idle_timeout,
+        "WARN_MINUTES": hub.warn_minutes,
         "START_TIMEOUT": hub.start_timeout,
         "HTTP_TIMEOUT": hub.http_timeout,
         "ADMIN_USERS": ",".join(hub.admin_users),

@@ -68,7 +68,12 @@ def _cgroup_v1() -> bool:
 
 def containers_conf() -> str | None:
     """Return the containers.conf that this host needs, the user's settings included; None if none."""
-    return merged_conf(_user_conf(), needed_conf(*_probe()))
+    needed = needed_conf(*_probe())
+    if platform.system() == "Linux":
+        # All users' jobs share /dev/shm. Podman's own limit is 64 MB, a Linux host's half its memory.
+        shm = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        needed.setdefault("containers", {})["shm_size"] = f"{shm >> 20}m"
+    return merged_conf(_user_conf(), needed)
 
 
 def needed_conf(

@@ -5,6 +5,7 @@ An environment's own jupyterhub_config.py loads this file and then sets what dif
 
 import logging
 import os
+import sys
 from functools import partialmethod
 from urllib.parse import urlsplit
 
@@ -93,6 +94,13 @@ if account := setting("QUERY_MANY_AS"):
 c.BricsSlurmSpawner.cmd = ["jupyterhub-singleuser"]
 c.BricsSlurmSpawner.gres_enabled = setting("REQUEST_GPUS") == "true"
 
+# Servers that nobody uses are stopped by a service of the hub, which may do just that.
+if idle_timeout := int(setting("IDLE_TIMEOUT", "0")):
+    culler = [sys.executable, "-m", "jupyterhub_idle_culler", f"--timeout={idle_timeout}"]
+    c.JupyterHub.services.append({"name": "idle-culler", "command": culler})
+    scopes = ["list:users", "read:users:activity", "read:servers", "delete:servers"]
+    c.JupyterHub.load_roles.append({"name": "idle-culler", "services": ["idle-culler"], "scopes": scopes})
+
 # A person waits for a server that starts; one that runs is asked for seldom.
 c.BricsSlurmSpawner.startup_poll_interval = float(setting("START_POLL_INTERVAL", "1"))
 c.BricsSlurmSpawner.poll_interval = int(setting("POLL_INTERVAL", "30"))
@@ -143,7 +151,7 @@ unset SLURM_EXPORT_ENV
 {{% if launcher %}}{{{{launcher}}}}
 python={prefix}/envs/jupyter-user-env/bin/python3
 [ -x "$python" ] || python=python3
-launch "$0" {{{{homedir}}}} {job_log} {setting("START_TIMEOUT", "300")}
+launch "$0" {{{{homedir}}}} {job_log} {setting("START_TIMEOUT", "300")} {setting("WARN_MINUTES", "0")}
 {{% endif %}}\
 source {prefix}/bin/activate jupyter-user-env
 export JUPYTER_PATH={jupyter_data_dir}${{JUPYTER_PATH:+:$JUPYTER_PATH}}

@@ -2,8 +2,8 @@
 
 It asks the hub whether it knows this start, reserves a port for the server, tells the hub when the server listens
 there, and what was wrong if it ends before. It needs nothing but Python, 3.8 or newer: the hub puts this file's text in
-the script. Arguments: the batch script, the home folder, the log file (as for `sbatch --output`), and the seconds in
-which the hub must have answered.
+the script. Arguments: the batch script, the home folder, the log file (as for `sbatch --output`), the seconds in which
+the hub must have answered, and how many minutes before the time limit JupyterLab is to warn (0: not at all).
 """
 
 from __future__ import annotations
@@ -40,6 +40,26 @@ REPORTED = 3000
 """Bytes of the log's end that the hub is told."""
 
 FORWARDED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT}
+
+
+NOTICE = """
+(() => {
+  const end = END, minutes = MINUTES;
+  const activate = app => {
+    const timer = setInterval(() => {
+      if (Date.now() < end - minutes * 60000) return;
+      clearInterval(timer);
+      const at = new Date(end).toLocaleTimeString([], {hour: '2-digit', minute: '2-digit'});
+      const message = `This session ends at ${at}, at its time limit. Save your work.`;
+      app.commands.execute('apputils:notify', {message, type: 'warning', options: {autoClose: false}});
+    }, 5000);
+  };
+  const plugin = {id: 'jupyterhub-time-limit:notice', autoStart: true, activate};
+  window._JUPYTERLAB = window._JUPYTERLAB || {};
+  window._JUPYTERLAB['jupyterhub-time-limit'] = {init: () => {}, get: async () => () => ({default: plugin})};
+})();
+"""
+"""An extension of JupyterLab as its builder makes them, small enough to be written by hand."""
 
 
 class UnknownStart(Exception):
@@ -173,6 +193,34 @@ def listeners(port: int) -> Iterator[int]:
             pass
 
 
+def write_notice(folder: str, minutes: str) -> None:
+    """Write into `folder`, which JUPYTER_PATH names, an extension that warns so long before the job's end."""
+    end = int(os.environ["SLURM_JOB_END_TIME"])
+    extension = f"{folder}/labextensions/jupyterhub-time-limit"
+    script = f"static/remoteEntry.{end}.js"  # browsers keep it
+    build = {"load": script, "extension": "./extension"}
+    package = {"name": "jupyterhub-time-limit", "version": "1.0.0", "jupyterlab": {"extension": True, "_build": build}}
+    os.makedirs(f"{extension}/static")
+    with open(f"{extension}/package.json", "w") as file:
+        json.dump(package, file)
+    with open(f"{extension}/{script}", "w") as file:
+        file.write(NOTICE.replace("END", str(end * 1000)).replace("MINUTES", minutes))
+
+
+@contextlib.contextmanager
+def notice(minutes: str) -> Iterator[None]:
+    """Let JupyterLab warn `minutes` before the job's end while the block runs; Slurm tells that end from 22.05 on."""
+    with contextlib.ExitStack() as stack:
+        if float(minutes) and os.environ.get("SLURM_JOB_END_TIME"):
+            import tempfile  # slow to import
+
+            with contextlib.suppress(OSError):  # a server without it is better than none
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="jupyterhub-job-"))
+                write_notice(folder, minutes)
+                os.environ["JUPYTER_PATH"] = ":".join(filter(None, [folder, os.environ.get("JUPYTER_PATH")]))
+        yield
+
+
 class Server:
     """The rest of the batch script, with the server in it."""
 
@@ -226,7 +274,7 @@ class Server:
                 os.kill(self.process, signal.SIGKILL)
 
 
-def main(script: str, home: str, pattern: str, seconds: str) -> NoReturn:
+def main(script: str, home: str, pattern: str, seconds: str, minutes: str = "0") -> NoReturn:
     """Run the rest of `script`; exits as it does."""
     hub, server, script = Hub(float(seconds)), None, os.path.abspath(script)
     try:
@@ -237,8 +285,9 @@ def main(script: str, home: str, pattern: str, seconds: str) -> NoReturn:
             hub.fail(f"The job can't write its log file: {error.filename}: {error.strerror}")
             sys.exit(1)
         reserved = reserve()
-        server = Server(script, reserved.getsockname()[1])
-        status, settled = server.watch(hub)
+        with notice(minutes):
+            server = Server(script, reserved.getsockname()[1])
+            status, settled = server.watch(hub)
         if not settled:
             hub.fail(f"The server ended with exit status {status}.\n{last_lines(log, start)}".strip())
         sys.exit(status)

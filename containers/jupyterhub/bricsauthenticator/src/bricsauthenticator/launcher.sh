@@ -1,4 +1,4 @@
-# launch SCRIPT HOME LOG SECONDS: let launcher.py run SCRIPT, this one, again, from here on. $python is what runs it.
+# launch SCRIPT HOME LOG SECONDS [MINUTES]: let launcher.py run SCRIPT, this one, again, from here on. $python is what runs it.
 launch() {
     if [ -n "${JUPYTERHUB_LAUNCHED-}" ]; then
         export JUPYTERHUB_SERVICE_URL=$JUPYTERHUB_LAUNCHED

@@ -156,6 +156,7 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
     job_reason = ""  # why the job waits or how it failed, in Slurm's word; empty if that isn't known
     job_start = ""  # when Slurm expects a waiting job to start, in UTC; empty if that isn't known
     job_failure = Unicode(help="What the job said before it ended, in lines; empty if it didn't")
+    starting = False  # whether the job is submitted and its server's address not known yet
     submit_trouble = ""  # why the job isn't submitted yet though that was tried
 
     @default("auth_state_hook")
@@ -226,12 +227,13 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
         super().load_state(state)
         self.req_username = state.get("username", "")
         self.req_homedir = state.get("homedir", "")
+        self.starting = state.get("starting", False)
 
     def get_state(self) -> dict[str, Any]:
         """Return what another hub needs to query and cancel the job."""
         state = super().get_state()
         if self.job_id:
-            state.update(username=self.req_username, homedir=self.req_homedir)
+            state.update(username=self.req_username, homedir=self.req_homedir, starting=self.starting)
         return state
 
     def parse_job_id(self, output: str) -> str:
@@ -325,13 +327,12 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
 
     def _take_job_id(self, job_id: str) -> None:
         """Save the job's id, so that another hub knows it as well."""
-        self.job_id = job_id
-        self.orm_spawner.state = self.get_state()
+        self.job_id, self.starting = job_id, True
         self._save()
 
     def _save(self) -> None:
-        """Commit to the database; if it is locked, a later commit will have to do."""
-        state = self.get_state()
+        """Save the state in the database; if that is locked, a later commit will have to do."""
+        self.orm_spawner.state = state = self.get_state()
         try:
             self.db.commit()
         except SQLAlchemyError as error:
@@ -434,10 +435,10 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
         return f": {ended[0]}{reason}" if ended else ""
 
     def _ended_early(self) -> JobEndedError:
-        message = f"The Slurm job {self.job_id} ended before its server was up"
+        message = f"The Slurm job {self.job_id} ended before its server was up{self._how_it_ended()}"
         if self.job_failure:
             return JobEndedError(f"{message}. It said:", self.job_failure)
-        return JobEndedError(f"{message}{self._how_it_ended()}. See its log file.")
+        return JobEndedError(f"{message}. See its log file.")
 
     async def cancel_batch_job(self) -> None:
         """Tell Slurm to cancel the job; CommandError if that fails."""
@@ -509,18 +510,19 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
             while not (host and self.port):
                 news.clear()
                 status = await self.query_job_status()
-                if status == JobStatus.NOTFOUND or self.job_failure:
+                if status == JobStatus.NOTFOUND:
                     raise self._ended_early()
                 if status == JobStatus.RUNNING:
                     host = self.state_gethost()
                 age = loop.time() - since.setdefault(status, loop.time())
-                pause = self.startup_poll_interval if age < FRESH_TIME else watch_interval(age)
-                if not ((host and self.port) or self.job_failure):
+                soon = age < FRESH_TIME or self.job_failure
+                pause = self.startup_poll_interval if soon else watch_interval(age)
+                if not (host and self.port):
                     with contextlib.suppress(asyncio.TimeoutError):
                         await asyncio.wait_for(news.wait(), pause)
         finally:
             self.unobserve(on_news, ["port", "job_failure"])
-        self.ip = host
+        self.ip, self.starting = host, False
         self._save()
         self.log.info("%s: job %s listens at %s:%s", self._log_name, self.job_id, self.ip, self.port)
         return self.ip, self.port
@@ -559,7 +561,7 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
         get_url(), couldn't answer that there is no server any more.
         """
         if self._check_pending and self.job_id and self.server:
-            if not self.server.port:
+            if self.starting or not self.server.port:
                 self.log.info("%s: job %s was starting when the hub ended, waiting for it", self._log_name, self.job_id)
                 return await self._resume(self._finish_start())
             # It was up. Whether it answers now is no reason to stop it.

@@ -1,0 +1,204 @@
+"""What a job and the hub tell each other, and what a job withstands, in a real pod."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+
+from .helpers import ROOT, START, STOP, Deployment, HubUser, StateError, spawned, wait_until
+
+pytestmark = pytest.mark.environments("dev_dummyauth")
+
+# Seconds in which a job that nobody knows has ended.
+ORPHAN = 60
+ACTIVATE = "/opt/jupyter/bin/activate"
+
+
+@pytest.fixture
+def user(deployment: Deployment) -> Iterator[HubUser]:
+    """A user who has logged in; jobs of hers that are left are cancelled."""
+    with deployment.user() as user:
+        yield user
+        with contextlib.suppress(StateError):
+            user.stop(STOP)
+    for job in deployment.jobs():
+        deployment.run_in("slurm", "scancel", job)
+    wait_until(lambda: not deployment.jobs(), STOP, "jobs are left")
+
+
+def spawn(user: HubUser) -> None:
+    """Ask for a server, without waiting for it."""
+    _, options = user.spawn_form()
+    user.spawn({"brics_project": options["brics_project"][0]})
+
+
+def failed(user: HubUser) -> str:
+    """Return what the page of a start says that fails."""
+    spawn(user)
+    with pytest.raises(StateError) as error:
+        user.wait_ready(START)
+    return f"{error.value} {error.value.details}"
+
+
+@contextlib.contextmanager
+def replaced(deployment: Deployment, path: str, script: str) -> Iterator[str]:
+    """Have ``script`` in the place of a program of Slurm's container; give where the program is meanwhile."""
+    away = f"{path}.away"
+    deployment.run_in("slurm", "mv", path, away)
+    try:
+        text = script.replace("AWAY", away)
+        deployment.run_in("slurm", "sh", "-c", f"cat >{path} <<'END'\n{text}\nEND\nchmod 755 {path}")
+        yield away
+    finally:
+        deployment.run_in("slurm", "mv", away, path)
+
+
+def running(deployment: Deployment) -> set[str]:
+    """Return the jobs that haven't ended."""
+    return {job for job, state in deployment.jobs().items() if state != "COMPLETING"}
+
+
+def test_a_job_whose_number_got_lost_ends(deployment: Deployment, user: HubUser) -> None:
+    """Where sbatch has submitted a job and fails, the job ends by itself, as the hub doesn't know its start."""
+    with replaced(deployment, "/usr/bin/sbatch", '#!/bin/sh\nAWAY "$@" >/dev/null\nexit 1'):
+        spawn_fails = failed(user)
+    assert "The Slurm job was not submitted" in spawn_fails
+    wait_until(lambda: not running(deployment), ORPHAN, "the orphan is still there")
+    spawned(deployment, user)
+    assert len(running(deployment)) == 1
+
+
+def test_a_hub_that_is_away_is_waited_for(deployment: Deployment, user: HubUser) -> None:
+    """A job that starts while the hub is away for 15 s has a server nonetheless."""
+    deployment.run_in("slurm", "scontrol", "update", "NodeName=node1", "State=DRAIN", "Reason=test")
+    try:
+        spawn(user)
+        wait_until(deployment.jobs, START, "no job was submitted")
+        deployment.run_in("jupyterhub", "s6-svc", "-wD", "-d", "/run/service/jupyterhub")
+    finally:
+        deployment.run_in("slurm", "scontrol", "update", "NodeName=node1", "State=RESUME")
+    wait_until(lambda: "RUNNING" in deployment.jobs().values(), START, "the job doesn't run")
+    deployment.run_in("slurm", "sleep", "15")
+    assert list(deployment.jobs().values()) == ["RUNNING"]
+    deployment.run_in("jupyterhub", "s6-svc", "-u", "/run/service/jupyterhub")
+    wait_until(lambda: deployment.health == 200, START, "the hub is not back")
+    user.wait_ready(START)
+    user.notebook_api("GET", "/kernels")
+
+
+def test_a_requeued_job_is_reachable_again(deployment: Deployment, user: HubUser) -> None:
+    """A job that Slurm starts anew has a new address, which hub and proxy know as soon as its server is up."""
+    job = spawned(deployment, user)
+    deployment.run_in("slurm", "scontrol", "update", f"JobId={job}", "Requeue=1")
+    deployment.run_in("slurm", "scontrol", "requeue", job)
+    wait_until(lambda: deployment.jobs().get(job) == "PENDING", STOP, "the job is not requeued")
+    deployment.run_in("slurm", "scontrol", "update", f"JobId={job}", "StartTime=now")
+    wait_until(lambda: deployment.jobs().get(job) == "RUNNING", START, "the job doesn't run again")
+
+    def reachable() -> bool:
+        try:
+            user.notebook_api("GET", "/kernels")
+        except StateError:
+            return False
+        return True
+
+    wait_until(
+        lambda: "was started anew" in deployment.log("jupyterhub") and reachable(), 30, "it isn't reachable"
+    )
+    server = user.server()
+    assert server is not None
+    assert server["ready"]
+
+
+def test_activation_may_use_what_is_not_set(deployment: Deployment, user: HubUser) -> None:
+    """Activation scripts as conda's compilers have them don't hold under `set -u`."""
+    with replaced(deployment, ACTIVATE, ': "$ADDR2LINE"\nsource AWAY "$@"'):
+        # The original finds the environments beside itself.
+        spawned(deployment, user)
+
+
+def test_the_log_of_a_dead_job_is_shown(deployment: Deployment, user: HubUser) -> None:
+    """The page of a failed start has the last lines that the job has written."""
+    with replaced(deployment, ACTIVATE, "echo the lines of the log; exit 3"):
+        page = failed(user)
+    assert "the lines of the log" in page
+    assert "exit status 3" in page
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (("mv", "{home}", "{home}.away"), "No such file or directory"),
+        (("chmod", "0500", "{home}"), "Permission denied"),
+    ],
+)
+def test_a_home_that_cannot_be_used_is_named(
+    deployment: Deployment, user: HubUser, spoil: tuple[str, ...], reason: str
+) -> None:
+    """Where the log file can't be written the page says so, and why."""
+    home = "/home/project1/alice.project1"
+    deployment.run_in("slurm", *(part.format(home=home) for part in spoil))
+    try:
+        page = failed(user)
+    finally:
+        deployment.run_in(
+            "slurm", "sh", "-c", f"[ ! -e {home}.away ] || mv {home}.away {home}; chmod 0700 {home}"
+        )
+    assert f"{home}" in page
+    assert reason in page
+
+
+def test_shared_memory_and_pip(deployment: Deployment, user: HubUser) -> None:
+    """A kernel can have 200 MB of shared memory, and %pip."""
+    spawned(deployment, user)
+    with user.kernel() as run:
+        assert "pip 2" in run("%pip --version")
+        code = (
+            "from multiprocessing import shared_memory as m; s = m.SharedMemory(create=True, size=200 << 20);"
+            " s.buf[:] = bytes(200 << 20); print(s.size); s.close(); s.unlink()"
+        )
+        assert int(run(code)) >= 200 << 20
+
+
+def test_jupyterlab_warns_before_the_time_limit(deployment: Deployment, user: HubUser) -> None:
+    """JupyterLab loads an extension that knows when the job ends; nothing of it is left after the job."""
+    job = spawned(deployment, user)
+    name = "jupyterhub-time-limit"
+    folder = deployment.run_in("slurm", "sh", "-c", "echo /tmp/jupyterhub-job-*")
+    (script,) = deployment.run_in("slurm", "find", folder, "-name", "*.js").split()
+    server = f"{user.url}/user/{user.name}"
+    assert name in user.http.get(f"{server}/lab", follow_redirects=True).text
+    text = user.http.get(f"{server}/lab/extensions/{name}/static/{script.rpartition('/')[2]}").text
+    end = deployment.run_in("slurm", "squeue", "--noheader", f"--job={job}", "--format=%e")
+    seconds = deployment.run_in("slurm", "date", f"--date={end}", "+%s")
+    assert f"end = {seconds}000, minutes = 10;" in text
+    user.stop(STOP)
+    wait_until(lambda: not deployment.jobs(), STOP, "the job has not ended")
+    assert deployment.run_in("slurm", "ls", folder, check=False) == ""
+
+
+def test_idle_servers_are_looked_for(deployment: Deployment) -> None:
+    """The service that stops idle servers runs, with the scopes that this takes."""
+    wait_until(lambda: "idle-culler" in deployment.log("jupyterhub"), START, "no idle culler")
+    assert "403" not in "".join(
+        line for line in deployment.log("jupyterhub").splitlines() if "idle-culler" in line
+    )
+
+
+def test_sudo_rs_reads_the_rules(deployment: Deployment) -> None:
+    """The rules parse with the sudo of Ubuntu, which knows fewer options."""
+    sudoers = ROOT / "containers/slurm/files/etc/sudoers.d/jupyterspawner"
+    script = (
+        "apt-get update -qq && apt-get install -qq -y sudo-rs >/dev/null 2>&1 || exit 77\n"
+        "install -m 0440 /rules /tmp/rules && visudo-rs -c -f /tmp/rules"
+    )
+    container = f"{deployment.status['pod']}-slurm"
+    image = deployment.engine.run(("podman", "inspect", "--format", "{{.ImageName}}", container)).text
+    mounts = (f"--volume={sudoers}:/rules:ro", "--volume=/etc/ssl/certs:/etc/ssl/certs:ro")
+    run = ("podman", "run", "--rm", "--network=host", *mounts, "--entrypoint=sh", image, "-c", script)
+    done = deployment.engine.run(run, check=False, timeout=300)
+    if done.returncode == 77:
+        pytest.skip("Debian's mirror can't be reached")
+    assert done.returncode == 0, done.stderr
