@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import itertools
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import paramiko
@@ -46,7 +46,7 @@ def proofs(env: Environment, engine: Engine) -> list[Row]:
         proving = [partial(_service_account, env, way)]
         # A site's server would count these, and shut the hub out with those who do such things (PerSourcePenalties).
         if not env.slurm_elsewhere:
-            proving.append(partial(_strangers, way, engine))
+            proving += [partial(_strangers, way, engine), partial(_own_sudo, env, engine)]
         rows.extend(itertools.chain.from_iterable(engine.at_once(proving)))
     except (paramiko.SSHException, CommandTimedOut, OSError, EOFError) as error:
         reason = " ".join(str(error).split())
@@ -163,8 +163,6 @@ def _forbidden(env: Environment, session: Session) -> Iterator[Row]:
     """Try as the service account what sudo must not let it do."""
     if env.dev_users:
         account = env.dev_users[0].account
-        other = session.run("sudo", "-n", "-u", account, "/usr/bin/id")
-        yield _row(f"no other command as {account}", not other.ok and "uid=" not in other.stdout, other)
         for variable in CODE_VARIABLES:
             other = session.wrapper("slurmspawner_squeue", account, **{variable: "/nowhere"})
             # The wrapper, without the number of a job, would fail too: it must be sudo that has something to say.
@@ -173,10 +171,34 @@ def _forbidden(env: Environment, session: Session) -> Iterator[Row]:
         if teller := env.slurm.query_many_as:
             other = session.wrapper("slurmspawner_squeue", teller, SLURMSPAWNER_JOB_ID="1")
             yield _row(f"no other wrapper as {teller}", not other.ok and not other.stdout, other)
-    command = session.run("sudo", "-n", "/usr/bin/id")
-    yield _row("no command as root", not command.ok and "uid=" not in command.stdout, command)
+    if env.slurm_elsewhere:
+        yield from _no_other_command(env, session.run)
+    else:
+        shell = session.run("id")
+        yield _row(f"no shell for {SERVICE_ACCOUNT}", not shell.ok and "uid=" not in shell.stdout, shell)
     wrapper = session.wrapper("slurmspawner_squeue", "root")
     yield _row("no wrapper as root", not wrapper.ok and "uid=" not in wrapper.stdout, wrapper)
+
+
+def _own_sudo(env: Environment, engine: Engine) -> list[Row]:
+    """Try sudo inside our own container: over SSH, sshd refuses what sudo should refuse as well."""
+
+    def run(*command: str) -> Result:
+        argv = exec_argv(env.container("slurm"), *command, user=SERVICE_ACCOUNT)
+        done = engine.run(argv, check=False, timeout=TIMEOUT)
+        return Result(stdout=done.text, stderr=done.stderr, exited=done.returncode)
+
+    return list(_no_other_command(env, run))
+
+
+def _no_other_command(env: Environment, run: Callable[..., Result]) -> Iterator[Row]:
+    """Try other commands than the wrappers with sudo; ``run`` runs a command as the service account."""
+    if env.dev_users:
+        account = env.dev_users[0].account
+        other = run("sudo", "-n", "-u", account, "/usr/bin/id")
+        yield _row(f"no other command as {account}", not other.ok and "uid=" not in other.stdout, other)
+    command = run("sudo", "-n", "/usr/bin/id")
+    yield _row("no command as root", not command.ok and "uid=" not in command.stdout, command)
 
 
 def _strangers(way: Way, engine: Engine) -> list[Row]:
