@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ CA_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundl
 # before it starts a container; neither can be raised past the host's hard limit without CAP_SYS_RESOURCE.
 ULIMITS = {"nofile": 1048576, "nproc": 32768}
 CAP_SYS_RESOURCE = 24  # linux/capability.h
+# podman's own default, and what manifests/pod.yaml.j2 asks for, which podman 4 doesn't take from there.
+SYSCTLS = ("net.ipv4.ping_group_range=0 0", "net.ipv4.ip_unprivileged_port_start=32768")
 
 
 def rootless() -> bool:
@@ -58,7 +60,11 @@ def make_build_caches() -> None:
 
 def containers_conf() -> str | None:
     """Return the containers.conf that this host needs, the user's own settings included, or None if it needs none."""
-    return merged_conf(_user_conf(), needed_conf(*_probe()))
+    own = _user_conf()
+    needed = needed_conf(*_probe())
+    if platform.system() != "Linux":  # podman's machine has its own
+        return merged_conf(own, needed)
+    return merged_conf(own, needed, sysctls=SYSCTLS)
 
 
 def needed_conf(may_raise: bool, cgroup_v1: bool, hard: Mapping[str, int], has_runc: bool) -> dict[str, dict[str, Any]]:
@@ -76,16 +82,24 @@ def needed_conf(may_raise: bool, cgroup_v1: bool, hard: Mapping[str, int], has_r
     return needed
 
 
-def merged_conf(own: Mapping[str, Any], needed: Mapping[str, Mapping[str, Any]]) -> str | None:
+def merged_conf(
+    own: Mapping[str, Any], needed: Mapping[str, Mapping[str, Any]], sysctls: Sequence[str] = ()
+) -> str | None:
     """Return containers.conf text of the user's ``own`` settings and those ``needed`` that they don't make themselves.
 
-    None if nothing needs adding.
+    Of ``sysctls`` those are added that the user doesn't set. None if nothing needs adding.
     """
     import tomli_w
 
     result = {table: dict(values) if isinstance(values, Mapping) else values for table, values in own.items()}
     for table, values in needed.items():
         result[table] = {**values, **result.get(table, {})}
+    if sysctls:
+        containers = result.setdefault("containers", {})
+        theirs = containers.get("default_sysctls", [])
+        names = {setting.partition("=")[0] for setting in theirs}
+        added = [setting for setting in sysctls if setting.partition("=")[0] not in names]
+        containers["default_sysctls"] = [*theirs, *added]
     return None if result == own else tomli_w.dumps(result)
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+from collections.abc import Callable, Iterator
+
 import pytest
 
 from .conftest import Deployment
+from .test_environment import wait_until
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
@@ -82,3 +87,55 @@ def test_the_hubs_key_runs_the_hubs_commands(deployment: Deployment, variables: 
     )
     assert as_service_account(deployment, f"sudo -n -l -u {ACCOUNT} {WRAPPER}")[:2] == (0, WRAPPER)
     assert as_service_account(deployment, "whoami")[:2] == (0, "jupyterspawner")
+
+
+# Tries for as long as its input is open to listen on each port of the pod's services, and prints those that it got.
+PORT_THIEF = """
+import select, socket, sys
+got = set()
+while not select.select([sys.stdin], [], [], 0.001)[0]:
+    for port in map(int, sys.argv[1:]):
+        for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::")):
+            with socket.socket(family) as listener:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                try:
+                    listener.bind((address, port))
+                    listener.listen()
+                except OSError:
+                    continue
+                got.add(port)
+print("got", *sorted(got), flush=True)
+"""
+OWN_PORT = 40123  # one that a job may have, so that the thief is known to work
+
+
+@contextlib.contextmanager
+def port_thief(deployment: Deployment, *ports: int) -> Iterator[Callable[[], list[int]]]:
+    """Have a job try to get at ``ports`` while the block runs; the function given ends it and says which it got."""
+    slurm = f"{deployment.status['pod']}-slurm"
+    job = ("srun", "--quiet", "--chdir=/", "python3", "-c", PORT_THIEF, *map(str, (*ports, OWN_PORT)))
+    command = ("podman", "exec", "--interactive", "--user", ACCOUNT, slurm, *job)
+    thief = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=deployment.engine.environment)
+
+    def got() -> list[int]:
+        output = thief.communicate(b"\n", timeout=60)[0].decode()
+        assert output.startswith("got ")
+        return [int(port) for port in output.split()[1:]]
+
+    with thief:
+        wait_until(lambda: "RUNNING" in deployment.jobs().values(), 60, "the job doesn't start")
+        yield got
+
+
+def test_a_job_gets_no_port_of_the_pods_services(deployment: Deployment) -> None:
+    """Not while the hub, its proxy, slurmctld or the whole hub container restarts; and the hub comes back."""
+    hub = f"{deployment.status['pod']}-jupyterhub"
+    with port_thief(deployment, 8000, 8001, 8080, 8081, 9000, 6817) as got:
+        for container, service in (("jupyterhub", "jupyterhub"), ("jupyterhub", "configurable-http-proxy")):
+            deployment.run_in(container, "s6-svc", "-r", f"/run/service/{service}")
+            wait_until(lambda: deployment.health != 200, 10, f"{service} did not go away")
+            wait_until(lambda: deployment.health == 200, 60, f"{service} did not come back")
+        deployment.run_in("slurm", "s6-svc", "-r", "/run/service/slurmctld")
+        deployment.engine.run(("podman", "restart", hub))
+        wait_until(lambda: deployment.health == 200, 60, "the hub did not come back")
+        assert got() == [OWN_PORT]
