@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import itertools
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 from .conftest import Deployment
-from .test_environment import wait_until
+from .test_environment import STOP, spawned, wait_until
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
@@ -139,3 +144,62 @@ def test_a_job_gets_no_port_of_the_pods_services(deployment: Deployment) -> None
         deployment.engine.run(("podman", "restart", hub))
         wait_until(lambda: deployment.health == 200, 60, "the hub did not come back")
         assert got() == [OWN_PORT]
+
+
+# In a user's own configuration of the Jupyter server: write down the headers of each request.
+SPY = f"""
+from tornado.web import Application
+
+def find_handler(app, request, find=Application.find_handler, **more):
+    with open("{HOME}/spied", "a") as spied:
+        spied.write(f"{{request.path}} {{sorted(request.headers.get_all())}}\\n")
+    return find(app, request, **more)
+
+Application.find_handler = find_handler
+"""
+
+
+@pytest.fixture
+def spied(deployment: Deployment) -> Iterator[Callable[[], str]]:
+    """Have alice's server write down what it is sent; the function given returns that."""
+    as_alice = ("runuser", "-u", ACCOUNT, "--", "sh", "-euc")
+    spy = base64.b64encode(SPY.encode()).decode()
+    config = f"{HOME}/.jupyter/jupyter_server_config.py"
+    deployment.run_in("slurm", *as_alice, f"mkdir -p {HOME}/.jupyter; echo {spy} | base64 -d >{config}")
+    yield lambda: deployment.run_in("slurm", "cat", f"{HOME}/spied")
+    deployment.run_in("slurm", "rm", "-f", config, f"{HOME}/spied")
+
+
+def test_a_users_server_gets_no_id_token(deployment: Deployment, spied: Callable[[], str]) -> None:
+    """A front end puts it into every request, those to other people's servers too; only the hub gets it."""
+    names = ("X-Auth-Id-Token", "x-auth-id-token", "X-AUTH-ID-TOKEN", "X_Auth_Id_Token", "X-JupyterHub-Proxied")
+    with deployment.user() as user:
+        spawned(deployment, user)
+        path = urlsplit(f"{user.url}/user/alice/api/status").path
+        headers = "".join(f"{name}: secret{number}\r\n" for number, name in enumerate(names))
+        spellings = (path, path.replace("/user/", "//user/"), path.replace("alice", "%61lice"))
+        for upgrade, spelled in itertools.product(("", "Connection: Upgrade\r\nUpgrade: websocket\r\n"), spellings):
+            with socket.create_connection(("127.0.0.1", urlsplit(user.url).port), timeout=30) as connection:
+                connection.sendall(f"GET {spelled} HTTP/1.1\r\nHost: x\r\n{headers}{upgrade}\r\n".encode())
+                assert connection.recv(12).startswith(b"HTTP/1.1 ")
+        user.stop(STOP)
+    seen = spied()
+    assert path in seen
+    assert "('Upgrade', 'websocket')" in seen
+    assert "secret" not in seen
+
+
+def test_the_hubs_port_has_an_api_and_no_pages(deployment: Deployment) -> None:
+    """Whoever gets at the port past the proxy can't log in there; servers find the API."""
+    ask = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1]).status)"
+    as_alice = ("runuser", "-u", ACCOUNT, "--", "sh", "-c", 'python3 "$@" 2>&1', "sh", "-c", ask)
+    base = f"http://127.0.0.1:8081{urlsplit(deployment.status['url']).path}"
+
+    def asked(path: str) -> str:
+        return deployment.run_in("slurm", *as_alice, f"{base}{path}", check=False)
+
+    for path in ("/hub/health", "/hub/api", "/hub/api/"):
+        assert asked(path) == "200"
+    for path in ("/hub/login", "/hub/home", "/hub/", "/", "/hub/%61pi/", "/hub/logout", "/hub/spawn", "/hub/error/503"):
+        assert asked(path).endswith("HTTP Error 404: Not Found")
+        assert httpx.get(f"{deployment.status['url']}{path.removesuffix('%61pi/')}").status_code != 404

@@ -3,11 +3,17 @@
 An environment's own jupyterhub_config.py loads this file and then sets what differs.
 """
 
+import hashlib
+import hmac
 import os
+import re
+import secrets
 from functools import partialmethod
 from urllib.parse import urlsplit
 
 from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPServerRequest
+from tornado.web import Application, ErrorHandler
 
 c = get_config()  # from JupyterHub's configuration loader
 
@@ -41,6 +47,22 @@ c.JupyterHub.init_spawners_timeout = 1
 # The proxy turns away headers over 64 KiB. Tornado's own limit is the same, counts the names' punctuation as well and
 # closes the connection without an answer, so here the hub takes all that the proxy lets through.
 HTTPServer.initialize = partialmethod(HTTPServer.initialize, max_header_size=128 * 1024)
+
+# Who comes to the hub's port past the proxy, as servers do, finds the API there and no page to log in at.
+proxy_token = os.environ.get("CONFIGPROXY_AUTH_TOKEN") or secrets.token_hex()  # without one no request is the proxy's
+PROXIED = hashlib.sha256(f"proxied {proxy_token}".encode()).hexdigest()
+OPEN = re.compile(rf"{re.escape(c.JupyterHub.base_url.rstrip('/'))}/hub/(api(/.*)?|health)")
+
+
+def find_handler(app: Application, request: HTTPServerRequest, find=Application.find_handler, **more):
+    """Return what answers ``request``: 404 for one that didn't come by the proxy, unless it is for the API."""
+    proxied = hmac.compare_digest(request.headers.get("X-Jupyterhub-Proxied", ""), PROXIED)
+    if proxied or OPEN.fullmatch(request.path):
+        return find(app, request, **more)
+    return app.get_handler_delegate(request, ErrorHandler, {"status_code": 404})
+
+
+Application.find_handler = find_handler
 
 # Who may log in is the identity provider's to say: whoever has a token with a project on this platform. Said here for
 # packages of another source too; a site that names c.Authenticator.allowed_users itself sets it to False.
