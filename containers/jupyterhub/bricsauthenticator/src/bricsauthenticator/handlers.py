@@ -1,5 +1,7 @@
 """Pages and API of the hub that stand in for JupyterHub's and batchspawner's own."""
 
+from typing import Any
+
 from jupyterhub import apihandlers, handlers
 from jupyterhub.handlers import pages
 from jupyterhub.spawner import Spawner
@@ -43,7 +45,12 @@ def is_token_of(spawner: Spawner, token: str) -> bool:
 
 
 class SpawnHandler(pages.SpawnHandler):
-    """The spawn page, which answers 400 where JupyterHub's stumbles over options that are no text."""
+    """The spawn page, which answers 400 where JupyterHub's stumbles over options that are no text.
+
+    JupyterHub's starts a server by a GET with parameters, so by a link on another site; here they fill the form in.
+    """
+
+    chosen: dict[str, str] = {}
 
     async def prepare(self) -> None:
         """Find out who asks; 400 unless all arguments of the request are UTF-8."""
@@ -51,6 +58,12 @@ class SpawnHandler(pages.SpawnHandler):
         for name, values in self.request.arguments.items():
             for value in values:
                 self.decode_argument(value, name)
+
+    def get(self, *args: str) -> Any:
+        """Show the form, filled in with the parameters."""
+        self.chosen = {name: self.get_query_argument(name) for name in self.request.query_arguments}
+        self.request.query_arguments = {}
+        return super().get(*args)
 
 
 # The first handler of a path is the one that counts.
