@@ -203,3 +203,20 @@ def test_the_hubs_port_has_an_api_and_no_pages(deployment: Deployment) -> None:
     for path in ("/hub/login", "/hub/home", "/hub/", "/", "/hub/%61pi/", "/hub/logout", "/hub/spawn", "/hub/error/503"):
         assert asked(path).endswith("HTTP Error 404: Not Found")
         assert httpx.get(f"{deployment.status['url']}{path.removesuffix('%61pi/')}").status_code != 404
+
+
+def test_no_request_forges_what_is_logged(deployment: Deployment) -> None:
+    """A path that isn't UTF-8, or has control characters, is a 400; a client's own word for its address is none."""
+    url = deployment.status["url"]
+    for path in ("/hub/spawn/alice/%ff", "/hub/api/users/alice/servers/a%0aforged", "/hub/spawn/alice/a%0Dforged"):
+        assert httpx.get(f"{url}{path}").status_code == 400
+    httpx.get(f"{url}/hub/login?forged", headers={"X-Real-IP": "192.0.2.66", "X_Real_IP": "192.0.2.66"})
+    wait_until(lambda: "/hub/login?forged" in deployment.log("jupyterhub"), 10, "the request isn't logged")
+    log = deployment.log("jupyterhub")
+    assert "192.0.2.66" not in log
+    assert not any(line.startswith("jupyterhub:  forged") for line in log.splitlines())
+
+
+def test_no_page_of_the_hub_is_sniffed(deployment: Deployment) -> None:
+    """A browser takes an answer for what the hub says that it is."""
+    assert httpx.get(f"{deployment.status['url']}/hub/login").headers["X-Content-Type-Options"] == "nosniff"

@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 from functools import partialmethod
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
@@ -41,7 +41,7 @@ if urlsplit(c.Spawner.hub_connect_url).hostname not in ("127.0.0.1", "localhost"
 
 # The page that shows a start's progress comes at once, not after 10 s of waiting for the server; and the hub answers
 # before it has asked Slurm about each server it remembers.
-c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0}
+c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0, "headers": {"X-Content-Type-Options": "nosniff"}}
 c.JupyterHub.init_spawners_timeout = 1
 
 # The proxy turns away headers over 64 KiB. Tornado's own limit is the same, counts the names' punctuation as well and
@@ -55,7 +55,12 @@ OPEN = re.compile(rf"{re.escape(c.JupyterHub.base_url.rstrip('/'))}/hub/(api(/.*
 
 
 def find_handler(app: Application, request: HTTPServerRequest, find=Application.find_handler, **more):
-    """Return what answers ``request``: 404 for one that didn't come by the proxy, unless it is for the API."""
+    """Return what answers ``request``: 404 for one that didn't come by the proxy, unless it is for the API.
+
+    And 400 for a path with control characters: a server's name is part of lines in the log.
+    """
+    if not unquote(request.path).isprintable():
+        return app.get_handler_delegate(request, ErrorHandler, {"status_code": 400})
     proxied = hmac.compare_digest(request.headers.get("X-Jupyterhub-Proxied", ""), PROXIED)
     if proxied or OPEN.fullmatch(request.path):
         return find(app, request, **more)

@@ -8,6 +8,7 @@ import { pathToFileURL } from "node:url";
 
 const TOKEN = "x-auth-id-token";
 const PROXIED = "x-jupyterhub-proxied";
+const ADDRESS = "x-real-ip";
 const proxied = createHash("sha256").update(`proxied ${process.env.CONFIGPROXY_AUTH_TOKEN}`).digest("hex");
 
 const program = pathToFileURL(realpathSync(process.argv[1]));
@@ -23,10 +24,17 @@ proxy.targetForReq = async function (request) {
     const toHub = route?.hub === true;
     for (const name of Object.keys(request.headers)) {
         const spelled = name.replaceAll("_", "-"); // node has them in lower case
-        if (spelled === PROXIED || (spelled === TOKEN && !toHub)) delete request.headers[name];
+        // The hub would take a client's own word for its address; what this proxy adds is X-Forwarded-For.
+        if (spelled === PROXIED || spelled === ADDRESS || (spelled === TOKEN && !toHub)) delete request.headers[name];
     }
     if (toHub) request.headers[PROXIED] = proxied;
     return match;
+};
+
+// A path that isn't UTF-8 is the client's mistake.
+proxy.handleProxyError = function (code, kind, request, response, error) {
+    const malformed = error instanceof URIError;
+    return handleProxyError.call(this, malformed ? 400 : code, kind, request, response, malformed ? undefined : error);
 };
 
 // The hub's page for an error is asked for by this alone.
