@@ -361,6 +361,8 @@ class Environment(Frozen):
             "AUTH_USER": self.auth.user or "",
             "LOGOUT_REDIRECT_URL": self.auth.logout_redirect_url or "",
             "INVALID_JWT_LOGOUT": _flag(self.auth.invalid_jwt_logout),
+            "JWT_AZP": self.auth.azp or "",
+            "MATCH_USERNAME": _flag(self.auth.match_username),
             "START_POLL_INTERVAL": f"{self.hub.start_poll_interval:g}",
             "POLL_INTERVAL": str(self.hub.poll_interval),
             "START_TIMEOUT": str(self.hub.start_timeout),

@@ -82,6 +82,10 @@ if url := setting("LOGOUT_REDIRECT_URL"):
     c.BricsAuthenticator.logout_redirect_url = url
 if setting("INVALID_JWT_LOGOUT") == "true":
     c.BricsAuthenticator.invalid_jwt_logout = True
+if azp := setting("JWT_AZP"):
+    c.BricsAuthenticator.jwt_azp = azp
+if setting("MATCH_USERNAME") == "false":
+    c.BricsAuthenticator.match_username = False
 
 # Servers are Slurm jobs. The connection's details (key, known hosts, port, environment) are in ssh_config.
 c.JupyterHub.spawner_class = "brics"
