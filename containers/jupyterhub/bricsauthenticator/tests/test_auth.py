@@ -180,6 +180,15 @@ def test_logout(hub: Hub) -> None:
     assert (status, headers["Location"]) == (302, "/jupyter/_oidc/sign_out?rd=/")
 
 
+def test_logout_ends_the_login(hub: Hub) -> None:
+    """Cookies kept from before a log-out are worth nothing after it, also to another hub process."""
+    session = hub.session(hub.provider.token())
+    assert hub.request("GET", "/home", session)[0] == 200
+    hub.request("GET", "/logout", session)
+    assert hub.request("GET", "/home", session)[0] == 302
+    assert hub.request("GET", "/home", hub.session(hub.provider.token()))[0] == 200
+
+
 def authenticate(authenticator: BricsAuthenticator, *tokens: str) -> list[int | dict]:
     """Authenticate with `tokens`, all at once; status or result of each."""
 

@@ -1,12 +1,13 @@
 """Pages and API of the hub that stand in for JupyterHub's and batchspawner's own."""
 
+from collections.abc import Callable
 from typing import Any
 
 from jupyterhub import apihandlers, handlers
-from jupyterhub.handlers import pages
+from jupyterhub.handlers import LogoutHandler, pages
 from jupyterhub.spawner import Spawner
 from jupyterhub.user import User
-from jupyterhub.utils import compare_token
+from jupyterhub.utils import compare_token, new_token
 from tornado import web
 
 
@@ -65,6 +66,19 @@ class SpawnHandler(pages.SpawnHandler):
         self.request.query_arguments = {}
         return super().get(*args)
 
+
+def end_logins(self: LogoutHandler, name: str, original: Callable = LogoutHandler._backend_logout_cleanup) -> None:
+    """Log the user out. JupyterHub takes the cookie from the browser alone, and a copy of it would hold for days.
+
+    Its value is the same in all browsers of the user, so the hub asks for a log-in in the others too.
+    """
+    user = self.current_user
+    original(self, name)
+    user.orm_user.cookie_id = new_token()
+    self.db.commit()
+
+
+LogoutHandler._backend_logout_cleanup = end_logins
 
 # The first handler of a path is the one that counts.
 apihandlers.default_handlers.insert(0, (r"/api/batchspawner", PortHandler))
