@@ -220,3 +220,16 @@ def test_no_request_forges_what_is_logged(deployment: Deployment) -> None:
 def test_no_page_of_the_hub_is_sniffed(deployment: Deployment) -> None:
     """A browser takes an answer for what the hub says that it is."""
     assert httpx.get(f"{deployment.status['url']}/hub/login").headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_a_job_finds_nothing_to_climb_on(deployment: Deployment) -> None:
+    """In Slurm's container sudo alone is setuid, what is installed is root's to write to, and logs aren't shown."""
+    setuid = deployment.run_in("slurm", "find", "/", "-xdev", "-type", "f", "-perm", "/6000")
+    assert setuid == "/usr/bin/sudo"
+    installed = ("/bin", "/etc", "/lib", "/opt", "/sbin", "/srv", "/usr", "/var/lib")
+    search = ("find", *installed, "-xdev", "!", "-type", "l", "-perm", "-0002")
+    assert deployment.run_in("slurm", *search) == ""
+    as_alice = ("runuser", "-u", ACCOUNT, "--", "sh", "-c")
+    for service in ("sshd", "slurmctld", "slurmd-node1", "munged"):
+        read = f"cat /var/lib/slurm/log/{service}/current >/dev/null 2>&1 && echo read"
+        assert deployment.run_in("slurm", *as_alice, read, check=False) == ""
