@@ -233,3 +233,24 @@ def test_a_job_finds_nothing_to_climb_on(deployment: Deployment) -> None:
     for service in ("sshd", "slurmctld", "slurmd-node1", "munged"):
         read = f"cat /var/lib/slurm/log/{service}/current >/dev/null 2>&1 && echo read"
         assert deployment.run_in("slurm", *as_alice, read, check=False) == ""
+
+
+def test_a_log_out_ends_the_log_in(deployment: Deployment) -> None:
+    """Cookies from before it are worth nothing: to the hub at once, to the user's server within half a minute."""
+    with deployment.user() as user:
+        spawned(deployment, user)
+        server = f"{user.url}/user/alice/api/contents"
+        # The page takes the browser through the log-in to the server, whose cookie is then among the others.
+        user.page("/user/alice/tree")
+        assert user.http.get(server, follow_redirects=False).status_code == 200
+        cookies = "; ".join(f"{cookie.name}={cookie.value}" for cookie in user.http.cookies.jar)
+
+        def status(url: str) -> int:
+            return httpx.get(url, headers={"Cookie": cookies}).status_code
+
+        assert (status(f"{user.url}/hub/home"), status(server)) == (200, 200)
+        user.http.get(f"{user.url}/hub/logout")
+        assert status(f"{user.url}/hub/home") == 302
+        wait_until(lambda: status(server) == 403, 30, "the server still takes the cookie")
+    with deployment.user() as user:
+        user.stop(STOP)

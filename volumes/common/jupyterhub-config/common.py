@@ -99,6 +99,8 @@ c.BricsSlurmSpawner.batch_cancel_cmd = f"{job} {wrappers}/slurmspawner_scancel"
 if account := setting("QUERY_MANY_AS"):
     c.BricsSlurmSpawner.batch_query_many_cmd = f"{remote} sudo -n -u {account} {wrappers}/slurmspawner_squeue_many"
 c.BricsSlurmSpawner.cmd = ["jupyterhub-singleuser"]
+# Seconds for which a server believes what the hub has said of a browser: for so long it knows nothing of a log-out.
+c.BricsSlurmSpawner.args = ["--HubOAuth.cache_max_age=20"]
 c.BricsSlurmSpawner.gres_enabled = setting("REQUEST_GPUS") == "true"
 
 # A person waits for a server that starts; one that runs is asked for seldom.
