@@ -99,6 +99,8 @@ class Auth(Frozen):
     audience: Annotated[str, Field(pattern=_LINE)]
     token_lifetime: Annotated[StrictInt, Field(ge=60)]
     logout_redirect_url: Annotated[str, Field(pattern=r"^(https?://[^\s/]+)?(/\S*)?$")] | None
+    azp: Annotated[str, Field(pattern=_LINE)] | None
+    match_username: StrictBool
     invalid_jwt_logout: StrictBool
 
     @property

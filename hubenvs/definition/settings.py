@@ -27,6 +27,8 @@ def container_settings(env: Environment) -> dict[str, str]:
         "BRICS_PLATFORM": auth.platform,
         "BRICS_PORTAL": auth.portal,
         "JWT_AUDIENCE": auth.audience,
+        "JWT_AZP": auth.azp,
+        "MATCH_USERNAME": auth.match_username,
         "AUTH_USER": auth.user,
         "LOGOUT_REDIRECT_URL": auth.logout_redirect_url,
         "INVALID_JWT_LOGOUT": auth.invalid_jwt_logout,

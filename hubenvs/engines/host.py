@@ -7,7 +7,7 @@ import platform
 import pwd
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,8 @@ CA_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundl
 # Podman's default for open files, and the kernel's for processes (pid_max), to which podman lowers its own
 # hard limit. Neither can exceed the host's hard limit without CAP_SYS_RESOURCE.
 ULIMITS = {"nofile": 1048576, "nproc": 32768}
+# Podman's own default, and what manifests/pod.yaml.j2 asks for. podman<5: 4.3 doesn't read it there.
+SYSCTLS = ("net.ipv4.ping_group_range=0 0", "net.ipv4.ip_unprivileged_port_start=32768")
 CAP_SYS_RESOURCE = 24  # linux/capability.h
 # All images with their build caches take about 3 GB.
 NEEDED_DISK_GB = 5
@@ -69,11 +71,12 @@ def _cgroup_v1() -> bool:
 def containers_conf() -> str | None:
     """Return the containers.conf that this host needs, the user's settings included; None if none."""
     needed = needed_conf(*_probe())
-    if platform.system() == "Linux":
-        # All users' jobs share /dev/shm. Podman's own limit is 64 MB, a Linux host's half its memory.
-        shm = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-        needed.setdefault("containers", {})["shm_size"] = f"{shm >> 20}m"
-    return merged_conf(_user_conf(), needed)
+    if platform.system() != "Linux":  # the podman machine has its own
+        return merged_conf(_user_conf(), needed)
+    # All users' jobs share /dev/shm. Podman's own limit is 64 MB, a Linux host's half its memory.
+    shm = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    needed.setdefault("containers", {})["shm_size"] = f"{shm >> 20}m"
+    return merged_conf(_user_conf(), needed, SYSCTLS)
 
 
 def needed_conf(
@@ -94,15 +97,23 @@ def needed_conf(
     return needed
 
 
-def merged_conf(users: Mapping[str, Any], needed: Mapping[str, Mapping[str, Any]]) -> str | None:
+def merged_conf(
+    users: Mapping[str, Any], needed: Mapping[str, Mapping[str, Any]], sysctls: Sequence[str] = ()
+) -> str | None:
     """Return a containers.conf with the settings of the ``users`` file, and those ``needed`` that it lacks.
 
-    None if nothing needs adding.
+    ``sysctls`` (``name=value``) are added to default_sysctls unless the user sets them. None if nothing needs
+    adding.
     """
     import tomli_w
 
-    added = {table: {**values, **users.get(table, {})} for table, values in needed.items()}
-    result = {**users, **added}
+    result = {**users, **{table: {**values, **users.get(table, {})} for table, values in needed.items()}}
+    if sysctls:
+        containers = result["containers"] = {**result.get("containers", {})}
+        existing = containers.get("default_sysctls", [])
+        names = {setting.partition("=")[0] for setting in existing}
+        added = [setting for setting in sysctls if setting.partition("=")[0] not in names]
+        containers["default_sysctls"] = [*existing, *added]
     return None if result == users else tomli_w.dumps(result)
 
 

@@ -10,7 +10,7 @@ import io
 import itertools
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -55,7 +55,7 @@ def prove(session: Session) -> list[Proof]:
         calls = [partial(_service_account, session, server)]
         # A site's server may count failed log-ins and shut the hub out (PerSourcePenalties).
         if not session.env.slurm_elsewhere:
-            calls.append(partial(_strangers, session, server))
+            calls += [partial(_strangers, session, server), partial(_local_sudo, session)]
         proofs.extend(itertools.chain.from_iterable(session.programs.at_once(calls)))
     except (paramiko.SSHException, CommandTimedOut, OSError, EOFError) as error:
         reason = " ".join(str(error).split())
@@ -186,11 +186,14 @@ def _allowed(env: Environment, commands: Commands) -> Iterator[Proof]:
 
 
 def _forbidden(env: Environment, commands: Commands) -> Iterator[Proof]:
-    """Try as the service account what sudo must refuse."""
+    """Try as the service account what sudo must refuse, and where Slurm is ours, sshd before it."""
+    if env.slurm_elsewhere:
+        yield from _no_other_command(env, commands.run)
+    else:
+        shell = commands.run("id")
+        yield _proof(f"no shell for {SERVICE_ACCOUNT}", not shell.ok and "uid=" not in shell.stdout, shell)
     if env.dev_users:
         account = env.dev_users[0].account
-        other = commands.run("sudo", "-n", "-u", account, "/usr/bin/id")
-        yield _proof(f"no other command as {account}", not other.ok and "uid=" not in other.stdout, other)
         for variable in CODE_VARIABLES:
             other = commands.wrapper("slurmspawner_squeue", account, **{variable: "/nowhere"})
             # Without a job's number the wrapper would fail too. The refusal must be sudo's.
@@ -199,10 +202,30 @@ def _forbidden(env: Environment, commands: Commands) -> Iterator[Proof]:
         if query_account := env.slurm.query_many_as:
             other = commands.wrapper("slurmspawner_squeue", query_account, SLURMSPAWNER_JOB_ID="1")
             yield _proof(f"no other wrapper as {query_account}", not other.ok and not other.stdout, other)
-    command = commands.run("sudo", "-n", "/usr/bin/id")
-    yield _proof("no command as root", not command.ok and "uid=" not in command.stdout, command)
     wrapper = commands.wrapper("slurmspawner_squeue", "root")
     yield _proof("no wrapper as root", not wrapper.ok and "uid=" not in wrapper.stdout, wrapper)
+
+
+def _local_sudo(session: Session) -> list[Proof]:
+    """Try sudo inside our own container: over SSH, sshd refuses what sudo must refuse as well."""
+    container = session.env.container("slurm")
+
+    def run(*command: str) -> Result:
+        argv = session.engine.exec_command(container, *command, user=SERVICE_ACCOUNT)
+        done = session.engine.run(argv, check=False, timeout=TIMEOUT)
+        return Result(stdout=done.text, stderr=done.stderr, exited=done.returncode)
+
+    return list(_no_other_command(session.env, run))
+
+
+def _no_other_command(env: Environment, run: Callable[..., Result]) -> Iterator[Proof]:
+    """Try other commands than the wrappers with sudo; ``run`` runs a command as the service account."""
+    if env.dev_users:
+        account = env.dev_users[0].account
+        other = run("sudo", "-n", "-u", account, "/usr/bin/id")
+        yield _proof(f"no other command as {account}", not other.ok and "uid=" not in other.stdout, other)
+    command = run("sudo", "-n", "/usr/bin/id")
+    yield _proof("no command as root", not command.ok and "uid=" not in command.stdout, command)
 
 
 def _strangers(session: Session, server: Server) -> list[Proof]:

@@ -195,8 +195,11 @@ def _stopped_on_error(walk: Walk) -> Iterator[None]:
         yield
     except BaseException:
         with suppress(*BROKEN):  # the first error is the one to report
-            walk.user.wait_ready(TIDY_TIMEOUT, walk.server)  # the hub doesn't stop a server that is starting
-            walk.user.stop(STOP_TIMEOUT, walk.server)
+            try:
+                walk.user.stop(STOP_TIMEOUT, walk.server)  # interrupts a start
+            except StateError:  # not in every version of JupyterHub
+                walk.user.wait_ready(TIDY_TIMEOUT, walk.server)
+                walk.user.stop(STOP_TIMEOUT, walk.server)
         raise
 
 

@@ -35,7 +35,7 @@ def test_check_proves_every_row(deployment: Deployment) -> None:
     """SSH from the hub does what it must, and everything else is refused."""
     done = invoke("check", *deployment.options)
     rows = [line for line in done.stdout.splitlines() if line.startswith("ok")]
-    assert len(rows) == 15
+    assert len(rows) == 16
     assert any("slurmspawner_squeue_many" in row and "|alice.project1|" in row for row in rows)
     assert "FAIL" not in done.stdout
 

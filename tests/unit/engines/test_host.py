@@ -12,6 +12,14 @@ else:
     import tomli as tomllib
 
 
+def test_sysctls_are_added_to_the_users_own() -> None:
+    """The user's value of one wins; the list isn't replaced."""
+    text = host.merged_conf({"containers": {"default_sysctls": ["a=1"]}}, {}, sysctls=("a=2", "b=3"))
+    assert text is not None
+    assert tomllib.loads(text) == {"containers": {"default_sysctls": ["a=1", "b=3"]}}
+    assert host.merged_conf(tomllib.loads(text), {}, sysctls=("a=2", "b=3")) is None
+
+
 def test_a_host_that_needs_nothing_gets_nothing() -> None:
     """No containers.conf is made where podman works as it is."""
     needed = host.needed_conf(may_raise=True, cgroup_v1=False, hard={"nofile": 5, "nproc": 5}, has_runc=True)

@@ -3,13 +3,19 @@
 An environment's own jupyterhub_config.py loads this file and then sets what differs.
 """
 
+import hashlib
+import hmac
 import logging
 import os
+import re
+import secrets
 import sys
 from functools import partialmethod
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPServerRequest
+from tornado.web import Application, ErrorHandler
 
 c = get_config()  # from JupyterHub's configuration loader
 
@@ -57,12 +63,35 @@ if urlsplit(c.Spawner.hub_connect_url).hostname not in ("127.0.0.1", "localhost"
 
 # The page that shows a start's progress comes at once, not after 10 s of waiting for the server; and the hub answers
 # before it has asked Slurm about each server it remembers.
-c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0}
+c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0, "headers": {"X-Content-Type-Options": "nosniff"}}
 c.JupyterHub.init_spawners_timeout = 1
 
 # The proxy turns away headers over 64 KiB. Tornado's own limit is the same, counts the names' punctuation as well and
 # closes the connection without an answer, so here the hub takes all that the proxy lets through.
 HTTPServer.initialize = partialmethod(HTTPServer.initialize, max_header_size=128 * 1024)
+
+# Who comes to the hub's port past the proxy, as servers do, finds the API there and no page to log in at.
+proxy_token = (
+    os.environ.get("CONFIGPROXY_AUTH_TOKEN") or secrets.token_hex()
+)  # without one no request is the proxy's
+PROXIED = hashlib.sha256(f"proxied {proxy_token}".encode()).hexdigest()
+OPEN = re.compile(rf"{re.escape(c.JupyterHub.base_url.rstrip('/'))}/hub/(api(/.*)?|health)")
+
+
+def find_handler(app: Application, request: HTTPServerRequest, find=Application.find_handler, **more):
+    """Return what answers ``request``: 404 for one that didn't come by the proxy, unless it is for the API.
+
+    And 400 for a path with control characters: a server's name is part of lines in the log.
+    """
+    if not unquote(request.path).isprintable():
+        return app.get_handler_delegate(request, ErrorHandler, {"status_code": 400})
+    proxied = hmac.compare_digest(request.headers.get("X-Jupyterhub-Proxied", ""), PROXIED)
+    if proxied or OPEN.fullmatch(request.path):
+        return find(app, request, **more)
+    return app.get_handler_delegate(request, ErrorHandler, {"status_code": 404})
+
+
+Application.find_handler = find_handler
 
 # Who may log in is the identity provider's to say: whoever has a token with a project on this platform. Said here for
 # packages of another source too; a site that names c.Authenticator.allowed_users itself sets it to False.
@@ -77,6 +106,10 @@ if url := setting("LOGOUT_REDIRECT_URL"):
     c.BricsAuthenticator.logout_redirect_url = url
 if setting("INVALID_JWT_LOGOUT") == "true":
     c.BricsAuthenticator.invalid_jwt_logout = True
+if azp := setting("JWT_AZP"):
+    c.BricsAuthenticator.jwt_azp = azp
+if setting("MATCH_USERNAME") == "false":
+    c.BricsAuthenticator.match_username = False
 
 # Servers are Slurm jobs. The connection's details (key, known hosts, port, environment) are in ssh_config.
 c.JupyterHub.spawner_class = "brics"
@@ -92,6 +125,8 @@ if account := setting("QUERY_MANY_AS"):
         f"{remote} sudo -n -u {account} {wrappers}/slurmspawner_squeue_many"
     )
 c.BricsSlurmSpawner.cmd = ["jupyterhub-singleuser"]
+# Seconds for which a server believes what the hub has said of a browser: for so long it knows nothing of a log-out.
+c.BricsSlurmSpawner.args = ["--HubOAuth.cache_max_age=20"]
 c.BricsSlurmSpawner.gres_enabled = setting("REQUEST_GPUS") == "true"
 
 # Servers that nobody uses are stopped by a service of the hub, which may do just that.

@@ -84,13 +84,14 @@ class Provider:
     def claims(self, **changed: Any) -> dict[str, Any]:
         """Claims of a good token, some of them changed, or left out where None."""
         now = time.time()
+        name = changed.get("short_name", "alice")
         good = {
             "iss": self.issuer,
             "aud": AUDIENCE,
             "iat": now,
             "exp": now + 60,
             "short_name": "alice",
-            "projects": {"p1.brics": project("alice.p1"), "p2.brics": project("alice.p2")},
+            "projects": {"p1.brics": project(f"{name}.p1"), "p2.brics": project(f"{name}.p2")},
         }
         return {name: value for name, value in {**good, **changed}.items() if value is not None}
 

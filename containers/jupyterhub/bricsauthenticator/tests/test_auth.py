@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from tornado import web
 from tornado.httputil import HTTPHeaders
 
-from bricsauthenticator import BricsAuthenticator
+from bricsauthenticator import BricsAuthenticator, oidc
 
 TOKEN_HEADER = "X-Auth-Id-Token"
 
@@ -65,6 +65,10 @@ REFUSED = {
     "x5u": lambda p: p.token("stranger", headers={"x5u": f"{p.issuer}/stranger-cert"}),
     "alg not offered": lambda p: jwt.encode(p.claims(), KEYS["first"], "RS512", {"kid": "first"}),
     "crit": lambda p: p.token(headers={"crit": ["nobody-knows"], "nobody-knows": 1}),
+    "access token": lambda p: p.token(headers={"typ": "at+jwt"}),
+    "log-out token": lambda p: p.token(headers={"typ": "logout+jwt"}),
+    "typ is a list": lambda p: p.token(headers={"typ": ["JWT"]}),
+    "Keycloak's access token": lambda p: p.token(typ="Bearer"),
     "expired": lambda p: p.token(exp=time.time() - 60),
     "exp infinite": lambda p: p.token(exp=float("inf")),
     "exp not a number": lambda p: p.token(exp={"a": 1}),
@@ -159,7 +163,11 @@ def test_accepted(hub: Hub, change) -> None:
     assert prompt_login(hub, change) == 302
 
 
-@pytest.mark.parametrize("projects", [{}, {"p1.brics": project("alice.p1", "other")}], ids=["none", "elsewhere"])
+@pytest.mark.parametrize(
+    "projects",
+    [{}, {"p1.brics": project("alice.p1", "other")}, {"p1.brics": project("bob.p1")}],
+    ids=["none", "elsewhere", "another user's"],
+)
 def test_no_project(hub: Hub, projects: dict) -> None:
     """A user without a project on the platform gets 403 and a page that says so."""
     status, _, page = hub.login(hub.provider.token(projects=projects))
@@ -180,6 +188,15 @@ def test_logout(hub: Hub) -> None:
     """Logging out leads on to the gateway's sign-out."""
     status, headers, _ = hub.request("GET", "/logout", hub.session(hub.provider.token()))
     assert (status, headers["Location"]) == (302, "/jupyter/_oidc/sign_out?rd=/")
+
+
+def test_logout_ends_the_login(hub: Hub) -> None:
+    """Cookies kept from before a log-out are worth nothing after it, also to another hub process."""
+    session = hub.session(hub.provider.token())
+    assert hub.request("GET", "/home", session)[0] == 200
+    hub.request("GET", "/logout", session)
+    assert hub.request("GET", "/home", session)[0] == 302
+    assert hub.request("GET", "/home", hub.session(hub.provider.token()))[0] == 200
 
 
 def authenticate(authenticator: BricsAuthenticator, *tokens: str) -> list[int | dict]:
@@ -210,6 +227,43 @@ def test_auth_state(provider: Provider, authenticator: BricsAuthenticator) -> No
     assert authenticate(authenticator, provider.token(projects=projects)) == [
         {"name": "alice", "auth_state": {"p1.brics": {"name": "A project", "username": "alice.p1"}}}
     ]
+
+
+def test_anothers_account(provider: Provider, authenticator: BricsAuthenticator) -> None:
+    """A project whose account has another user's name is left out, unless the site has such accounts."""
+    token = provider.token(projects={"p1.brics": project("alice.p1"), "p2.brics": project("bob.p2")})
+    (authenticated,) = authenticate(authenticator, token)
+    assert set(authenticated["auth_state"]) == {"p1.brics"}
+    authenticator.match_username = False
+    (authenticated,) = authenticate(authenticator, token)
+    assert set(authenticated["auth_state"]) == {"p1.brics", "p2.brics"}
+
+
+def test_authorized_party(provider: Provider, authenticator: BricsAuthenticator) -> None:
+    """`azp` is looked at only if it is configured; then it must be there and be that."""
+    tokens = [provider.token(azp=azp) for azp in (None, "portal", "other")]
+    assert all(isinstance(result, dict) for result in authenticate(authenticator, *tokens))
+    authenticator.jwt_azp = "portal"
+    none, right, other = authenticate(authenticator, *tokens)
+    assert isinstance(right, dict)
+    assert (none, other) == (401, 401)
+
+
+@pytest.mark.parametrize(
+    ("issuer", "document"),
+    [
+        ("https://a", {"issuer": "https://b", "jwks_uri": "https://a/jwks"}),
+        ("https://a", {"issuer": "https://a/", "jwks_uri": "https://a/jwks"}),
+        ("https://a", {"jwks_uri": "https://a/jwks"}),
+        ("https://a", {"issuer": "https://a", "jwks_uri": "http://a/jwks"}),
+    ],
+)
+def test_anothers_discovery(issuer: str, document: dict[str, str]) -> None:
+    """A document of another issuer isn't used, nor keys that come without TLS where the issuer has it."""
+    with pytest.raises((ValueError, KeyError)):
+        oidc._parse_discovery(issuer, document)
+    good = {"issuer": issuer, "jwks_uri": f"{issuer}/jwks"}
+    assert oidc._parse_discovery(issuer, good) == (f"{issuer}/jwks", frozenset(["RS256"]))
 
 
 @pytest.mark.parametrize("cache_control", ["", "no-store", "max-age=0", "max-age=300"])

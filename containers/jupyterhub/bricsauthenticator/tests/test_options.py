@@ -84,3 +84,15 @@ def test_form_html() -> None:
     assert '<option value="p1.brics">&lt;b&gt;One &amp; only&lt;/b&gt; (p1.brics)</option>' in form
     assert 'value="01:00:00"' in form
     assert "no project" in make_options_form({})
+
+
+def test_form_filled_in() -> None:
+    """A link's values are in the form, as text, unless they couldn't be sent."""
+    chosen = {"brics_project": "p2.brics", "runtime": "02:00:00", "partition": "gpu", "reservation": '"><script>'}
+    form = make_options_form({**PROJECTS, "p2.brics": {"name": "Two", "username": "alice.p2"}}, chosen=chosen)
+    assert '<option value="p2.brics" selected>' in form
+    assert '<option value="p1.brics">' in form
+    assert 'value="02:00:00"' in form
+    assert 'value="gpu"' in form
+    assert "<script>" not in form
+    assert "unknown" not in make_options_form(PROJECTS, chosen={"brics_project": "unknown", "x": "unknown"})

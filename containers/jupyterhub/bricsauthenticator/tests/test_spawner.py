@@ -124,6 +124,21 @@ def test_port_by_others(alice: Hub) -> None:
         assert tell_port(alice, token, {"port": 1}) == 403
 
 
+def test_a_link_starts_nothing(alice: Hub) -> None:
+    """A GET, which any site can make a browser send, fills the form in; only a POST starts a server."""
+    session = alice.session(alice.provider.token())
+    before = alice.calls()
+    for path in ("/spawn", "/spawn/alice", "/spawn/alice/second"):
+        query = "brics_project=p2.brics&runtime=02:00:00&ngpus=1&partition=%22%3E%3Cb%3E"
+        status, _, page = alice.request("GET", f"{path}?{query}", session)
+        assert status == 200
+        assert '<option value="p2.brics" selected>' in page
+        assert 'value="02:00:00"' in page
+        assert "<b>" not in page
+    assert alice.server() is None
+    assert alice.calls() == before
+
+
 def test_not_utf8(alice: Hub) -> None:
     """Options that are no text are a 400, in the address as in the form."""
     session = alice.session(alice.provider.token())

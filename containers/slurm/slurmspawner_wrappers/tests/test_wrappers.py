@@ -49,7 +49,7 @@ def test_becomes_for_many() -> None:
     result = run(sys.executable, "-c", BECOMES, "squeue_many", stdin="12\n13\n14")
     squeue = "/usr/bin/squeue"
     assert json.loads(result.stdout) == [squeue, squeue, "-h", "-t", "all", "-j", "12,13,14", "-o", "%i|%u|%T|%B|%r|%S"]
-    result = run(sys.executable, "-c", BECOMES, "squeue_many", stdin=f"{'1' * 20}\n" * 5000)
+    result = run(sys.executable, "-c", BECOMES, "squeue_many", stdin=f"{2**32 - 3}\n" * 5000)
     assert len(json.loads(result.stdout)[6]) < 128 * 1024
 
 
@@ -75,7 +75,8 @@ def test_slurm_elsewhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "stdin", ["", "\n", "x", "12\n-u", "1,2", "1_0", "$(id)", "٣", "1" * 21, "1\n" * 5001, "1" * 200000]
+    "stdin",
+    ["", "\n", "x", "12\n-u", "1,2", "1_0", "$(id)", "٣", "1" * 21, "12\n4294967308", "1\n" * 5001, "1" * 200000],
 )
 def test_bad_numbers(stdin: str) -> None:
     """Nothing, too many, or anything but job numbers is one line on standard error and exit status 1."""
@@ -85,7 +86,26 @@ def test_bad_numbers(stdin: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["squeue", "scancel"])
-@pytest.mark.parametrize("job_id", [None, "", "x", "-u", "1 2", "1\n", "1,2", "$(id)", "٣", "1" * 21, "+1", "1_2"])
+@pytest.mark.parametrize(
+    "job_id",
+    [
+        None,
+        "",
+        "x",
+        "-u",
+        "1 2",
+        "1\n",
+        "1,2",
+        "$(id)",
+        "٣",
+        "1" * 21,
+        "+1",
+        "1_2",
+        "0",
+        str(2**32 - 2),
+        str(2**32 + 1),
+    ],
+)
 def test_bad_job_id(name: str, job_id: str | None) -> None:
     """A missing or non-numeric job id is one line on standard error and exit status 1."""
     result = run(SCRIPTS / f"slurmspawner_{name}", job_id=job_id)

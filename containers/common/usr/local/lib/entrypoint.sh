@@ -30,13 +30,13 @@ prepare_munge() {
 }
 
 # service NAME LOGS OWNER [RUN]: the service NAME, started by the script RUN (NAME), and its logger, which as OWNER writes
-# to LOGS/NAME.
+# to LOGS/NAME. Jobs can't read it.
 service() {
     mkdir -p "$scan/$1/log"
     ln -s "/usr/local/lib/s6/${4:-$1}" "$scan/$1/run"
     ln -s /usr/local/lib/s6/finish "$scan/$1/finish"
     ln -s /usr/local/lib/s6/log "$scan/$1/log/run"
-    install -d -o "$3" -g "$3" "$2/$1"
+    install -d -m 0750 -o "$3" -g "$3" "$2/$1"
     ln -s "$2/$1" "$scan/$1/log/main"
 }
 

@@ -13,7 +13,7 @@ from tornado import web
 from traitlets import Bool, Float, Unicode, default
 
 from bricsauthenticator.oidc import RETRY_INTERVAL, SAFE_ALGORITHMS, Provider, ProviderUnavailableError
-from bricsauthenticator.projects import ClaimError, parse_projects
+from bricsauthenticator.projects import ClaimError, parse_projects, user_of
 
 TOKEN_HEADER = "X-Auth-Id-Token"
 
@@ -109,6 +109,10 @@ class BricsAuthenticator(Authenticator):
     brics_platform = Unicode(help="Name of the resource that a project needs to be usable here").tag(config=True)
     jwt_audience = Unicode(help="Required audience of the ID token").tag(config=True)
     jwt_leeway = Float(5.0, min=0, help="Seconds by which clocks may differ").tag(config=True)
+    jwt_azp = Unicode(help="Required authorized party (`azp`) of the ID token; empty: not looked at").tag(config=True)
+    match_username = Bool(
+        True, help="Leave out projects whose account isn't named `<short_name>.<project>`, but another user's"
+    ).tag(config=True)
     logout_redirect_url = Unicode(help="Where to go after log-out, such as the gateway's sign-out URL").tag(config=True)
     invalid_jwt_logout = Bool(
         help="Send a browser with an invalid ID token to the log-out page (so to logout_redirect_url), not to a 401"
@@ -163,6 +167,8 @@ class BricsAuthenticator(Authenticator):
             if not isinstance(claims["short_name"], str) or not SHORT_NAME.fullmatch(claims["short_name"]):
                 raise ClaimError("short_name is not a valid user name")
             projects = parse_projects(claims["projects"], self.brics_platform)
+            if self.match_username:
+                projects = {key: one for key, one in projects.items() if user_of(one) == claims["short_name"]}
         except ProviderUnavailableError as error:
             self.log.error("OpenID Connect provider unavailable: %s", error)
             raise UnavailableError from None
@@ -205,10 +211,13 @@ class BricsAuthenticator(Authenticator):
         algorithm, key_id = header.get("alg"), header.get("kid")
         if algorithm not in SAFE_ALGORITHMS or not isinstance(key_id, str):
             raise jwt.InvalidAlgorithmError
+        # An access or log-out token has the same issuer and key: RFC 9068 names it in the header, Keycloak in a claim.
+        if str(header.get("typ", "JWT")).upper() != "JWT":
+            raise ClaimError("the token is not an ID token")
         key = await self._provider.signing_key(key_id, algorithm)
         if key is None:
             raise jwt.InvalidKeyError
-        return jwt.decode(
+        claims = jwt.decode(
             token,
             key,
             algorithms=[algorithm],
@@ -217,6 +226,11 @@ class BricsAuthenticator(Authenticator):
             leeway=self.jwt_leeway,
             options={"require": REQUIRED_CLAIMS},
         )
+        if claims.get("typ", "ID") != "ID":
+            raise ClaimError("the token is not an ID token")
+        if self.jwt_azp and claims.get("azp") != self.jwt_azp:
+            raise ClaimError("the ID token was issued to another service")
+        return claims
 
 
 def _is_own_request(user: User, handler: BaseHandler) -> bool:

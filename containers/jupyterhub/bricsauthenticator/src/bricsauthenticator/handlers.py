@@ -6,11 +6,11 @@ from typing import Any
 
 from jupyterhub import apihandlers, handlers
 from jupyterhub.apihandlers.users import UserServerAPIHandler
-from jupyterhub.handlers import pages
+from jupyterhub.handlers import LogoutHandler, pages
 from jupyterhub.handlers.base import BaseHandler
 from jupyterhub.spawner import Spawner
 from jupyterhub.user import User
-from jupyterhub.utils import compare_token
+from jupyterhub.utils import compare_token, new_token
 from sqlalchemy.exc import OperationalError
 from tornado import web
 
@@ -94,7 +94,12 @@ def is_token_of(spawner: Spawner, token: str) -> bool:
 
 
 class SpawnHandler(pages.SpawnHandler):
-    """The spawn page, which answers 400 where JupyterHub's stumbles over options that are no text."""
+    """The spawn page, which answers 400 where JupyterHub's stumbles over options that are no text.
+
+    JupyterHub's starts a server by a GET with parameters, so by a link on another site; here they fill the form in.
+    """
+
+    chosen: dict[str, str] = {}
 
     async def prepare(self) -> None:
         """Find out who asks; 400 unless all arguments of the request are UTF-8."""
@@ -102,6 +107,26 @@ class SpawnHandler(pages.SpawnHandler):
         for name, values in self.request.arguments.items():
             for value in values:
                 self.decode_argument(value, name)
+
+    def get(self, *args: str) -> Any:
+        """Show the form, filled in with the parameters."""
+        self.chosen = {name: self.get_query_argument(name) for name in self.request.query_arguments}
+        self.request.query_arguments = {}
+        return super().get(*args)
+
+
+def end_logins(self: LogoutHandler, name: str, original: Callable = LogoutHandler._backend_logout_cleanup) -> None:
+    """Log the user out. JupyterHub takes the cookie from the browser alone, and a copy of it would hold for days.
+
+    Its value is the same in all browsers of the user, so the hub asks for a log-in in the others too.
+    """
+    user = self.current_user
+    original(self, name)
+    user.orm_user.cookie_id = new_token()
+    self.db.commit()
+
+
+LogoutHandler._backend_logout_cleanup = end_logins
 
 
 class ServerHandler(UserServerAPIHandler):

@@ -5,6 +5,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import jwt
@@ -74,7 +75,7 @@ class Provider:
 
     def __init__(self, issuer: str) -> None:
         url = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
-        self._discovery = Document(url, _parse_discovery)
+        self._discovery = Document(url, partial(_parse_discovery, issuer))
         self._keys = Document("", _parse_keys)
         self._next_unknown_key_fetch = 0.0
 
@@ -102,12 +103,17 @@ class Provider:
         return jwt.PyJWK(jwk, algorithm)
 
 
-def _parse_discovery(document: Any) -> tuple[str, frozenset[str]]:
-    # OpenID Connect Discovery 1.0, section 3: RS256 is always among the algorithms.
+def _parse_discovery(issuer: str, document: Any) -> tuple[str, frozenset[str]]:
+    # OpenID Connect Discovery 1.0, section 4.3: another issuer's document must not be used.
+    if document["issuer"] != issuer:
+        raise ValueError(f"its issuer is {document['issuer']!r}, not {issuer!r}")
+    # Section 3: RS256 is always among the algorithms.
     offered = document.get("id_token_signing_alg_values_supported", ["RS256"])
     keys_url = document["jwks_uri"]
     if not keys_url.startswith(("https://", "http://")):
         raise ValueError("jwks_uri is not a URL")
+    if issuer.startswith("https://") and not keys_url.startswith("https://"):
+        raise ValueError("jwks_uri is not https, as the issuer is")
     return keys_url, SAFE_ALGORITHMS.intersection(offered)
 
 

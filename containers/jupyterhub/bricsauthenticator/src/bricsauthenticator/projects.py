@@ -24,6 +24,11 @@ def project_of(key: str) -> str:
     return key.partition(".")[0]
 
 
+def user_of(project: dict[str, str]) -> str:
+    """Return `<user>` of a project's `username`."""
+    return project["username"].partition(".")[0]
+
+
 def parse_projects(claim: object, platform: str) -> Projects:
     """Return the projects of a `projects` claim that have a resource named `platform`.
 

@@ -171,7 +171,8 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
         async def form(spawner: "BricsSlurmSpawner") -> str:
             # JupyterHub runs the hook for the server asked for, but repeats a refused form with the default server.
             await spawner.run_auth_state_hook(await spawner.user.get_auth_state())
-            return make_options_form(spawner.brics_projects or {}, spawner.gres_enabled)
+            chosen = getattr(spawner.handler, "chosen", {})
+            return make_options_form(spawner.brics_projects or {}, spawner.gres_enabled, chosen)
 
         return form
 

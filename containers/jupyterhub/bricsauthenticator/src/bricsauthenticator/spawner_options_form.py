@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from html import escape
+from types import MappingProxyType
 
 from tornado import web
 
@@ -73,12 +74,20 @@ def validate_options(options: object, projects: Projects | None) -> dict[str, st
     return valid
 
 
-def make_options_form(projects: Projects, gres_enabled: bool = True) -> str:
-    """Return the fields of the spawn page's form (HTML for Bootstrap 5) for a user's projects."""
+def make_options_form(
+    projects: Projects, gres_enabled: bool = True, chosen: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """Return the fields of the spawn page's form (HTML for Bootstrap 5) for a user's projects.
+
+    `chosen` are values to fill in, as in a link; those that couldn't be sent are left out.
+    """
     if not projects:
         return '<p class="alert alert-warning">You have no project here. Please log out and in again.</p>'
+    values = {"runtime": DEFAULT_RUNTIME, "ngpus": str(int(gres_enabled)), "partition": "", "reservation": ""}
+    values |= {field: chosen[field] for field in values if re.fullmatch(_PATTERNS[field], chosen.get(field, ""))}
     choices = "\n".join(
-        f'    <option value="{escape(key)}">{escape(project["name"])} ({escape(key)})</option>'
+        f'    <option value="{escape(key)}"{" selected" * (key == chosen.get("brics_project"))}>'
+        f"{escape(project['name'])} ({escape(key)})</option>"
         for key, project in sorted(projects.items(), key=lambda item: item[1]["name"].lower())
     )
     gpus_help = "" if gres_enabled else '\n  <div class="form-text">This cluster has no GPUs declared: not used.</div>'
@@ -92,24 +101,24 @@ def make_options_form(projects: Projects, gres_enabled: bool = True) -> str:
 <div class="row">
   <div class="col-sm-6 mb-3">
     <label class="form-label" for="runtime">Run time (HH:MM:SS)</label>
-    <input class="form-control" id="runtime" name="runtime" value="{DEFAULT_RUNTIME}" required
+    <input class="form-control" id="runtime" name="runtime" value="{values["runtime"]}" required
            pattern="{_PATTERNS["runtime"]}" title="HH:MM:SS">
   </div>
   <div class="col-sm-6 mb-3">
     <label class="form-label" for="ngpus">GPUs</label>
-    <input class="form-control" id="ngpus" name="ngpus" type="number" min="0" max="9" value="{int(gres_enabled)}" \
+    <input class="form-control" id="ngpus" name="ngpus" type="number" min="0" max="9" value="{values["ngpus"]}" \
 required>{gpus_help}
   </div>
 </div>
 <div class="row">
   <div class="col-sm-6 mb-3">
     <label class="form-label" for="partition">Partition <span class="text-body-secondary">(optional)</span></label>
-    <input class="form-control" id="partition" name="partition" pattern="{escape(_PATTERNS["partition"])}"
-           title="{_MESSAGES["partition"]}">
+    <input class="form-control" id="partition" name="partition" value="{values["partition"]}"
+           pattern="{escape(_PATTERNS["partition"])}" title="{_MESSAGES["partition"]}">
   </div>
   <div class="col-sm-6 mb-3">
     <label class="form-label" for="reservation">Reservation <span class="text-body-secondary">(optional)</span></label>
-    <input class="form-control" id="reservation" name="reservation" pattern="{escape(_PATTERNS["reservation"])}"
-           title="{_MESSAGES["reservation"]}">
+    <input class="form-control" id="reservation" name="reservation" value="{values["reservation"]}"
+           pattern="{escape(_PATTERNS["reservation"])}" title="{_MESSAGES["reservation"]}">
   </div>
 </div>"""

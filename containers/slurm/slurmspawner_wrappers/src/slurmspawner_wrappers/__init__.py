@@ -9,7 +9,7 @@ from typing import NoReturn
 __version__ = "0.1.0"
 
 JOB_ID_VARIABLE = "SLURMSPAWNER_JOB_ID"
-# Together they are one argument of squeue, which Linux limits to 128 KiB; a number takes 21 bytes of it at most.
+# Together they are one argument of squeue, which Linux limits to 128 KiB; a number takes 11 bytes of it at most.
 MOST_JOBS = 5000
 BIN_FILE = "/etc/slurmspawner_wrappers"
 """File whose one line is the folder of Slurm's commands, where that isn't DEFAULT_BIN. Only root may change it."""
@@ -56,8 +56,8 @@ def _job_id() -> str:
 
 
 def _is_job_id(text: str) -> bool:
-    # 20 digits are more than any job id has (32 bits; 64 with array tasks packed in).
-    return re.fullmatch(r"[0-9]{1,20}", text) is not None
+    # Slurm cuts a number to 32 bits, and its two highest mean no job and all jobs.
+    return re.fullmatch(r"[0-9]{1,10}", text) is not None and 0 < int(text) < 2**32 - 2
 
 
 def _slurm_bin() -> str:

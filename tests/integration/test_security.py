@@ -1,0 +1,278 @@
+"""Attacks on a real pod, as whoever could try them; docs/security.md has the table of them."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import itertools
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from .helpers import STOP, Deployment, spawned, wait_until
+
+pytestmark = pytest.mark.environments("dev_dummyauth")
+
+WRAPPER = "/opt/slurmspawner_wrappers/bin/slurmspawner_squeue"
+ACCOUNT, HOME = "alice.project1", "/home/project1/alice.project1"
+
+
+def as_service_account(deployment: Deployment, sent: str) -> tuple[int, str, str]:
+    """Send ``sent`` to Slurm's sshd with the hub's key; return exit status, output and errors."""
+    hub = f"{deployment.status['pod']}-jupyterhub"
+    done = deployment.engine.run(("podman", "exec", hub, "ssh", "jupyterspawner@slurm", sent), check=False)
+    return done.returncode, done.text, done.stderr
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "",  # a log-in shell
+        "id",
+        "true; id",
+        "true\nid",
+        "true && id",
+        "true | id",
+        "$(id)",
+        'whoami "$(id)"',
+        "whoami `id`",
+        "env id",
+        "sh -c id",
+        "/usr/lib/openssh/sftp-server",
+        "scp -f /etc/passwd",
+        "sudo -n id",
+        f"sudo -n -u {ACCOUNT} id",
+        f"sudo -n -u {ACCOUNT} -s",
+        f"sudo -n -u {ACCOUNT} -i {WRAPPER}",
+        f"sudo -n -u {ACCOUNT} -- {WRAPPER}",
+        f"sudo -n -u {ACCOUNT} {WRAPPER} more",
+        f"sudo -n -u {ACCOUNT} {WRAPPER}; id",
+        f"sudo -n -u {ACCOUNT} {WRAPPER}/../../../../usr/bin/id",
+        f"sudo -n -u {ACCOUNT} X=1 -i {WRAPPER}",
+        f"sudo -n -u -s {WRAPPER}",
+        f"sudo -n -g root -u {ACCOUNT} {WRAPPER}",
+        f"sudo -n -u '#0' {WRAPPER}",
+        f"sudo -n -e -u {ACCOUNT} {WRAPPER}",
+        "sudo -n -l",
+        f"sudo -n -u {ACCOUNT} HOME=/home/../tmp/h {WRAPPER}",
+        f"sudo -n -u {ACCOUNT} HOME=/home/project1/bob.project1 {WRAPPER}",
+        f"sudo -n -u {ACCOUNT} 'HOME=/tmp,HOME={HOME}' {WRAPPER}",
+        f"sudo -n -u {ACCOUNT} SHELL=/bin/../tmp/sh {WRAPPER}",
+        f"sudo -n -u {ACCOUNT} USER=root {WRAPPER}",
+    ],
+)
+def test_the_hubs_key_runs_nothing_but_the_hubs_commands(deployment: Deployment, sent: str) -> None:
+    """Whoever has the hub's key has no shell: what isn't one of its commands is refused before anything is run."""
+    status, output, errors = as_service_account(deployment, sent)
+    assert (status, output) == (126, "")
+    assert "service-command: refused: " in errors
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        "",
+        f"HOME={HOME} SHELL=/bin/bash USER={ACCOUNT} ",
+        f"HOME='{HOME}' SHELL='/bin/bash' USER='{ACCOUNT}' PATH='/a:/b' LANG='' ",
+        """JUPYTERHUB_OAUTH_SCOPES='["access:servers!server=alice/"]' """,
+        """JUPYTERHUB_SERVER_NAME='it'"'"'s; $(id) `id` \\ *\nanother line' """,
+    ],
+)
+def test_the_hubs_key_runs_the_hubs_commands(deployment: Deployment, variables: str) -> None:
+    """A wrapper runs with the variables of any configuration, in quotes as a shell has them, and nothing else does."""
+    sent = f"sudo -u {ACCOUNT} {variables}SLURMSPAWNER_JOB_ID=none {WRAPPER}"
+    assert as_service_account(deployment, sent) == (
+        *(1, ""),
+        "slurmspawner_squeue: SLURMSPAWNER_JOB_ID is not a job id\n",
+    )
+    assert as_service_account(deployment, f"sudo -n -l -u {ACCOUNT} {WRAPPER}")[:2] == (0, WRAPPER)
+    assert as_service_account(deployment, "whoami")[:2] == (0, "jupyterspawner")
+
+
+# Tries for as long as its input is open to listen on each port of the pod's services, and prints those that it got.
+PORT_THIEF = """
+import select, socket, sys
+got = set()
+while not select.select([sys.stdin], [], [], 0.001)[0]:
+    for port in map(int, sys.argv[1:]):
+        for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::")):
+            with socket.socket(family) as listener:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                try:
+                    listener.bind((address, port))
+                    listener.listen()
+                except OSError:
+                    continue
+                got.add(port)
+print("got", *sorted(got), flush=True)
+"""
+OWN_PORT = 40123  # one that a job may have, so that the thief is known to work
+
+
+@contextlib.contextmanager
+def port_thief(deployment: Deployment, *ports: int) -> Iterator[Callable[[], list[int]]]:
+    """Have a job try to get at ``ports`` while the block runs; the function given ends it and says which it got."""
+    slurm = f"{deployment.status['pod']}-slurm"
+    job = ("srun", "--quiet", "--chdir=/", "python3", "-c", PORT_THIEF, *map(str, (*ports, OWN_PORT)))
+    command = ("podman", "exec", "--interactive", "--user", ACCOUNT, slurm, *job)
+    thief = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=deployment.engine.environment
+    )
+
+    def got() -> list[int]:
+        output = thief.communicate(b"\n", timeout=60)[0].decode()
+        assert output.startswith("got ")
+        return [int(port) for port in output.split()[1:]]
+
+    with thief:
+        wait_until(lambda: "RUNNING" in deployment.jobs().values(), 60, "the job doesn't start")
+        yield got
+
+
+def test_a_job_gets_no_port_of_the_pods_services(deployment: Deployment) -> None:
+    """Not while the hub, its proxy, slurmctld or the whole hub container restarts; and the hub comes back."""
+    hub = f"{deployment.status['pod']}-jupyterhub"
+    with port_thief(deployment, 8000, 8001, 8080, 8081, 9000, 6817) as got:
+        for container, service in (("jupyterhub", "jupyterhub"), ("jupyterhub", "configurable-http-proxy")):
+            deployment.run_in(container, "s6-svc", "-r", f"/run/service/{service}")
+            wait_until(lambda: deployment.health != 200, 10, f"{service} did not go away")
+            wait_until(lambda: deployment.health == 200, 60, f"{service} did not come back")
+        deployment.run_in("slurm", "s6-svc", "-r", "/run/service/slurmctld")
+        deployment.engine.run(("podman", "restart", hub))
+        wait_until(lambda: deployment.health == 200, 60, "the hub did not come back")
+        assert got() == [OWN_PORT]
+
+
+# In a user's own configuration of the Jupyter server: write down the headers of each request.
+SPY = f"""
+from tornado.web import Application
+
+def find_handler(app, request, find=Application.find_handler, **more):
+    with open("{HOME}/spied", "a") as spied:
+        spied.write(f"{{request.path}} {{sorted(request.headers.get_all())}}\\n")
+    return find(app, request, **more)
+
+Application.find_handler = find_handler
+"""
+
+
+@pytest.fixture
+def spied(deployment: Deployment) -> Iterator[Callable[[], str]]:
+    """Have alice's server write down what it is sent; the function given returns that."""
+    as_alice = ("runuser", "-u", ACCOUNT, "--", "sh", "-euc")
+    spy = base64.b64encode(SPY.encode()).decode()
+    config = f"{HOME}/.jupyter/jupyter_server_config.py"
+    deployment.run_in("slurm", *as_alice, f"mkdir -p {HOME}/.jupyter; echo {spy} | base64 -d >{config}")
+    yield lambda: deployment.run_in("slurm", "cat", f"{HOME}/spied")
+    deployment.run_in("slurm", "rm", "-f", config, f"{HOME}/spied")
+
+
+def test_a_users_server_gets_no_id_token(deployment: Deployment, spied: Callable[[], str]) -> None:
+    """A front end puts it into every request, those to other people's servers too; only the hub gets it."""
+    names = (
+        "X-Auth-Id-Token",
+        "x-auth-id-token",
+        "X-AUTH-ID-TOKEN",
+        "X_Auth_Id_Token",
+        "X-JupyterHub-Proxied",
+    )
+    with deployment.user() as user:
+        spawned(deployment, user)
+        path = urlsplit(f"{user.url}/user/alice/api/status").path
+        headers = "".join(f"{name}: secret{number}\r\n" for number, name in enumerate(names))
+        spellings = (path, path.replace("/user/", "//user/"), path.replace("alice", "%61lice"))
+        for upgrade, spelled in itertools.product(
+            ("", "Connection: Upgrade\r\nUpgrade: websocket\r\n"), spellings
+        ):
+            with socket.create_connection(("127.0.0.1", urlsplit(user.url).port), timeout=30) as connection:
+                connection.sendall(f"GET {spelled} HTTP/1.1\r\nHost: x\r\n{headers}{upgrade}\r\n".encode())
+                assert connection.recv(12).startswith(b"HTTP/1.1 ")
+        user.stop(STOP)
+    seen = spied()
+    assert path in seen
+    assert "('Upgrade', 'websocket')" in seen
+    assert "secret" not in seen
+
+
+def test_the_hubs_port_has_an_api_and_no_pages(deployment: Deployment) -> None:
+    """Whoever gets at the port past the proxy can't log in there; servers find the API."""
+    ask = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1]).status)"
+    as_alice = ("runuser", "-u", ACCOUNT, "--", "sh", "-c", 'python3 "$@" 2>&1', "sh", "-c", ask)
+    base = f"http://127.0.0.1:8081{urlsplit(deployment.status['url']).path}"
+
+    def asked(path: str) -> str:
+        return deployment.run_in("slurm", *as_alice, f"{base}{path}", check=False)
+
+    for path in ("/hub/health", "/hub/api", "/hub/api/"):
+        assert asked(path) == "200"
+    for path in (
+        "/hub/login",
+        "/hub/home",
+        "/hub/",
+        "/",
+        "/hub/%61pi/",
+        "/hub/logout",
+        "/hub/spawn",
+        "/hub/error/503",
+    ):
+        assert asked(path).endswith("HTTP Error 404: Not Found")
+        assert httpx.get(f"{deployment.status['url']}{path.removesuffix('%61pi/')}").status_code != 404
+
+
+def test_no_request_forges_what_is_logged(deployment: Deployment) -> None:
+    """A path that isn't UTF-8, or has control characters, is a 400; a client's own word for its address is none."""
+    url = deployment.status["url"]
+    for path in (
+        "/hub/spawn/alice/%ff",
+        "/hub/api/users/alice/servers/a%0aforged",
+        "/hub/spawn/alice/a%0Dforged",
+    ):
+        assert httpx.get(f"{url}{path}").status_code == 400
+    httpx.get(f"{url}/hub/login?forged", headers={"X-Real-IP": "192.0.2.66", "X_Real_IP": "192.0.2.66"})
+    wait_until(lambda: "/hub/login?forged" in deployment.log("jupyterhub"), 10, "the request isn't logged")
+    log = deployment.log("jupyterhub")
+    assert "192.0.2.66" not in log
+    assert not any(line.startswith("jupyterhub:  forged") for line in log.splitlines())
+
+
+def test_no_page_of_the_hub_is_sniffed(deployment: Deployment) -> None:
+    """A browser takes an answer for what the hub says that it is."""
+    assert httpx.get(f"{deployment.status['url']}/hub/login").headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_a_job_finds_nothing_to_climb_on(deployment: Deployment) -> None:
+    """In Slurm's container sudo alone is setuid, what is installed is root's to write to, and logs aren't shown."""
+    setuid = deployment.run_in("slurm", "find", "/", "-xdev", "-type", "f", "-perm", "/6000")
+    assert setuid == "/usr/bin/sudo"
+    installed = ("/bin", "/etc", "/lib", "/opt", "/sbin", "/srv", "/usr", "/var/lib")
+    search = ("find", *installed, "-xdev", "!", "-type", "l", "-perm", "-0002")
+    assert deployment.run_in("slurm", *search) == ""
+    as_alice = ("runuser", "-u", ACCOUNT, "--", "sh", "-c")
+    for service in ("sshd", "slurmctld", "slurmd-node1", "munged"):
+        read = f"cat /var/lib/slurm/log/{service}/current >/dev/null 2>&1 && echo read"
+        assert deployment.run_in("slurm", *as_alice, read, check=False) == ""
+
+
+def test_a_log_out_ends_the_log_in(deployment: Deployment) -> None:
+    """Cookies from before it are worth nothing: to the hub at once, to the user's server within half a minute."""
+    with deployment.user() as user:
+        spawned(deployment, user)
+        server = f"{user.url}/user/alice/api/contents"
+        # The page takes the browser through the log-in to the server, whose cookie is then among the others.
+        user.page("/user/alice/tree")
+        assert user.http.get(server, follow_redirects=False).status_code == 200
+        cookies = "; ".join(f"{cookie.name}={cookie.value}" for cookie in user.http.cookies.jar)
+
+        def status(url: str) -> int:
+            return httpx.get(url, headers={"Cookie": cookies}).status_code
+
+        assert (status(f"{user.url}/hub/home"), status(server)) == (200, 200)
+        user.http.get(f"{user.url}/hub/logout")
+        assert status(f"{user.url}/hub/home") == 302
+        wait_until(lambda: status(server) == 403, 30, "the server still takes the cookie")
+    with deployment.user() as user:
+        user.stop(STOP)
