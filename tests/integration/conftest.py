@@ -49,9 +49,7 @@ def settings(**values: str) -> tuple[str, ...]:
 
 
 # The hub looks at running servers often, so that a test sees what comes of it; and nodes have GPUs to ask for.
-SETTINGS = settings(
-    hub__poll_interval="2", hub__warn_minutes="10", hub__idle_timeout="86400", slurm__gpus_per_node="4"
-)
+SETTINGS = settings(hub__poll_interval="2", hub__warn_minutes="10", slurm__gpus_per_node="4")
 # Ports that stay the same when a test takes the pod down and brings it up; and what is personal.
 PUBLISHED = settings(publish__jupyterhub=f"127.0.0.1:{free_port()}")
 PERSONAL = {

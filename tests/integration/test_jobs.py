@@ -179,12 +179,6 @@ def test_jupyterlab_warns_before_the_time_limit(deployment: Deployment, user: Hu
     assert deployment.run_in("slurm", "ls", folder, check=False) == ""
 
 
-def test_idle_servers_are_looked_for(deployment: Deployment) -> None:
-    """The service that stops idle servers runs, with the scopes that this takes."""
-    wait_until(lambda: "idle-culler" in deployment.log("jupyterhub"), START, "no idle culler")
-    assert "403" not in "".join(line for line in deployment.log("jupyterhub").splitlines() if "idle-culler" in line)
-
-
 def test_sudo_rs_reads_the_rules(deployment: Deployment) -> None:
     """The rules parse with the sudo of Ubuntu, which knows fewer options."""
     sudoers = ROOT / "containers/slurm/files/etc/sudoers.d/jupyterspawner"
