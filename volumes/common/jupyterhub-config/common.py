@@ -132,9 +132,10 @@ c.BricsSlurmSpawner.gres_enabled = setting("REQUEST_GPUS") == "true"
 # Servers that nobody uses are stopped by a service of the hub, which may do just that.
 if idle_timeout := int(setting("IDLE_TIMEOUT", "0")):
     culler = [sys.executable, "-m", "jupyterhub_idle_culler", f"--timeout={idle_timeout}"]
-    c.JupyterHub.services.append({"name": "idle-culler", "command": culler})
+    # Not by append(): what a configuration that is loaded by another appends is appended twice.
+    c.JupyterHub.services = [{"name": "idle-culler", "command": culler}]
     scopes = ["list:users", "read:users:activity", "read:servers", "delete:servers"]
-    c.JupyterHub.load_roles.append({"name": "idle-culler", "services": ["idle-culler"], "scopes": scopes})
+    c.JupyterHub.load_roles = [{"name": "idle-culler", "services": ["idle-culler"], "scopes": scopes}]
 
 # A person waits for a server that starts; one that runs is asked for seldom.
 c.BricsSlurmSpawner.startup_poll_interval = float(setting("START_POLL_INTERVAL", "1"))
