@@ -185,7 +185,8 @@ def verify(
     help={
         "dry-run": "print what would be done, and touch nothing",
         "as": "the user who logs in with dummy authentication (sets auth.user)",
-        "configmap": "take settings from this file's ConfigMap, one of an existing deployment",
+        "configmap": "take settings from an existing ConfigMap in this file, and the files beside it",
+        "save": "write the settings of the ConfigMap to the environment's local.yaml",
         "users": "write these accounts to the environment's dev_users file, like alice.project1,bob.project1",
         "yes": "don't ask before bringing prod up",
     },
@@ -198,6 +199,7 @@ def up(
     as_: Option = None,
     configmap: Option = None,
     users: Option = None,
+    save: bool = False,
     yes: bool = False,
     set_: Settings = None,
 ) -> None:
@@ -210,7 +212,9 @@ def up(
         hubenvs.stages.up.dry_run(session)
     else:
         cli.confirm("up", env, yes)
-        hubenvs.stages.up.up(session)
+        if configmap and not save:
+            save = cli.ask(f"write the ConfigMap's settings to envs/{env}/local.yaml?")
+        hubenvs.stages.up.up(session, configmap, save)
 
 
 @task(help={"watch": "stay, and reload at every save until Ctrl-C"})

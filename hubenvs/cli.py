@@ -148,12 +148,19 @@ def confirm(what: str, env: str | None, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise DefinitionError(f"{what} --env prod: there is nobody to ask", "give --yes")
+    if not ask(f"{what} prod?"):
+        raise Exit("nothing was done", code=1)
+
+
+def ask(question: str) -> bool:
+    """Return whether the answer to ``question`` is yes; without a terminal nobody is asked, and it is no."""
+    if not sys.stdin.isatty():
+        return False
     try:
-        answer = input(f"{what} prod? [y/N] ")
+        answer = input(f"{question} [y/N] ")
     except EOFError:  # Ctrl-D
         answer = ""
-    if answer.strip().lower() not in ("y", "yes"):
-        raise Exit("nothing was done", code=1)
+    return answer.strip().lower() in ("y", "yes")
 
 
 def words(text: str | None) -> tuple[str, ...]:

@@ -177,11 +177,16 @@ class Environment(Frozen):
     def site_files(self) -> dict[str, Path]:
         """Return the paths of the site's files, by the Secret key that each is read into."""
         return {
-            key.name: self.site_data / key.file
+            key.name: self._site_file(*key.files)
             for row in self.rows
             for key in self._keys(row)
             if key.file and self.applies(key.file_when)
         }
+
+    def _site_file(self, name: str, *other_names: str) -> Path:
+        """Return the path of the first of the files that exists; without any, that of ``name``."""
+        paths = [self.site_data / each for each in (name, *other_names)]
+        return next((path for path in paths if os.path.lexists(path)), paths[0])
 
     @property
     def site_data(self) -> Path:
