@@ -188,7 +188,7 @@ def verify(
         "configmap": "take settings from an existing ConfigMap in this file, and the files beside it",
         "save": "write the settings of the ConfigMap to the environment's local.yaml",
         "users": "write these accounts to the environment's dev_users file, like alice.project1,bob.project1",
-        "yes": "don't ask before bringing prod up",
+        "yes": "don't ask before bringing an environment of stage prod up",
     },
 )
 def up(
@@ -211,7 +211,7 @@ def up(
     if dry_run:
         hubenvs.stages.up.dry_run(session)
     else:
-        cli.confirm("up", env, yes)
+        cli.confirm("up", session.env.name, session.env.stage == "prod", yes)
         if configmap and not save:
             save = cli.ask(f"write the ConfigMap's settings to envs/{env}/local.yaml?")
         hubenvs.stages.up.up(session, configmap, save)
@@ -261,7 +261,7 @@ def token(
     help={
         "all": "take down every environment of this checkout",
         "keep-volumes": "keep the volumes, and the key that their database is encrypted with",
-        "yes": "don't ask before taking prod down",
+        "yes": "don't ask before taking an environment of stage prod down",
     }
 )
 def down(
@@ -284,7 +284,7 @@ def down(
         instance=instance,
         all_=all_,
         keep_volumes=keep_volumes,
-        confirm=lambda existing: cli.confirm("down", existing.environment, yes),
+        confirm=lambda existing: cli.confirm("down", existing.environment, existing.is_prod, yes),
     )
 
 

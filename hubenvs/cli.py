@@ -142,13 +142,13 @@ def whole_number(option: str, text: str, numbers: range = range(10**9)) -> int:
     return int(text)
 
 
-def confirm(what: str, env: str | None, yes: bool) -> None:
-    """Ask before doing ``what`` to prod, unless ``yes``; end the task if the answer isn't yes."""
-    if env != "prod" or yes:
+def confirm(what: str, env: str, is_prod: bool, yes: bool) -> None:
+    """Ask before doing ``what`` to ``env`` if it ``is_prod``, unless ``yes``; end the task if it's not a yes."""
+    if yes or not is_prod:
         return
     if not sys.stdin.isatty():
-        raise DefinitionError(f"{what} --env prod: there is nobody to ask", "give --yes")
-    if not ask(f"{what} prod?"):
+        raise DefinitionError(f"{what} --env {env}: there is nobody to ask", "give --yes")
+    if not ask(f"{what} {env}?"):
         raise Exit("nothing was done", code=1)
 
 

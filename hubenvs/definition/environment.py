@@ -119,6 +119,7 @@ class Environment(Frozen):
             names.LABEL_INSTANCE: self.pod,
             names.LABEL_ENVIRONMENT: self.name,
             names.LABEL_VERSION: __version__,
+            names.LABEL_STAGE: self.stage,
             names.LABEL_CHECKOUT: names.checkout_id(self.root),
         }
 
