@@ -217,6 +217,30 @@ def up(
         hubenvs.stages.up.up(session, configmap, save)
 
 
+@task(
+    changes=True,
+    help={
+        "from": "folder, volume or tar with jupyterhub.sqlite and jupyterhub_crypt_key; can be repeated",
+        "configmap": "take settings from an existing ConfigMap in this file, and the files beside it",
+        "dry-run": "say what would be taken, and touch nothing",
+    },
+)
+def adopt(
+    ctx: Context,
+    from_: Settings,
+    env: Option = None,
+    instance: Option = None,
+    configmap: Option = None,
+    dry_run: bool = False,
+    set_: Settings = None,
+) -> None:
+    """Bring an environment up with users, tokens and running servers of another deployment's hub."""
+    import hubenvs.tools.adopt
+
+    session = open_session(ctx, env, instance, set_, config_map=configmap, dry=dry_run)
+    hubenvs.tools.adopt.adopt(session, from_ or (), configmap, dry_run)
+
+
 @task(help={"watch": "stay, and reload at every save until Ctrl-C"})
 def reload(
     ctx: Context, env: Option = None, instance: Option = None, watch: bool = False, set_: Settings = None
@@ -397,5 +421,5 @@ def export_volume(
 
 namespace = Collection(
     envs, doctor, clone, build, volumes, secrets, render, bundle, load, push, play, wait, check, verify, up,
-    reload, token, down, status, logs, shell, slurm, test_repo, debug, export_volume, version,
+    adopt, reload, token, down, status, logs, shell, slurm, test_repo, debug, export_volume, version,
 )  # fmt: skip

@@ -70,7 +70,9 @@ def task(changes: bool = False, **options: Any) -> Callable[[Callable[..., Any]]
         arguments = function.__code__.co_varnames[: function.__code__.co_argcount]
         names = [name.strip("_") for name in arguments]
         texts = {name: text for name, text in HELP.items() if name in names} | options.pop("help", {})
-        return invoke_task(run, help=texts, iterable=["set_"] if "set_" in arguments else [], **options)
+        return invoke_task(
+            run, help=texts, iterable=[name for name in ("set_", "from_") if name in arguments], **options
+        )
 
     return decorate
 

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 
-from .helpers import ROOT, START, Deployment, HubUser, Podman, entry, free_port, invoke, once, settings
+from .helpers import (
+    ROOT,
+    START,
+    Deployment,
+    HubUser,
+    Podman,
+    entry,
+    free_port,
+    invoke,
+    once,
+    rootless,
+    settings,
+    ssh_key_pair,
+    wait_until,
+    write_private,
+)
 
 pytestmark = once
 PASSWORD = "a password of before"
@@ -94,3 +112,157 @@ def test_saved_settings_outlive_the_deployment(moved: Deployment) -> None:
         assert "is up and unchanged" in invoke("up", *moved.options).stdout
     finally:
         local.unlink(missing_ok=True)
+
+
+# -- adopt ---------------------------------------------------------------------------------------------
+
+HOST = "login.moving.example"
+# In the hub's image: a database as a hub leaves it, with a user, a token and a server that runs as a job.
+OLD_HUB = """
+import base64, json, secrets, sys
+from cryptography.fernet import Fernet
+from jupyterhub import orm, roles
+
+job, port, projects = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+key = secrets.token_hex(32)
+fernet = Fernet(base64.urlsafe_b64encode(bytes.fromhex(key)))
+db = orm.new_session_factory("sqlite:////old/srv/jupyterhub.sqlite")()
+for role in roles.get_default_roles():
+    roles.create_role(db, role)
+user = orm.User(name="alice", encrypted_auth_state=fernet.encrypt(json.dumps(projects).encode()))
+db.add_all([user, orm.OAuthClient(identifier="jupyterhub")])
+db.commit()
+roles.assign_default_roles(db, entity=user)
+token = user.new_api_token(note="of before")
+server = orm.Server(proto="http", ip="node1", port=port, base_url="/jupyter/user/alice/", cookie_name="alice")
+options = {"brics_project": "project1.brics", "runtime": "01:00:00", "ngpus": "0", "partition": "", "reservation": ""}
+state = {"job_id": job, "job_status": "RUNNING node1", "brics_projects": projects}
+db.add(orm.Spawner(name="", user=user, server=server, state=state, user_options=options))
+db.commit()
+open("/old/srv/jupyterhub_crypt_key", "w").write(key)
+open("/old/srv/jupyterhub_cookie_secret", "w").write(secrets.token_hex(32))
+print(token)
+"""
+PROJECTS = {"project1.brics": {"name": "Project 1", "username": "alice.project1"}}
+
+
+@dataclass(frozen=True)
+class Before:
+    """What there is before the move: a site's Slurm with a running job, and the old hub's volume."""
+
+    slurm: str
+    address: str
+    job: str
+    volume: str
+    token: str
+    ssh: Path
+    engine: Podman
+
+    def content(self) -> bytes:
+        """Return the volume's content."""
+        return self.engine.run(("podman", "volume", "export", self.volume)).stdout
+
+
+@pytest.fixture(scope="module")
+def before(instance: str, engine: Podman, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Before]:
+    """A Slurm of a site's with a job that answers by HTTP, and what a hub has left that had started it."""
+    if rootless():
+        pytest.skip("without root, pods have no network in which they could find each other")
+    named = ("--env", "dev_dummyauth", "--instance", f"{instance}-site")
+    slurm, volume = f"jupyterhub-slurm-dev-dummyauth-{instance}-site-slurm", f"jupyterhub_root_{instance}"
+    folder = tmp_path_factory.mktemp("ssh")
+    try:
+        invoke("up", *named, *settings(containers="[slurm]", slurm__ssh_hostname=HOST))
+        private, public = ssh_key_pair("before")
+        write_private(folder / "ssh_client_key", private)
+        keys = ("tee", "/etc/ssh/authorized_keys/jupyterspawner")
+        engine.exec(slurm, *keys, stdin=f"restrict {public}\n".encode())
+        host_key = engine.exec(slurm, "ssh-keygen", "-y", "-f", "/etc/ssh/ssh_host_ed25519_key").text
+        (folder / "ssh_known_hosts").write_text(f"{HOST} {host_key}\n")
+        port = free_port()
+        script = f"#!/bin/sh\nexec python3 -m http.server {port}\n".encode()
+        submit = (
+            "runuser",
+            "-u",
+            "alice.project1",
+            "--",
+            "sbatch",
+            "--parsable",
+            "--chdir=/tmp",
+            "--output=/dev/null",
+        )
+        job = engine.exec(slurm, *submit, stdin=script).text
+        address = engine.exec(slurm, "hostname", "-I").text.split()[0]
+        image = engine.run(
+            ("podman", "images", "--format={{.Repository}}:{{.Tag}}", "localhost/jupyterhub-slurm/jupyterhub")
+        )
+        run = ("podman", "run", "--rm", "--interactive", "--entrypoint=python3", f"--volume={volume}:/old")
+        engine.run(("podman", "volume", "create", volume))
+        argv = (
+            "-c",
+            f"import os; os.makedirs('/old/srv', exist_ok=True)\n{OLD_HUB}",
+            job,
+            str(port),
+            json.dumps(PROJECTS),
+        )
+        token = engine.run((*run, image.text.split()[0], *argv)).text.split()[-1]
+        yield Before(slurm, address, job, volume, token, folder, engine)
+    finally:
+        engine.run(("podman", "volume", "rm", "--force", volume), check=False)
+        invoke("down", *named)
+
+
+def test_a_hub_is_adopted_with_its_running_servers(
+    before: Before, instance: str, here: str, tmp_path: Path
+) -> None:
+    """Users, tokens and the server of a job at the site are there; the old volume is as it was."""
+    engine, old = before.engine, before.content()
+    named = ("--env", "dev_dummyauth_extslurm", "--instance", f"{instance}-adopts")
+    api = f"{here}:{free_port(here)}"
+    options = settings(
+        dev_users="[alice.project1]",
+        site_folder=str(tmp_path),
+        slurm__ssh_hostname=HOST,
+        slurm__host_aliases=f"[{{ip: {before.address}, hostnames: [{HOST}, node1]}}]",
+        slurm__hub_connect_url=f"http://{api}",
+        publish__jupyterhub=f"127.0.0.1:{free_port()}",
+        **{"publish__hub-api": api},
+    )
+    adopt = ("adopt", *named, "--from", before.volume, "--from", str(before.ssh), *options)
+    try:
+        told = invoke(*adopt, "--dry-run").stdout
+        assert "1 users (alice" in told
+        assert f"server alice/ in job {before.job}: kept" in told
+        assert entry(named[-1]) is None
+        assert not list(tmp_path.iterdir())
+
+        user = engine.run(("podman", "ps", "--quiet", f"--filter=volume={before.volume}")).text
+        assert not user
+        holder = ("podman", "run", "--detach", "--rm", f"--volume={before.volume}:/old", "--entrypoint=sleep")
+        image = engine.run(("podman", "inspect", "--format={{.ImageName}}", before.slurm)).text
+        container = engine.run((*holder, image, "300")).text
+        refused = invoke(*adopt, check=False)
+        engine.run(("podman", "rm", "--force", "--time=0", container))
+        assert f"volume {before.volume} is in use by" in refused.stderr
+
+        invoke(*adopt)
+        status = entry(named[-1])
+        assert status is not None
+        with httpx.Client(headers={"Authorization": f"token {before.token}"}, trust_env=False) as http:
+
+            def server() -> dict[str, object]:
+                answer = http.get(f"{status['url']}/hub/api/users/alice")
+                assert answer.status_code == 200, answer.text
+                return dict(answer.json()["servers"].get("") or {})
+
+            wait_until(lambda: server().get("ready"), START, "the server is not there")
+            assert http.get(f"{status['url']}/user/alice/").status_code == 200
+            job = engine.exec(before.slurm, "squeue", "--noheader", "--format=%i %T").text
+            assert job.split() == [before.job, "RUNNING"]
+
+            again = invoke(*adopt).stdout
+            assert "it is adopted already" in again
+            assert server().get("ready")
+        assert before.content() == old
+    finally:
+        invoke("down", *named)
