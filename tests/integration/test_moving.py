@@ -15,7 +15,7 @@ from .helpers import (
     START,
     Deployment,
     HubUser,
-    Podman,
+    Engine,
     entry,
     free_port,
     invoke,
@@ -61,7 +61,7 @@ def config_map(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def moved(instance: str, engine: Podman, config_map: Path) -> Iterator[Deployment]:
+def moved(instance: str, engine: Engine, config_map: Path) -> Iterator[Deployment]:
     """The environment, brought up with that ConfigMap and nothing else but a port."""
     name = f"{instance}-moved"
     named = ("--env", "dev_dummyauth", "--instance", name)
@@ -156,7 +156,7 @@ class Before:
     volume: str
     token: str
     ssh: Path
-    engine: Podman
+    engine: Engine
 
     def content(self) -> bytes:
         """Return the volume's content."""
@@ -164,7 +164,7 @@ class Before:
 
 
 @pytest.fixture(scope="module")
-def before(instance: str, engine: Podman, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Before]:
+def before(instance: str, engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Before]:
     """A Slurm of a site's with a job that answers by HTTP, and what a hub has left that had started it."""
     if rootless():
         pytest.skip("without root, pods have no network in which they could find each other")
