@@ -101,7 +101,7 @@ def test_the_files_beside_a_config_map_are_found(root: Path, tmp_path: Path) -> 
         (folder / name).touch()
     env = read_environment(root, "dev_realauth_zenithclient", config_map=given)
     assert (env.zenith.server_address, env.zenith.server_port, env.user) == (
-        "zenith.example.org",
+        "z.example.org",
         2222,
         "carol",
     )
