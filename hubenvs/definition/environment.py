@@ -249,6 +249,12 @@ class Environment(Frozen):
         return f"http://{self.published[name]}{self.base_url.rstrip('/')}" if name in self.published else None
 
     @property
+    def proxy_address(self) -> str:
+        """Return the address in the pod at which the hub's proxy listens; empty for all of them."""
+        by_tunnel = table.TUNNEL in self.containers and "jupyterhub" not in self.published
+        return self.hub.proxy_address or ("127.0.0.1" if by_tunnel else "")
+
+    @property
     def issuer(self) -> str:
         """Return the URL of the OpenID Connect provider; empty if there is none."""
         if self.auth.oidc_server or self.publish["oidc-provider"] is None:

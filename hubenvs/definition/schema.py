@@ -118,6 +118,9 @@ class Hub(Frozen):
     start_timeout: Annotated[StrictInt, Field(gt=0, le=2592000)]
     http_timeout: Annotated[StrictInt, Field(gt=0, le=86400)]
     request_gpus: StrictBool | None
+    gpu_option: Literal["gres", "gpus"]
+    job_nodes: Annotated[StrictInt, Field(gt=0, le=65533)] | None
+    proxy_address: Literal["127.0.0.1", "0.0.0.0", "::"] | None
     job_log: Annotated[str, Field(pattern=r"^(~/)?[\w./%@+-]+$")]  # written into the batch script
 
 
