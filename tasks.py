@@ -185,9 +185,10 @@ def verify(
     help={
         "dry-run": "print what would be done, and touch nothing",
         "as": "the user who logs in with dummy authentication (sets auth.user)",
-        "configmap": "take settings from this file's ConfigMap, one of an existing deployment",
+        "configmap": "take settings from an existing ConfigMap in this file, and the files beside it",
+        "save": "write the settings of the ConfigMap to the environment's local.yaml",
         "users": "write these accounts to the environment's dev_users file, like alice.project1,bob.project1",
-        "yes": "don't ask before bringing prod up",
+        "yes": "don't ask before bringing an environment of stage prod up",
     },
 )
 def up(
@@ -198,6 +199,7 @@ def up(
     as_: Option = None,
     configmap: Option = None,
     users: Option = None,
+    save: bool = False,
     yes: bool = False,
     set_: Settings = None,
 ) -> None:
@@ -209,8 +211,34 @@ def up(
     if dry_run:
         hubenvs.stages.up.dry_run(session)
     else:
-        cli.confirm("up", env, yes)
-        hubenvs.stages.up.up(session)
+        cli.confirm("up", session.env.name, session.env.stage == "prod", yes)
+        if configmap and not save:
+            save = cli.ask(f"write the ConfigMap's settings to envs/{env}/local.yaml?")
+        hubenvs.stages.up.up(session, configmap, save)
+
+
+@task(
+    changes=True,
+    help={
+        "from": "folder, volume or tar with jupyterhub.sqlite and jupyterhub_crypt_key; can be repeated",
+        "configmap": "take settings from an existing ConfigMap in this file, and the files beside it",
+        "dry-run": "say what would be taken, and touch nothing",
+    },
+)
+def adopt(
+    ctx: Context,
+    from_: Settings,
+    env: Option = None,
+    instance: Option = None,
+    configmap: Option = None,
+    dry_run: bool = False,
+    set_: Settings = None,
+) -> None:
+    """Bring an environment up with users, tokens and running servers of another deployment's hub."""
+    import hubenvs.tools.adopt
+
+    session = open_session(ctx, env, instance, set_, config_map=configmap, dry=dry_run)
+    hubenvs.tools.adopt.adopt(session, from_ or (), configmap, dry_run)
 
 
 @task(help={"watch": "stay, and reload at every save until Ctrl-C"})
@@ -257,7 +285,7 @@ def token(
     help={
         "all": "take down every environment of this checkout",
         "keep-volumes": "keep the volumes, and the key that their database is encrypted with",
-        "yes": "don't ask before taking prod down",
+        "yes": "don't ask before taking an environment of stage prod down",
     }
 )
 def down(
@@ -280,7 +308,7 @@ def down(
         instance=instance,
         all_=all_,
         keep_volumes=keep_volumes,
-        confirm=lambda existing: cli.confirm("down", existing.environment, yes),
+        confirm=lambda existing: cli.confirm("down", existing.environment, existing.is_prod, yes),
     )
 
 
@@ -393,5 +421,5 @@ def export_volume(
 
 namespace = Collection(
     envs, doctor, clone, build, volumes, secrets, render, bundle, load, push, play, wait, check, verify, up,
-    reload, token, down, status, logs, shell, slurm, test_repo, debug, export_volume, version,
+    adopt, reload, token, down, status, logs, shell, slurm, test_repo, debug, export_volume, version,
 )  # fmt: skip

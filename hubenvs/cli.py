@@ -70,7 +70,9 @@ def task(changes: bool = False, **options: Any) -> Callable[[Callable[..., Any]]
         arguments = function.__code__.co_varnames[: function.__code__.co_argcount]
         names = [name.strip("_") for name in arguments]
         texts = {name: text for name, text in HELP.items() if name in names} | options.pop("help", {})
-        return invoke_task(run, help=texts, iterable=["set_"] if "set_" in arguments else [], **options)
+        return invoke_task(
+            run, help=texts, iterable=[name for name in ("set_", "from_") if name in arguments], **options
+        )
 
     return decorate
 
@@ -142,18 +144,25 @@ def whole_number(option: str, text: str, numbers: range = range(10**9)) -> int:
     return int(text)
 
 
-def confirm(what: str, env: str | None, yes: bool) -> None:
-    """Ask before doing ``what`` to prod, unless ``yes``; end the task if the answer isn't yes."""
-    if env != "prod" or yes:
+def confirm(what: str, env: str, is_prod: bool, yes: bool) -> None:
+    """Ask before doing ``what`` to ``env`` if it ``is_prod``, unless ``yes``; end the task if it's not a yes."""
+    if yes or not is_prod:
         return
     if not sys.stdin.isatty():
-        raise DefinitionError(f"{what} --env prod: there is nobody to ask", "give --yes")
+        raise DefinitionError(f"{what} --env {env}: there is nobody to ask", "give --yes")
+    if not ask(f"{what} {env}?"):
+        raise Exit("nothing was done", code=1)
+
+
+def ask(question: str) -> bool:
+    """Return whether the answer to ``question`` is yes; without a terminal nobody is asked, and it is no."""
+    if not sys.stdin.isatty():
+        return False
     try:
-        answer = input(f"{what} prod? [y/N] ")
+        answer = input(f"{question} [y/N] ")
     except EOFError:  # Ctrl-D
         answer = ""
-    if answer.strip().lower() not in ("y", "yes"):
-        raise Exit("nothing was done", code=1)
+    return answer.strip().lower() in ("y", "yes")
 
 
 def words(text: str | None) -> tuple[str, ...]:

@@ -99,6 +99,10 @@ def open_session(
         deployed = folder.read_record(deploy_folder(root, name, instance)).environment
         if deployed:
             return Session(deployed, engine, console)
+    kept = deploy_folder(root, name, instance) / folder.SETTINGS
+    if not sources.get("config_map") and kept.exists():
+        sources["kept_settings"] = kept
+        console.say("settings", f"with those of the ConfigMap in {kept.relative_to(root)}")
     env = read_environment(root, name, instance=instance, settings=settings, **sources)
     declared = frozenset(setting.partition("=")[0].removeprefix("publish.") for setting in settings)
     return Session(env, engine, console, declared).with_free_ports()

@@ -10,6 +10,7 @@ case $(cat "$credentials/format") in
     *) decode='base64 --decode' ;;
 esac
 for name in zenith_key zenith_config; do $decode <"$credentials/$name" >"$private/$name"; done
+$decode <"$credentials/zenith_public_key" >"$private/zenith_key.pub"
 
 export ZENITH_CLIENT_CONFIG="$private/zenith_config"
 export ZENITH_CLIENT__SSH_IDENTITY_PATH="$private/zenith_key"

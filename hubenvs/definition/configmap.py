@@ -1,13 +1,18 @@
-"""Settings of an existing deployment, read from its ConfigMap (`up --configmap`)."""
+"""Settings of an existing deployment, read from its ConfigMap (`up --configmap`) and the files beside it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 from ..errors import DefinitionError, suggestion
-from .dev_users import parse_dev_users
-from .layers import Layer, parse_documents, single_key
-from .schema import DevUser
+from .containers import CONTAINERS
+from .dev_users import from_file, parse_dev_users
+from .layers import Layer, merge, parse_documents, parse_yaml, read_text, shown, single_key
 
 # The definition's key for each key of the ConfigMap. Accounts and password are handled apart.
 KEYS = {
@@ -24,15 +29,56 @@ KEYS = {
 }
 USERS_KEY, PASSWORD_KEY = "devUsers", "dummyAuthPassword"
 KNOWN = (*KEYS, USERS_KEY, PASSWORD_KEY)
+# Keys of the tunnel client's configuration, as it is written beside such a ConfigMap, and ours.
+TUNNEL_KEYS = {"server_address": "zenith.server_address", "server_port": "zenith.server_port"}
 
 
 @dataclass(frozen=True)
 class ConfigMap:
-    """The settings in a ConfigMap: layers of a definition, the accounts and the password."""
+    """The settings in a ConfigMap: layers of a definition, and the password."""
 
     layers: tuple[Layer, ...] = ()
-    dev_users: tuple[DevUser, ...] | None = None
     password: str | None = None
+
+    @property
+    def local_yaml(self) -> Mapping[str, Any]:
+        """Return the settings as local.yaml can have them: all but the password."""
+        return merge(self.layers)[0]
+
+
+def read_config_map(path: Path, root: Path) -> ConfigMap:
+    """Return the settings of the only ConfigMap in the file ``path``, and those of the files beside it.
+
+    Those are `dev_users`, the tunnel client's configuration, and the site's files: if there is any of them,
+    they are all looked for there. Raises DefinitionError.
+    """
+    config_map = parse_config_map(read_text(path, root), shown(path, root))
+    return ConfigMap((*_beside(path.absolute().parent, root), *config_map.layers), config_map.password)
+
+
+def _beside(folder: Path, root: Path) -> list[Layer]:
+    layers = []
+    if (users := folder / "dev_users").is_file():
+        accounts = [user.account for user in from_file(users, root)]
+        layers.append(single_key("dev_users", accounts, shown(users, root)))
+    names = {name for row in CONTAINERS.values() for key in row.keys for name in key.files}
+    if any((folder / name).is_file() for name in names):
+        layers.append(single_key("site_folder", str(folder), shown(folder, root)))
+    for name in next(key.files for key in CONTAINERS["zenith-client"].keys if key.name == "zenith_config"):
+        if (path := folder / name).is_file():
+            data = parse_yaml(read_text(path, root), shown(path, root)).data
+            layers += [
+                single_key(ours, data[theirs], f"{shown(path, root)}: {theirs}")
+                for key, ours in TUNNEL_KEYS.items()
+                for theirs in (key, _camel_case(key))
+                if theirs in data
+            ]
+    return layers
+
+
+def _camel_case(key: str) -> str:
+    first, *rest = key.split("_")
+    return first + "".join(word.capitalize() for word in rest)
 
 
 def parse_config_map(text: str, label: str) -> ConfigMap:
@@ -49,7 +95,7 @@ def parse_config_map(text: str, label: str) -> ConfigMap:
     if not isinstance(data, dict) or document.get("binaryData"):
         problem = "its ConfigMap should have text in `data`, and nothing else"
         raise DefinitionError(f"{label}: {problem}", "correct it")
-    layers, dev_users, password = [], None, None
+    layers, password = [], None
     for key, value in data.items():
         where = f"{label}:{lines['data', key]}: data.{key}"
         if key not in KNOWN:
@@ -57,9 +103,17 @@ def parse_config_map(text: str, label: str) -> ConfigMap:
         if not isinstance(value, str) or not (value := value.strip()):
             raise DefinitionError(f"{where}: should be text", "quote it, or leave the key out")
         if key == USERS_KEY:
-            dev_users = parse_dev_users(value, where)
+            accounts = [user.account for user in parse_dev_users(value, where)]
+            layers.append(single_key("dev_users", accounts, where))
         elif key == PASSWORD_KEY:
             password = value
         else:
             layers.append(single_key(KEYS[key], value, where))
-    return ConfigMap(tuple(layers), dev_users, password)
+            if KEYS[key] == "auth.oidc_server":
+                layers.append(single_key("auth.provider", "external", where))
+    return ConfigMap(tuple(layers), password)
+
+
+def as_yaml(settings: Mapping[str, Any], source: str) -> str:
+    """Return ``settings`` as the text of a local.yaml, with a comment that names their ``source``."""
+    return f"# From {source}.\n" + yaml.safe_dump(dict(settings), sort_keys=False, width=110)

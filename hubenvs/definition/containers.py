@@ -57,12 +57,21 @@ class Volume:
 
 @dataclass(frozen=True)
 class Key:
-    """A key of the container's Secret. ``file``: the site's file with it; None: it is generated."""
+    """A key of the container's Secret. ``file``: the site's file with it; None: it is generated.
+
+    ``other_file``: the name of this file in isambard-sc/brics_jupyterhub_envs.
+    """
 
     name: str
     when: Condition = "always"
     file: str | None = None
     file_when: Condition = "always"
+    other_file: str | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Return the names that the site's file can have."""
+        return tuple(name for name in (self.file, self.other_file) if name)
 
 
 @dataclass(frozen=True)
@@ -169,7 +178,11 @@ _TABLE = (
     Container(
         "zenith-client",
         below=None,
-        keys=(Key("zenith_key", file="zenith_client_key"), Key("zenith_config", file="zenith_client.yaml")),
+        keys=(
+            Key("zenith_key", file="zenith_client_key", other_file="ssh_zenith_client_key"),
+            Key("zenith_public_key", file="zenith_client_key.pub", other_file="ssh_zenith_client_key.pub"),
+            Key("zenith_config", file="zenith_client.yaml", other_file="zenith_client_config.yaml"),
+        ),
     ),
 )
 

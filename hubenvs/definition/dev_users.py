@@ -15,23 +15,21 @@ MOST_USERS = 3000
 
 
 def parse_dev_users(text: str, label: str) -> tuple[DevUser, ...]:
-    """Return the accounts listed in ``text``: ``<user>.<project>``, one a line; ``#`` starts a comment.
+    """Return the accounts listed in ``text``: ``<user>.<project>`` between spaces; ``#`` starts a comment.
 
     Raises DefinitionError with ``label`` and the line for a malformed or repeated name or an empty list.
     """
     users: dict[str, tuple[DevUser, int]] = {}
     for number, line in enumerate(text.splitlines(), start=1):
-        name = line.partition("#")[0].strip()
-        if not name:
-            continue
-        try:
-            dev_user = DevUser.parse(name)
-        except ValueError as error:
-            raise DefinitionError(f"{label}:{number}: {error}", "correct the line") from error
-        if name in users:
-            problem = f"{name!r} is on line {users[name][1]} already"
-            raise DefinitionError(f"{label}:{number}: {problem}", "remove one")
-        users[name] = (dev_user, number)
+        for name in line.partition("#")[0].split():
+            try:
+                dev_user = DevUser.parse(name)
+            except ValueError as error:
+                raise DefinitionError(f"{label}:{number}: {error}", "correct the line") from error
+            if name in users:
+                problem = f"{name!r} is on line {users[name][1]} already"
+                raise DefinitionError(f"{label}:{number}: {problem}", "remove one")
+            users[name] = (dev_user, number)
     if not users:
         raise DefinitionError(f"{label}: no dev user in it", "add a line such as alice.project1")
     if len(users) > MOST_USERS:

@@ -119,6 +119,7 @@ class Environment(Frozen):
             names.LABEL_INSTANCE: self.pod,
             names.LABEL_ENVIRONMENT: self.name,
             names.LABEL_VERSION: __version__,
+            names.LABEL_STAGE: self.stage,
             names.LABEL_CHECKOUT: names.checkout_id(self.root),
         }
 
@@ -177,11 +178,16 @@ class Environment(Frozen):
     def site_files(self) -> dict[str, Path]:
         """Return the paths of the site's files, by the Secret key that each is read into."""
         return {
-            key.name: self.site_data / key.file
+            key.name: self._site_file(*key.files)
             for row in self.rows
             for key in self._keys(row)
             if key.file and self.applies(key.file_when)
         }
+
+    def _site_file(self, name: str, *other_names: str) -> Path:
+        """Return the path of the first of the files that exists; without any, that of ``name``."""
+        paths = [self.site_data / each for each in (name, *other_names)]
+        return next((path for path in paths if os.path.lexists(path)), paths[0])
 
     @property
     def site_data(self) -> Path:
@@ -241,6 +247,12 @@ class Environment(Frozen):
 
     def _published_url(self, name: str) -> str | None:
         return f"http://{self.published[name]}{self.base_url.rstrip('/')}" if name in self.published else None
+
+    @property
+    def proxy_address(self) -> str:
+        """Return the address in the pod at which the hub's proxy listens; empty for all of them."""
+        by_tunnel = table.TUNNEL in self.containers and "jupyterhub" not in self.published
+        return self.hub.proxy_address or ("127.0.0.1" if by_tunnel else "")
 
     @property
     def issuer(self) -> str:

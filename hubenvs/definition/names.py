@@ -13,6 +13,7 @@ LABEL_PART_OF = "app.kubernetes.io/part-of"
 LABEL_INSTANCE = "app.kubernetes.io/instance"
 LABEL_ENVIRONMENT = "app.kubernetes.io/name"
 LABEL_VERSION = "app.kubernetes.io/version"
+LABEL_STAGE = "jupyterhub-slurm/stage"
 LABEL_CHECKOUT = "jupyterhub-slurm/checkout"
 LABEL_FINGERPRINT = "jupyterhub-slurm/fingerprint"
 

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from ..errors import DefinitionError, suggestion
 from . import dev_users, variables
-from .configmap import ConfigMap, parse_config_map
+from .configmap import ConfigMap, read_config_map
 from .environment import Environment
 from .layers import KeyPath, Layer, check_keys, merge, parse_set, parse_yaml, read_text, shown
 from .names import environment_names
@@ -41,12 +41,14 @@ def read_environment(
     configuration: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] | None = None,
     config_map: Path | None = None,
+    kept_settings: Path | None = None,
 ) -> Environment:
     """Return the validated environment ``name`` of the checkout ``root``.
 
     ``instance``: name of a further deployment of the environment. ``settings``: ``a.b=c`` (``--set``).
     ``configuration``: the section `hubenvs` of Invoke's configuration. ``environ``: environment variables.
-    ``config_map``: a file with an existing deployment's ConfigMap. Raises DefinitionError.
+    ``config_map``: a file with an existing deployment's ConfigMap. ``kept_settings``: a file with those of an
+    earlier `up`. Raises DefinitionError.
     """
     folder = environment_folder(root, name)
     base = _read(root / "envs" / "base.yaml", root)
@@ -58,12 +60,14 @@ def read_environment(
     layers.extend(variables.layers(base.data, environ or {}))
     existing = ConfigMap()
     if config_map:
-        existing = parse_config_map(read_text(config_map, root), shown(config_map, root))
+        existing = read_config_map(config_map, root)
+    elif kept_settings:
+        layers.append(_read(kept_settings, root))
     layers.extend(existing.layers)
     layers.extend(parse_set(option) for option in settings)
     data, origin = merge(layers)
     check_keys(data, base.data, origin)
-    accounts = dev_users.from_key(data.pop("dev_users"), origin) or existing.dev_users
+    accounts = dev_users.from_key(data.pop("dev_users"), origin)
     if not accounts and dev_users.are_needed(data):
         accounts = dev_users.from_file(folder / "dev_users", root)
     deployment = {"name": name, "instance": instance, "root": root, "dev_users": accounts or ()}

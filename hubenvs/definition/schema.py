@@ -122,6 +122,9 @@ class Hub(Frozen):
     idle_timeout: Annotated[StrictInt, Field(ge=0, le=31536000)]
     warn_minutes: Annotated[StrictInt, Field(ge=0, le=1440)]
     request_gpus: StrictBool | None
+    gpu_option: Literal["gres", "gpus"]
+    job_nodes: Annotated[StrictInt, Field(gt=0, le=65533)] | None
+    proxy_address: Literal["127.0.0.1", "0.0.0.0", "::"] | None
     job_log: Annotated[str, Field(pattern=r"^(~/)?[\w./%@+-]+$")]  # written into the batch script
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
+from .containers import TUNNEL
 from .environment import Environment
 
 
@@ -30,7 +32,7 @@ def container_settings(env: Environment) -> dict[str, str]:
         "JWT_AZP": auth.azp,
         "MATCH_USERNAME": auth.match_username,
         "AUTH_USER": auth.user,
-        "LOGOUT_REDIRECT_URL": auth.logout_redirect_url,
+        "LOGOUT_REDIRECT_URL": auth.logout_redirect_url or _sign_out_behind_the_tunnel(env),
         "INVALID_JWT_LOGOUT": auth.invalid_jwt_logout,
         "START_POLL_INTERVAL": hub.start_poll_interval,
         "POLL_INTERVAL": hub.poll_interval,
@@ -43,6 +45,9 @@ def container_settings(env: Environment) -> dict[str, str]:
         "COOKIE_MAX_AGE_DAYS": hub.cookie_max_age_days,
         "NAMED_SERVERS": hub.named_servers,
         "REQUEST_GPUS": _either(hub.request_gpus, slurm.gpus_per_node > 0),
+        "GPU_OPTION": hub.gpu_option,
+        "JOB_NODES": hub.job_nodes,
+        "PROXY_ADDRESS": env.proxy_address,
         "JOB_LOG": hub.job_log,
         "ENVIRONMENT_IN_SCRIPT": _either(slurm.environment_in_script, env.slurm_elsewhere),
         "SLURM_NODES": slurm.nodes,
@@ -50,6 +55,13 @@ def container_settings(env: Environment) -> dict[str, str]:
         "ZENITH_SERVER_PORT": env.zenith.server_port,
     }
     return {f"DEPLOY_CONFIG_{key}": _text(value) for key, value in values.items()}
+
+
+def _sign_out_behind_the_tunnel(env: Environment) -> str:
+    """Return the path of the sign-out at the tunnel's other end, which sends people back to the hub."""
+    if TUNNEL not in env.containers or env.auth.kind != "oidc":
+        return ""
+    return f"{env.base_url.rstrip('/')}/_oidc/sign_out?rd={quote(env.base_url, safe='')}"
 
 
 def _either(value: bool | None, default: bool) -> bool:

@@ -27,6 +27,13 @@ class Existing:
     pod: Pod | None = None
     containers: tuple[Container, ...] = ()
     volumes: tuple[str, ...] = ()
+    stage: str | None = None
+
+    @property
+    def is_prod(self) -> bool:
+        """Return whether whoever takes it down is asked first."""
+        # hubenvs<0.2: deployments have no label with their stage.
+        return (self.stage or self.environment) == "prod"
 
     @property
     def part_names(self) -> set[str]:
@@ -79,6 +86,7 @@ def all_existing(listing: Listing) -> dict[str, Existing]:
             pod_name=pod,
             environment=of_pod.get(names.LABEL_ENVIRONMENT, ""),
             checkout=of_pod.get(names.LABEL_CHECKOUT, ""),
+            stage=of_pod.get(names.LABEL_STAGE),
             listing=listing,
             pod=next((item for item in listing.pods if _pod_name_of(item) == pod), None),
             containers=tuple(item for item in listing.containers if _pod_name_of(item) == pod),

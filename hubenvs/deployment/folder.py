@@ -24,6 +24,7 @@ SECRETS = "secrets"
 # New secrets are written into the first, and the old ones kept in the second, until they have changed places.
 NEW, OLD = f"{SECRETS}.new", f"{SECRETS}.old"
 RECORD = "record.json"
+SETTINGS = "settings.yaml"  # of the ConfigMap given to `up`, unless they were written to local.yaml
 OLD_DEFINITION = "definition.json"  # hubenvs<0.2: the definition had a file of its own
 
 _held: set[Path] = set()  # folders that this process has locked

@@ -27,6 +27,7 @@ def read_site_files(env: Environment) -> dict[str, str]:
         "ssh_key": _key_pair,
         "known_hosts": _known_hosts,
         "zenith_key": _key_pair,
+        "zenith_public_key": lambda env, path: read_text(path, env.root),  # checked with its private half
         "zenith_config": _configuration,
         "ca_certificates": _certificates,
     }

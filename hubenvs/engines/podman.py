@@ -165,6 +165,11 @@ class Podman:
         """Return the command that unpacks a tar, its standard input, into the volume ``name``."""
         return (*_machine(), "podman", "volume", "import", name, "-")
 
+    def containers_with(self, volume: str) -> list[str]:
+        """Return the names of running containers that mount ``volume``."""
+        argv = ("podman", "ps", f"--filter=volume={volume}", "--format={{.Names}}")
+        return self.run(argv, timeout=ANSWER).text.split()
+
     def export_volume_command(self, name: str) -> Argv:
         """Return the command that writes the volume ``name`` as a tar to standard output."""
         return (*_machine(), "podman", "volume", "export", name)

@@ -124,6 +124,9 @@ def _probes(env: Environment) -> dict[str, dict[str, Any]]:
             continue
         port = {"port": numbers[row.probe.port]}
         path = row.probe.path
+        if row.probe.port == "jupyterhub" and env.proxy_address == "127.0.0.1":
+            result[row.name] = {"exec": {"command": ["hub-health"]}}
+            continue
         result[row.name] = (
             {"httpGet": {"path": env.base_url.rstrip("/") + path, **port}} if path else {"tcpSocket": port}
         )

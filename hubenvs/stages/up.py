@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from ..definition.configmap import as_yaml, read_config_map
 from ..definition.containers import PASSWORD_KEY
 from ..definition.dev_users import write_file
+from ..definition.layers import merge, parse_yaml
 from ..definition.read import environment_folder
 from ..deployment import folder
 from ..deployment.desired import desired_pod, planned_images
@@ -18,6 +20,7 @@ from ..deployment.ports import require_free
 from ..deployment.site import read_site_files
 from ..deployment.sources import read_seeds
 from ..errors import PortError
+from ..files import write
 from ..plan.images import Build, carried
 from ..session import Session
 from .build import build_images, commands, missing
@@ -49,10 +52,45 @@ def settings(
     return result
 
 
-def up(session: Session) -> None:
-    """Bring the environment up: clone, build, volumes, secrets, play, wait, check."""
+def keep_settings(session: Session, config_map: str | None, save: bool) -> None:
+    """Keep the settings of ``config_map`` for later tasks: in the deploy folder, with ``save`` in local.yaml.
+
+    Without ``config_map``, ``save`` moves the settings that an earlier `up` kept.
+    """
+    env, say = session.env, session.console.say
+    kept, local = env.deploy_folder / folder.SETTINGS, env.root / "envs" / env.name / "local.yaml"
+    if config_map:
+        path = Path(config_map)
+        settings = as_yaml(read_config_map(path, env.root).local_yaml, f"the ConfigMap in {path.absolute()}")
+    elif kept.exists():
+        settings = kept.read_text()
+    else:
+        return
+    name = local.relative_to(env.root)
+    if not save:
+        write(kept, settings)
+        say("settings", f"kept until `invoke down`; `invoke up {env.options} --save` writes them to {name}")
+        return
+    text = f"written to {name}"
+    if local.exists():
+        old = local.with_name("local.yaml.old")
+        local.replace(old)
+        layers = parse_yaml(old.read_text(), str(old)), parse_yaml(settings, str(local))
+        settings = as_yaml(merge(layers)[0], f"{old.name} and a ConfigMap")
+        text += f"; the earlier file is {old.name} now"
+    write(local, settings)
+    kept.unlink(missing_ok=True)
+    say("settings", text)
+
+
+def up(session: Session, config_map: str | None = None, save: bool = False) -> None:
+    """Bring the environment up: clone, build, volumes, secrets, play, wait, check.
+
+    ``config_map``, ``save``: see `keep_settings`.
+    """
     with session.locked():
         existing = _preflight(session)
+        keep_settings(session, config_map, save)
         clone(session)
         builds = build_images(session)
         fill_volumes(session, existing.listing.volume_names)

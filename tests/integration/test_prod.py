@@ -62,12 +62,13 @@ def prod(env_name: str, instance: str, engine: Engine, registry: str) -> Iterato
             "--instance",
             name,
             *settings(stage="prod", images__jupyterhub__image=hub),
+            "--yes",
         )
         status = entry(name)
         assert status is not None
         yield Deployment(env_name, name, status, engine)
     finally:
-        invoke("down", "--env", env_name, "--instance", name)
+        invoke("down", "--env", env_name, "--instance", name, "--yes")
         engine.run(("podman", "rmi", hub), check=False)
 
 

@@ -23,10 +23,10 @@ def test_prod_is_not_touched_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without --yes somebody has to say so at a terminal; other environments are never asked about."""
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     for what in ("up", "down"):
-        with pytest.raises(DefinitionError, match=f"{what} --env prod: there is nobody to ask: give --yes"):
-            cli.confirm(what, "prod", yes=False)
-        cli.confirm(what, "prod", yes=True)
-        cli.confirm(what, "dev_dummyauth", yes=False)
+        with pytest.raises(DefinitionError, match=f"{what} --env campus: there is nobody to ask: give --yes"):
+            cli.confirm(what, "campus", is_prod=True, yes=False)
+        cli.confirm(what, "campus", is_prod=True, yes=True)
+        cli.confirm(what, "prod", is_prod=False, yes=False)
 
 
 @pytest.mark.parametrize(
@@ -40,4 +40,4 @@ def test_who_is_asked_about_prod_has_to_say_yes(
     terminal.isatty = lambda: True  # type: ignore[method-assign]
     monkeypatch.setattr("sys.stdin", terminal)
     with contextlib.nullcontext() if agreed else pytest.raises(Exit, match="nothing was done"):
-        cli.confirm("down", "prod", yes=False)
+        cli.confirm("down", "prod", is_prod=True, yes=False)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hubenvs.definition.configmap import as_yaml, read_config_map
 from hubenvs.definition.read import read_environment
 from hubenvs.errors import DefinitionError
 
@@ -67,3 +68,50 @@ def test_a_config_map_that_cannot_be_mapped_is_refused(root: Path, text: str, er
     with pytest.raises(DefinitionError) as caught:
         read_environment(root, "dev_dummyauth", config_map=given)
     assert error in str(caught.value)
+
+
+def test_dev_users_may_be_on_one_line(root: Path) -> None:
+    """Separated by spaces, as a quoted string has them."""
+    given = root / "deploy.yaml"
+    given.write_text(config_map('  devUsers: "carol.p1 carol.p2  dan.p1"'))
+    env = read_environment(root, "dev_dummyauth", config_map=given)
+    assert [user.account for user in env.dev_users] == ["carol.p1", "carol.p2", "dan.p1"]
+
+
+def test_a_provider_in_a_config_map_is_an_external_one(root: Path) -> None:
+    """The hub takes its tokens, and there is no provider of ours."""
+    given = root / "deploy.yaml"
+    given.write_text(config_map("  devUsers: carol.p1\n  oidcServer: https://idp.example.org/realms/site"))
+    env = read_environment(root, "dev_realauth", config_map=given)
+    assert (env.auth.provider, env.issuer) == ("external", "https://idp.example.org/realms/site")
+    assert env.containers == ("jupyterhub", "slurm")
+
+
+def test_the_files_beside_a_config_map_are_found(root: Path, tmp_path: Path) -> None:
+    """Keys, the tunnel's configuration with the address in it, and dev users, by their names there."""
+    folder = tmp_path / "deploy"
+    folder.mkdir()
+    given = folder / "deploy_config.yaml"
+    given.write_text(config_map("  oidcServer: https://idp.example.org\n  jwtAudience: aud"))
+    (folder / "dev_users").write_text("carol.p1\n")
+    (folder / "zenith_client_config.yaml").write_text(
+        "debug: true\nauthOidcIssuer: https://i.example.org\nserverAddress: z.example.org\nserverPort: 2222\n"
+    )
+    for name in ("ssh_zenith_client_key", "ssh_zenith_client_key.pub", "ssh_client_key", "ssh_known_hosts"):
+        (folder / name).touch()
+    env = read_environment(root, "dev_realauth_zenithclient", config_map=given)
+    assert (env.zenith.server_address, env.zenith.server_port, env.user) == ("z.example.org", 2222, "carol")
+    assert env.site_files["zenith_key"] == folder / "ssh_zenith_client_key"
+    assert env.site_files["zenith_public_key"] == folder / "ssh_zenith_client_key.pub"
+    assert env.site_files["zenith_config"] == folder / "zenith_client_config.yaml"
+
+
+def test_settings_that_were_kept_are_those_of_the_config_map(root: Path) -> None:
+    """As the text of a local.yaml, without the password."""
+    given, kept = root / "deploy.yaml", root / "kept.yaml"
+    given.write_text(config_map('  logLevel: INFO\n  devUsers: "carol.p1 d.p1"\n  dummyAuthPassword: sesame'))
+    kept.write_text(as_yaml(read_config_map(given, root).local_yaml, "deploy.yaml"))
+    assert "sesame" not in kept.read_text()
+    expected = read_environment(root, "dev_dummyauth", config_map=given)
+    env = read_environment(root, "dev_dummyauth", kept_settings=kept)
+    assert env == expected.model_copy(update={"dummy_password": None})

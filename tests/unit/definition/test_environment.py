@@ -72,3 +72,30 @@ def test_a_slurm_elsewhere_need_not_let_variables_pass(root: Path) -> None:
 def test_no_secret_is_among_the_settings(env: Environment) -> None:
     """A ConfigMap can be read by anyone who can read the manifest."""
     assert not any(word in key for key in container_settings(env) for word in ("PASSWORD", "KEY", "SECRET"))
+
+
+def test_production_is_strict_unless_the_site_says_otherwise(root: Path) -> None:
+    """A log-in of 12 h, log-out at the tunnel's other end, no named servers, a proxy on loopback alone."""
+    site = [
+        "auth.oidc_server=https://idp.example.org",
+        "zenith.server_address=zenith.example.org",
+        "dev_users=[alice.p1]",
+    ]
+    strict = container_settings(read_environment(root, "dev_realauth_zenithclient", settings=site))
+    expected = {
+        "COOKIE_MAX_AGE_DAYS": "0.5",
+        "LOGOUT_REDIRECT_URL": "/jupyter/_oidc/sign_out?rd=%2Fjupyter",
+        "INVALID_JWT_LOGOUT": "true",
+        "NAMED_SERVERS": "false",
+        "PROXY_ADDRESS": "127.0.0.1",
+        "JOB_NODES": "1",
+    }
+    assert {name: strict[f"DEPLOY_CONFIG_{name}"] for name in expected} == expected
+    other = ["publish.jupyterhub=8000", "auth.logout_redirect_url=/bye", "hub.job_nodes=null"]
+    lenient = container_settings(
+        read_environment(root, "dev_realauth_zenithclient", settings=[*site, *other])
+    )
+    assert lenient["DEPLOY_CONFIG_PROXY_ADDRESS"] == ""
+    assert lenient["DEPLOY_CONFIG_LOGOUT_REDIRECT_URL"] == "/bye"
+    assert lenient["DEPLOY_CONFIG_JOB_NODES"] == ""
+    assert container_settings(read_environment(root, "dev_dummyauth"))["DEPLOY_CONFIG_PROXY_ADDRESS"] == ""

@@ -77,3 +77,11 @@ def test_only_labelled_things_are_ours() -> None:
     for labels in ({"app.kubernetes.io/instance": "x"}, {}):
         assert not belongs_to_us(Resource("v", labels))
         assert all_existing(Listing(volumes=(Resource("v", labels),))) == {}
+
+
+def test_the_stage_is_known_without_a_definition(env: Environment) -> None:
+    """By its label; where an older version put none, prod is what is called so."""
+    campus = env.model_copy(update={"stage": "prod"})
+    assert all_existing(listing(campus))[env.pod].is_prod
+    assert not all_existing(listing(env))[env.pod].is_prod
+    assert find_existing(Listing(), env.root, "prod", None).is_prod

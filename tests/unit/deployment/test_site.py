@@ -121,6 +121,7 @@ def test_the_tunnels_files_are_asked_for(root: Path) -> None:
         "ssh_key",
         "known_hosts",
         "zenith_key",
+        "zenith_public_key",
         "zenith_config",
         "ca_certificates",
     }

@@ -138,3 +138,16 @@ def test_people_come_to_the_gateway_or_else_to_the_hub(root: Path) -> None:
         assert sorted(port["port"] for rule in allow["spec"]["ingress"] for port in rule["ports"]) == sorted(
             ports
         )
+
+
+def test_a_proxy_on_loopback_is_probed_from_inside(root: Path) -> None:
+    """Where people come through a tunnel nothing else reaches the proxy, Kubernetes neither."""
+
+    def probe(name: str) -> dict[str, object]:
+        (deployment,) = folder(read_environment(root, name))["deployment.yaml"]
+        containers = deployment["spec"]["template"]["spec"]["containers"]
+        (hub,) = (item for item in containers if item["name"] == "jupyterhub")
+        return dict(hub["readinessProbe"])
+
+    assert probe("prod")["exec"] == {"command": ["hub-health"]}
+    assert "httpGet" in probe("dev_dummyauth")

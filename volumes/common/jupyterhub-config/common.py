@@ -164,6 +164,10 @@ c.SlurmSpawner.req_srun = ""
 job_log = setting("JOB_LOG", "~/.jupyterhub-%j.log").replace("~/", "{{homedir}}/", 1)
 prefix = setting("CONDA_PREFIX_DIR", "/opt/jupyter")
 jupyter_data_dir = setting("JUPYTER_DATA_DIR", f"{prefix}/share/jupyter")
+# --gpus: where memory and CPUs follow the number of GPUs. Neither line where none is asked for.
+gpus = '("gres", gres)'
+if setting("GPU_OPTION") == "gpus":
+    gpus = '("gpus", ngpus if gres)'
 c.BricsSlurmSpawner.batch_script = f"""\
 #!/bin/bash
 #SBATCH --job-name=jupyterhub
@@ -176,7 +180,8 @@ c.BricsSlurmSpawner.batch_script = f"""\
 #SBATCH --export={export}
 #SBATCH --time={{{{runtime}}}}
 {{% for option, value in [
-    ("partition", partition), ("reservation", reservation), ("gres", gres), ("cpus-per-task", nprocs), ("mem", memory),
+    ("nodes", "{setting("JOB_NODES")}"), {gpus},
+    ("partition", partition), ("reservation", reservation), ("cpus-per-task", nprocs), ("mem", memory),
     ("account", account), ("qos", qos),
 ] if value %}}#SBATCH --{{{{option}}}}={{{{value}}}}
 {{% endfor %}}{{% if options %}}#SBATCH {{{{options}}}}

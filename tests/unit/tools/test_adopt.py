@@ -1,0 +1,68 @@
+"""Another hub's database and keys, as `adopt` takes them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+from cryptography.fernet import Fernet
+
+from hubenvs.errors import DefinitionError
+from hubenvs.tools.adopt import adopted_state, crypt_keys, prepare
+
+KEY = bytes(range(32))
+TABLES = """
+CREATE TABLE users (id INTEGER, name TEXT, encrypted_auth_state BLOB);
+CREATE TABLE api_tokens (id INTEGER);
+CREATE TABLE spawners (id INTEGER, user_id INTEGER, name TEXT, state TEXT, user_options TEXT);
+"""
+PROJECTS = {"p1.brics": {"name": "P 1", "username": "alice.p1"}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [KEY, KEY.hex().encode() + b"\n", base64.urlsafe_b64encode(KEY), f"{KEY.hex()};{KEY.hex()}".encode()],
+)
+def test_crypt_keys_are_read_in_each_form(content: bytes) -> None:
+    """Those are the forms that JupyterHub takes."""
+    assert set(crypt_keys(content)) == {KEY}
+
+
+def test_what_is_no_crypt_key_is_refused() -> None:
+    """Whatever its length."""
+    with pytest.raises(DefinitionError, match="not a key of 32 bytes"):
+        crypt_keys(b"short")
+
+
+def test_a_servers_state_gets_account_and_home() -> None:
+    """From its projects and the user's choice; one that has them stays, and so does one without projects."""
+    state = {"job_id": "7", "brics_projects": PROJECTS}
+    options = {"brics_project": "p1.brics"}
+    assert adopted_state(state, options) == {**state, "username": "alice.p1", "homedir": "/home/p1/alice.p1"}
+    assert adopted_state({"job_id": "7"}, options) == {"job_id": "7"}
+    assert adopted_state({**state, "username": "x"}, options)["username"] == "x"
+
+
+def test_key_and_database_have_to_fit(tmp_path: Path) -> None:
+    """A key that decrypts no user's auth state is refused; with the right one the servers are made ours."""
+    path = tmp_path / "db"
+    connection = sqlite3.connect(path)
+    connection.executescript(TABLES)
+    token = Fernet(base64.urlsafe_b64encode(KEY)).encrypt(b"{}")
+    connection.execute("INSERT INTO users VALUES (1, 'alice', ?)", (token,))
+    state = json.dumps({"job_id": "7", "brics_projects": PROJECTS})
+    connection.execute(
+        "INSERT INTO spawners VALUES (1, 1, '', ?, ?)", (state, '{"brics_project": "p1.brics"}')
+    )
+    connection.commit()
+    with pytest.raises(DefinitionError, match="does not decrypt the auth state of alice"):
+        prepare(path, {"crypt_keys": b"x" * 32})
+    assert prepare(path, {"crypt_keys": KEY}).jobs == {"alice/": "7"}
+    (kept,) = connection.execute("SELECT state FROM spawners").fetchone()
+    assert json.loads(kept)["homedir"] == "/home/p1/alice.p1"
+    path.write_text("no database")
+    with pytest.raises(DefinitionError, match="not the database of a hub"):
+        prepare(path, {"crypt_keys": KEY})
