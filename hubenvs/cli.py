@@ -145,7 +145,7 @@ def whole_number(option: str, text: str, numbers: range = range(10**9)) -> int:
 
 
 def confirm(what: str, env: str, is_prod: bool, yes: bool) -> None:
-    """Ask before doing ``what`` to ``env`` if it ``is_prod``, unless ``yes``; end the task if it's not a yes."""
+    """Ask before doing ``what`` to ``env`` if it ``is_prod``, unless ``yes``; without a yes end the task."""
     if yes or not is_prod:
         return
     if not sys.stdin.isatty():

@@ -139,9 +139,7 @@ def _files_of_tar(stream: IO[bytes], source: str) -> Iterator[tuple[str, bytes]]
                     content = tar.extractfile(member)
                     yield member.name, content.read() if content else b""
     except tarfile.TarError as error:
-        raise DefinitionError(
-            f"{source}: not a tar ({error})", "name what `podman volume export` wrote"
-        ) from None
+        raise DefinitionError(f"{source}: not a tar ({error})", "name a volume's export") from None
 
 
 def _process_with(path: Path) -> str | None:
