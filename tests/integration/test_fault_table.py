@@ -250,8 +250,9 @@ def test_requeue(scene: Scene) -> None:
     job = scene.jobs()[lost.account]
     scene.slurm("scontrol", "update", f"JobId={job}", "Requeue=1")
     scene.slurm("scontrol", "requeue", job)
-    wait_until(lambda: not lost.answers(), AGREE, "the job has not ended")
+    wait_until(lambda: scene.deployment.jobs().get(job) == "PENDING", AGREE, "the job is not requeued")
     scene.slurm("scontrol", "update", f"JobId={job}", "StartTime=now")
+    wait_until(lambda: scene.deployment.jobs().get(job) != "PENDING", AGREE, "the job doesn't start again")
     scene.survive(lost)
 
 
