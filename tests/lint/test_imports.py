@@ -105,8 +105,8 @@ def test_only_the_engines_know_podman() -> None:
 
 
 def test_the_package_stays_readable() -> None:
-    """Lines of at most 110 columns, modules of at most 350 lines, and a menu of at most 400."""
+    """Lines of at most 110 columns, modules of at most 350 lines, a menu of at most 450."""
     for path in (*sorted((ROOT / "hubenvs").rglob("*.py")), ROOT / "tasks.py"):
         lines = path.read_text().splitlines()
-        assert len(lines) <= (400 if path.name == "tasks.py" else 350), path
+        assert len(lines) <= (450 if path.name == "tasks.py" else 350), path
         assert [number for number, line in enumerate(lines, start=1) if len(line) > 110] == [], path

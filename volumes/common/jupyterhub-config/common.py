@@ -168,6 +168,7 @@ jupyter_data_dir = setting("JUPYTER_DATA_DIR", f"{prefix}/share/jupyter")
 gpus = '("gres", gres)'
 if setting("GPU_OPTION") == "gpus":
     gpus = '("gpus", ngpus if gres)'
+nodes = f"#SBATCH --nodes={count}\n" if (count := setting("JOB_NODES")) else ""
 c.BricsSlurmSpawner.batch_script = f"""\
 #!/bin/bash
 #SBATCH --job-name=jupyterhub
@@ -178,10 +179,9 @@ c.BricsSlurmSpawner.batch_script = f"""\
 #SBATCH --open-mode=append
 {{% endif %}}\
 #SBATCH --export={export}
-#SBATCH --time={{{{runtime}}}}
+{nodes}#SBATCH --time={{{{runtime}}}}
 {{% for option, value in [
-    ("nodes", "{setting("JOB_NODES")}"), {gpus},
-    ("partition", partition), ("reservation", reservation), ("cpus-per-task", nprocs), ("mem", memory),
+    ("partition", partition), ("reservation", reservation), {gpus}, ("cpus-per-task", nprocs), ("mem", memory),
     ("account", account), ("qos", qos),
 ] if value %}}#SBATCH --{{{{option}}}}={{{{value}}}}
 {{% endfor %}}{{% if options %}}#SBATCH {{{{options}}}}
