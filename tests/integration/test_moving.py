@@ -217,7 +217,7 @@ def test_a_hub_is_adopted_with_its_running_servers(
 ) -> None:
     """Users, tokens and the server of a job at the site are there; the old volume is as it was."""
     engine, old = before.engine, before.content()
-    named = ("--env", "dev_dummyauth_extslurm", "--instance", f"{instance}-adopts")
+    named = ("--env", "dev_dummyauth_extslurm", "--instance", f"{instance}-a")
     api = f"{here}:{free_port(here)}"
     options = settings(
         dev_users="[alice.project1]",
@@ -231,7 +231,7 @@ def test_a_hub_is_adopted_with_its_running_servers(
     adopt = ("adopt", *named, "--from", before.volume, "--from", str(before.ssh), *options)
     try:
         told = invoke(*adopt, "--dry-run").stdout
-        assert "1 users (alice" in told
+        assert "1 users: alice; 1 tokens" in told
         assert f"server alice/ in job {before.job}: kept" in told
         assert entry(named[-1]) is None
         assert not list(tmp_path.iterdir())
