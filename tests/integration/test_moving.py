@@ -257,7 +257,8 @@ def test_a_hub_is_adopted_with_its_running_servers(
                 return dict(answer.json()["servers"].get("") or {})
 
             wait_until(lambda: server().get("ready"), START, "the server is not there")
-            assert http.get(f"{status['url']}/user/alice/").status_code == 200
+            # Through the proxy, from what the job runs.
+            assert "SimpleHTTP" in http.get(f"{status['url']}/user/alice/").headers["Server"]
             job = engine.exec(before.slurm, "squeue", "--noheader", "--format=%i %T").text
             assert job.split() == [before.job, "RUNNING"]
 
@@ -331,7 +332,7 @@ def test_the_form_is_data_and_jobs_say_gpus(chosen: Deployment) -> None:
         user.wait_ready(START)
         ((job, _),) = chosen.jobs().items()
         shown = chosen.run_in("slurm", "scontrol", "show", "job", job)
-        assert "gres/gpu=2" in shown
+        assert "TresPerJob=gres/gpu:2" in shown
         assert "NumNodes=1 " in shown
         assert "TimeLimit=08:00:00" in shown
         script = chosen.run_in("slurm", "scontrol", "write", "batch_script", job, "-")
