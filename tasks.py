@@ -223,6 +223,7 @@ def up(
         "from": "folder, volume or tar with jupyterhub.sqlite and jupyterhub_crypt_key; can be repeated",
         "configmap": "take settings from an existing ConfigMap in this file, and the files beside it",
         "dry-run": "say what would be taken, and touch nothing",
+        "yes": "don't ask before bringing an environment of stage prod up",
     },
 )
 def adopt(
@@ -232,12 +233,15 @@ def adopt(
     instance: Option = None,
     configmap: Option = None,
     dry_run: bool = False,
+    yes: bool = False,
     set_: Settings = None,
 ) -> None:
     """Bring an environment up with users, tokens and running servers of another deployment's hub."""
     import hubenvs.tools.adopt
 
     session = open_session(ctx, env, instance, set_, config_map=configmap, dry=dry_run)
+    if not dry_run:
+        cli.confirm("adopt", session.env.name, session.env.stage == "prod", yes)
     hubenvs.tools.adopt.adopt(session, from_ or (), configmap, dry_run)
 
 

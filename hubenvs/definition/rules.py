@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from .containers import ACCOUNTING, IDENTITY, REPOSITORIES, TUNNEL
 from .environment import Environment
-from .names import POD_NAME_LENGTH
+from .names import POD_NAME_LENGTH, SECRET_NAME_LENGTH
 from .schema import DevUser, OnNodes, Reservation
 
 
@@ -28,7 +28,8 @@ def check_rules(env: Environment) -> None:
 
 
 def _containers(env: Environment) -> None:
-    if (excess := len(env.pod) - POD_NAME_LENGTH) > 0:
+    secret = max(len(secret.name) for secret in env.secrets)
+    if (excess := max(len(env.pod) - POD_NAME_LENGTH, secret - SECRET_NAME_LENGTH)) > 0:
         pod = f"{env.pod[:POD_NAME_LENGTH]}…"
         raise ValueError(f"instance: {excess} characters too long (the pod would be {pod})")
     if len(set(env.containers)) < len(env.containers):

@@ -18,6 +18,8 @@ _NODES = r"node([1-9]\d*|\[[1-9]\d*-[1-9]\d*\])"
 # Minutes, or hours and minutes, …, as Slurm writes lengths of time.
 _LENGTH = r"^(\d+-)?\d+(:\d\d){0,2}$|^UNLIMITED$"
 _HOST = r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$"
+# What the spawn form accepts as a partition or reservation.
+_OPTION = r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$"
 _LINE = r"^[^\x00-\x1f\x7f]+$"
 
 
@@ -109,7 +111,21 @@ class Auth(Frozen):
         return self.kind == "oidc" and self.provider == "external"
 
 
+class GpuChoice(Frozen):
+    count: Annotated[StrictInt, Field(ge=0, le=9)]
+    label: Annotated[str, Field(pattern=_LINE)]
+
+
+class Form(Frozen):
+    durations: tuple[Annotated[str, Field(pattern=r"^\d\d:[0-5]\d:[0-5]\d$")], ...]
+    gpus: tuple[GpuChoice, ...]
+    partitions: tuple[Annotated[str, Field(pattern=_OPTION)], ...] | None
+    reservations: tuple[Annotated[str, Field(pattern=_OPTION)], ...] | None
+    free_text: StrictBool
+
+
 class Hub(Frozen):
+    form: Form
     admin_users: tuple[Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]*$")], ...]
     cookie_max_age_days: Annotated[float, Field(gt=0, le=3650, allow_inf_nan=False)]
     named_servers: StrictBool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 from urllib.parse import quote
 
@@ -45,6 +46,7 @@ def container_settings(env: Environment) -> dict[str, str]:
         "COOKIE_MAX_AGE_DAYS": hub.cookie_max_age_days,
         "NAMED_SERVERS": hub.named_servers,
         "REQUEST_GPUS": _either(hub.request_gpus, slurm.gpus_per_node > 0),
+        "FORM": _form(env),
         "GPU_OPTION": hub.gpu_option,
         "JOB_NODES": hub.job_nodes,
         "PROXY_ADDRESS": env.proxy_address,
@@ -55,6 +57,17 @@ def container_settings(env: Environment) -> dict[str, str]:
         "ZENITH_SERVER_PORT": env.zenith.server_port,
     }
     return {f"DEPLOY_CONFIG_{key}": _text(value) for key, value in values.items()}
+
+
+def _form(env: Environment) -> str:
+    """Return the spawn form's choices as JSON; those of our own Slurm are the ones that are declared."""
+    form, declared = env.hub.form, env.slurm if "slurm" in env.containers else None
+    choices = form.model_dump(mode="json")
+    if declared and form.partitions is None:
+        choices["partitions"] = [item.name for item in declared.partitions]
+    if declared and form.reservations is None:
+        choices["reservations"] = [item.name for item in declared.reservations]
+    return json.dumps(choices)
 
 
 def _sign_out_behind_the_tunnel(env: Environment) -> str:

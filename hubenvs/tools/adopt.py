@@ -39,6 +39,7 @@ FILES = {
 UNFINISHED = (f"{DATABASE}-wal", f"{DATABASE}-journal")
 RECORD = "adopted.json"  # in the deploy folder: the digest of what was adopted
 KEY_BYTES = 32
+SHOWN = 5  # users that are shown by name
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,8 @@ def crypt_keys(content: bytes) -> list[bytes]:
 
 def _say(session: Session, found: Mapping[str, bytes], users: Users) -> None:
     say = session.console.say
-    say("adopt", f"{len(users.names)} users ({', '.join(users.names[:5])}…), {users.tokens} tokens")
+    names = ", ".join(users.names[:SHOWN]) + ("" if len(users.names) <= SHOWN else ", …")
+    say("adopt", f"{len(users.names)} users: {names}; {users.tokens} tokens")
     kept = "kept" if session.env.slurm_elsewhere else "their jobs are not in this pod's Slurm"
     for server, job in users.jobs.items():
         say("adopt", f"server {server} in job {job}: {kept}")

@@ -16,6 +16,7 @@ from .helpers import (
     Deployment,
     Engine,
     HubUser,
+    StateError,
     entry,
     free_port,
     invoke,
@@ -217,7 +218,7 @@ def test_a_hub_is_adopted_with_its_running_servers(
 ) -> None:
     """Users, tokens and the server of a job at the site are there; the old volume is as it was."""
     engine, old = before.engine, before.content()
-    named = ("--env", "dev_dummyauth_extslurm", "--instance", f"{instance}-adopts")
+    named = ("--env", "dev_dummyauth_extslurm", "--instance", f"{instance}-a")
     api = f"{here}:{free_port(here)}"
     options = settings(
         dev_users="[alice.project1]",
@@ -231,7 +232,7 @@ def test_a_hub_is_adopted_with_its_running_servers(
     adopt = ("adopt", *named, "--from", before.volume, "--from", str(before.ssh), *options)
     try:
         told = invoke(*adopt, "--dry-run").stdout
-        assert "1 users (alice" in told
+        assert "1 users: alice; 1 tokens" in told
         assert f"server alice/ in job {before.job}: kept" in told
         assert entry(named[-1]) is None
         assert not list(tmp_path.iterdir())
@@ -256,7 +257,8 @@ def test_a_hub_is_adopted_with_its_running_servers(
                 return dict(answer.json()["servers"].get("") or {})
 
             wait_until(lambda: server().get("ready"), START, "the server is not there")
-            assert http.get(f"{status['url']}/user/alice/").status_code == 200
+            # Through the proxy, from what the job runs.
+            assert "SimpleHTTP" in http.get(f"{status['url']}/user/alice/").headers["Server"]
             job = engine.exec(before.slurm, "squeue", "--noheader", "--format=%i %T").text
             assert job.split() == [before.job, "RUNNING"]
 
@@ -266,3 +268,83 @@ def test_a_hub_is_adopted_with_its_running_servers(
         assert before.content() == old
     finally:
         invoke("down", *named)
+
+
+# -- the form, GPUs, and a user environment like conda's -------------------------------------------------
+
+# As conda's own script does: a function, and variables that need not be set.
+ACTIVATE = """
+_CONDA_ROOT=/opt/conda
+conda() {
+    PS1="($2) $PS1"
+    \\builtin export CONDA_DEFAULT_ENV="$2" CONDA_PREFIX="$_CONDA_ROOT/envs/$2" CONDA_SHLVL=$((${CONDA_SHLVL:-0} + 1))
+    PATH="$CONDA_PREFIX/bin:$PATH"
+    [ -n "$_CE_CONDA" ] && echo never
+    \\builtin hash -r
+}
+conda activate "$@"
+"""
+FORM = {
+    "durations": ["00:30:00", "08:00:00"],
+    "gpus": [{"count": 0, "label": "none"}, {"count": 2, "label": "2 GH200"}],
+    "free_text": False,
+}
+
+
+@pytest.fixture(scope="module")
+def chosen(instance: str, engine: Engine) -> Iterator[Deployment]:
+    """The environment with a form of choices, jobs that say --gpus, and a conda-like user environment."""
+    name = f"{instance}-f"
+    named = ("--env", "dev_dummyauth", "--instance", name)
+    options = settings(
+        publish__jupyterhub=f"127.0.0.1:{free_port()}",
+        hub__form=json.dumps(FORM),
+        hub__gpu_option="gpus",
+        slurm__gpus_per_node="4",
+        slurm__env_prefix="/opt/conda",
+    )
+    try:
+        invoke("up", *named, *options)
+        status = entry(name)
+        assert status is not None
+        deployment = Deployment("dev_dummyauth", name, status, engine)
+        deployment.run_in("slurm", "install", "-d", "/opt/conda/bin")
+        deployment.run_in("slurm", "ln", "-s", "/opt/jupyter/envs", "/opt/conda/envs")
+        slurm = f"{status['pod']}-slurm"
+        engine.exec(slurm, "tee", "/opt/conda/bin/activate", stdin=ACTIVATE.encode())
+        yield deployment
+    finally:
+        invoke("down", *named)
+
+
+def test_the_form_is_data_and_jobs_say_gpus(chosen: Deployment) -> None:
+    """What is listed can be chosen, declared partitions too; the job has the GPUs, one node, and conda's variables."""
+    with chosen.user() as user:
+        _, options = user.spawn_form()
+        assert options["runtime"] == FORM["durations"]
+        assert options["ngpus"] == ["0", "2"]
+        assert options["partition"] == ["", "main"]
+        with pytest.raises(StateError, match="400"):
+            user.spawn({"brics_project": "project1.brics", "ngpus": "1"})
+        user.spawn(
+            {"brics_project": "project1.brics", "ngpus": "2", "runtime": "08:00:00", "partition": "main"}
+        )
+        user.wait_ready(START)
+        ((job, _),) = chosen.jobs().items()
+        shown = chosen.run_in("slurm", "scontrol", "show", "job", job)
+        assert "TresPerJob=gres/gpu:2" in shown
+        assert "NumNodes=1 " in shown
+        assert "TimeLimit=08:00:00" in shown
+        script = chosen.run_in("slurm", "scontrol", "write", "batch_script", job, "-")
+        assert "#SBATCH --gpus=2" in script
+        assert "--gres" not in script
+        with user.kernel() as run:
+            printed = run("import os; print(os.environ['CONDA_DEFAULT_ENV'], os.environ['CONDA_PREFIX'])")
+        assert printed.split() == ["jupyter-user-env", "/opt/conda/envs/jupyter-user-env"]
+        user.stop(START)
+        user.spawn({"brics_project": "project1.brics"})
+        user.wait_ready(START)
+        ((job, _),) = chosen.jobs().items()
+        script = chosen.run_in("slurm", "scontrol", "write", "batch_script", job, "-")
+        assert "gpu" not in script.partition("\nset ")[0]
+        user.stop(START)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -99,3 +100,18 @@ def test_production_is_strict_unless_the_site_says_otherwise(root: Path) -> None
     assert lenient["DEPLOY_CONFIG_LOGOUT_REDIRECT_URL"] == "/bye"
     assert lenient["DEPLOY_CONFIG_JOB_NODES"] == ""
     assert container_settings(read_environment(root, "dev_dummyauth"))["DEPLOY_CONFIG_PROXY_ADDRESS"] == ""
+
+
+def test_the_form_offers_what_slurm_has(root: Path) -> None:
+    """Partitions and reservations that are declared appear by themselves, unless the form lists others."""
+    course = "{name: course, nodes: all, users: [alice.project1]}"
+    declared = [f"slurm.reservations=[{course}]", "hub.form.gpus=[{count: 1, label: GH200}]"]
+
+    def form(name: str, *settings: str) -> dict[str, object]:
+        values = container_settings(read_environment(root, name, settings=settings))
+        return dict(json.loads(values["DEPLOY_CONFIG_FORM"]))
+
+    offered = form("dev_dummyauth", *declared)
+    assert (offered["partitions"], offered["reservations"]) == (["main"], ["course"])
+    assert offered["gpus"] == [{"count": 1, "label": "GH200"}]
+    assert form("dev_dummyauth", "hub.form.partitions=[gpu]")["partitions"] == ["gpu"]

@@ -5,6 +5,7 @@ An environment's own jupyterhub_config.py loads this file and then sets what dif
 
 import hashlib
 import hmac
+import json
 import logging
 import os
 import re
@@ -127,6 +128,7 @@ if account := setting("QUERY_MANY_AS"):
 c.BricsSlurmSpawner.cmd = ["jupyterhub-singleuser"]
 # Seconds for which a server believes what the hub has said of a browser: for so long it knows nothing of a log-out.
 c.BricsSlurmSpawner.args = ["--HubOAuth.cache_max_age=20"]
+c.BricsSlurmSpawner.form_choices = json.loads(setting("FORM", "{}"))
 c.BricsSlurmSpawner.gres_enabled = setting("REQUEST_GPUS") == "true"
 
 # Servers that nobody uses are stopped by a service of the hub, which may do just that.

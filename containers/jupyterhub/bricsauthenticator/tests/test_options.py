@@ -96,3 +96,50 @@ def test_form_filled_in() -> None:
     assert 'value="gpu"' in form
     assert "<script>" not in form
     assert "unknown" not in make_options_form(PROJECTS, chosen={"brics_project": "unknown", "x": "unknown"})
+
+
+CHOICES = {
+    "durations": ["00:30:00", "08:00:00"],
+    "gpus": [{"count": 0, "label": "none"}, {"count": 1, "label": "1 <GH200>"}],
+    "partitions": ["main"],
+    "reservations": ["course"],
+    "free_text": False,
+}
+
+
+def test_a_form_of_choices() -> None:
+    """What is listed can be chosen, by its label, and what is optional be left out; nothing can be typed."""
+    form = make_options_form(PROJECTS, choices=CHOICES)
+    assert '<option value="1">1 &lt;GH200&gt;</option>' in form
+    assert '<option value="08:00:00">' in form
+    assert form.count('<option value="">default</option>') == 2
+    assert "<input" not in form
+
+
+def test_a_form_of_suggestions() -> None:
+    """With free text the listed values are suggested, and the first duration is preset."""
+    form = make_options_form(PROJECTS, choices={**CHOICES, "gpus": [], "free_text": True})
+    assert '<datalist id="partition-list">' in form
+    assert 'value="00:30:00" required list="runtime-list"' in form
+    assert 'name="ngpus" type="number"' in form
+
+
+@pytest.mark.parametrize("wrong", [{"runtime": "01:00:00"}, {"ngpus": "2"}, {"partition": "x"}, {"reservation": "x"}])
+def test_what_is_not_offered_is_refused(wrong: dict[str, str]) -> None:
+    """A REST client's too; the number of GPUs even where other values can be typed."""
+    chosen = {
+        "brics_project": "p1.brics",
+        "runtime": "08:00:00",
+        "ngpus": "1",
+        "partition": "",
+        "reservation": "course",
+    }
+    assert validate_options(chosen, PROJECTS, CHOICES) == chosen
+    with pytest.raises(OptionsError, match="not one of those offered"):
+        validate_options({**chosen, **wrong}, PROJECTS, CHOICES)
+    free = {**CHOICES, "free_text": True}
+    if "ngpus" in wrong:
+        with pytest.raises(OptionsError, match="not one of those offered"):
+            validate_options({**chosen, **wrong}, PROJECTS, free)
+    else:
+        assert validate_options({**chosen, **wrong}, PROJECTS, free)

@@ -119,6 +119,11 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
     """
 
     gres_enabled = Bool(help="Request `gpu:<ngpus>`; otherwise ngpus is logged and ignored").tag(config=True)
+    form_choices = Dict(
+        help="""What the form offers, by list: `durations` (HH:MM:SS), `gpus` ({count, label}), `partitions`,
+        `reservations`. A list that is empty or missing offers nothing and accepts all. `free_text` (True): other values
+        than those listed are accepted, except of `gpus`."""
+    ).tag(config=True)
     command_timeout = Float(
         60.0, help="Seconds after which a command to submit, query or cancel a job is killed and has failed"
     ).tag(config=True)
@@ -172,13 +177,14 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
             # JupyterHub runs the hook for the server asked for, but repeats a refused form with the default server.
             await spawner.run_auth_state_hook(await spawner.user.get_auth_state())
             chosen = getattr(spawner.handler, "chosen", {})
-            return make_options_form(spawner.brics_projects or {}, spawner.gres_enabled, chosen)
+            projects = spawner.brics_projects or {}
+            return make_options_form(projects, spawner.gres_enabled, chosen, spawner.form_choices)
 
         return form
 
     def options_from_form(self, form_data: dict[str, list[str]]) -> dict[str, str]:
         """Return the options in the form; OptionsError (400) if they are wrong."""
-        return validate_options(options_from_form(form_data), self.brics_projects)
+        return validate_options(options_from_form(form_data), self.brics_projects, self.form_choices)
 
     @default("apply_user_options")
     def _apply_user_options_default(self) -> Any:
@@ -191,7 +197,7 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
         start() calls it again, because the hook may have changed the options, or the site `apply_user_options`.
         """
         projects = self.brics_projects or {}
-        valid = validate_options(options, projects)
+        valid = validate_options(options, projects, self.form_choices)
         key = valid.pop("brics_project")
         username = projects[key]["username"]
         if not USERNAME.fullmatch(username) or username.partition(".")[2] != project_of(key):

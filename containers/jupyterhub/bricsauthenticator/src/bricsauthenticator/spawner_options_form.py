@@ -1,9 +1,10 @@
 """The options of a server: the form that asks for them, and the check of what comes back."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from types import MappingProxyType
+from typing import Any
 
 from tornado import web
 
@@ -26,6 +27,9 @@ _MESSAGES = {
     "reservation": "Reservation may have letters, digits, - and _ only.",
 }
 _OPTIONAL = frozenset(["partition", "reservation"])
+_NAMES = {"runtime": "run time", "ngpus": "number of GPUs", "partition": "partition", "reservation": "reservation"}
+# The list of choices that each field has.
+_CHOICES = {"runtime": "durations", "partition": "partitions", "reservation": "reservations"}
 
 
 class OptionsError(web.HTTPError):
@@ -50,11 +54,13 @@ def options_from_form(form_data: Mapping[str, list[str]]) -> dict[str, str]:
     return options
 
 
-def validate_options(options: object, projects: Projects | None) -> dict[str, str]:
+def validate_options(
+    options: object, projects: Projects | None, choices: Mapping[str, Any] | None = None
+) -> dict[str, str]:
     """Return the options of a server, whoever sent them, with all fields: those left out are empty.
 
-    `projects` are the user's; None means that they aren't known yet and the project is left unchecked. Raises
-    OptionsError.
+    `projects` are the user's; None means that they aren't known yet and the project is left unchecked. `choices`: see
+    `BricsSlurmSpawner.form_choices`. Raises OptionsError.
     """
     if not isinstance(options, dict) or not all(isinstance(value, str) for value in options.values()):
         raise OptionsError("Server options must be an object of strings.")
@@ -71,54 +77,94 @@ def validate_options(options: object, projects: Projects | None) -> dict[str, st
         valid[field] = value
     if valid["runtime"] == "00:00:00":  # to Slurm: no limit
         raise OptionsError(_MESSAGES["runtime"])
+    for field, offered in _offered(choices or {}).items():
+        if valid[field] not in offered and not (valid[field] == "" and field in _OPTIONAL):
+            raise OptionsError(f"This {_NAMES[field]} is not one of those offered.")
     return valid
 
 
+def _offered(choices: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the values of each field that accepts no others."""
+    offered = {"ngpus": [str(choice["count"]) for choice in choices.get("gpus") or []]}
+    if not choices.get("free_text", True):
+        offered |= {field: choices.get(name) or [] for field, name in _CHOICES.items()}
+    return {field: values for field, values in offered.items() if values}
+
+
 def make_options_form(
-    projects: Projects, gres_enabled: bool = True, chosen: Mapping[str, str] = MappingProxyType({})
+    projects: Projects,
+    gres_enabled: bool = True,
+    chosen: Mapping[str, str] = MappingProxyType({}),
+    choices: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
     """Return the fields of the spawn page's form (HTML for Bootstrap 5) for a user's projects.
 
-    `chosen` are values to fill in, as in a link; those that couldn't be sent are left out.
+    `chosen` are values to fill in, as in a link; those that couldn't be sent are left out. `choices`: see
+    `BricsSlurmSpawner.form_choices`.
     """
     if not projects:
         return '<p class="alert alert-warning">You have no project here. Please log out and in again.</p>'
-    values = {"runtime": DEFAULT_RUNTIME, "ngpus": str(int(gres_enabled)), "partition": "", "reservation": ""}
+    runtime = (choices.get("durations") or [DEFAULT_RUNTIME])[0]
+    values = {"runtime": runtime, "ngpus": str(int(gres_enabled)), "partition": "", "reservation": ""}
     values |= {field: chosen[field] for field in values if re.fullmatch(_PATTERNS[field], chosen.get(field, ""))}
-    choices = "\n".join(
-        f'    <option value="{escape(key)}"{" selected" * (key == chosen.get("brics_project"))}>'
-        f"{escape(project['name'])} ({escape(key)})</option>"
-        for key, project in sorted(projects.items(), key=lambda item: item[1]["name"].lower())
-    )
-    gpus_help = "" if gres_enabled else '\n  <div class="form-text">This cluster has no GPUs declared: not used.</div>'
+    named = sorted(projects.items(), key=lambda item: item[1]["name"].lower())
+    labels = [(key, f"{project['name']} ({key})") for key, project in named]
+    gpus = [(str(choice["count"]), choice["label"]) for choice in choices.get("gpus") or []]
+    if gpus:
+        gpus_field = _select("ngpus", gpus, values["ngpus"] if "ngpus" in chosen else "")
+    else:
+        attributes = f'type="number" min="0" max="9" value="{values["ngpus"]}" required'
+        gpus_field = f'<input class="form-control" id="ngpus" name="ngpus" {attributes}>'
+        if not gres_enabled:
+            gpus_field += '\n  <div class="form-text">This cluster has no GPUs declared: not used.</div>'
+    optional = '<span class="text-body-secondary">(optional)</span>'
     return f"""\
 <div class="mb-3">
   <label class="form-label" for="brics_project">Project</label>
-  <select class="form-select" id="brics_project" name="brics_project" required autofocus>
-{choices}
-  </select>
+  {_select("brics_project", labels, chosen.get("brics_project", ""), " required autofocus")}
 </div>
 <div class="row">
   <div class="col-sm-6 mb-3">
     <label class="form-label" for="runtime">Run time (HH:MM:SS)</label>
-    <input class="form-control" id="runtime" name="runtime" value="{values["runtime"]}" required
-           pattern="{_PATTERNS["runtime"]}" title="HH:MM:SS">
+    {_field("runtime", choices, values["runtime"])}
   </div>
   <div class="col-sm-6 mb-3">
     <label class="form-label" for="ngpus">GPUs</label>
-    <input class="form-control" id="ngpus" name="ngpus" type="number" min="0" max="9" value="{values["ngpus"]}" \
-required>{gpus_help}
+    {gpus_field}
   </div>
 </div>
 <div class="row">
   <div class="col-sm-6 mb-3">
-    <label class="form-label" for="partition">Partition <span class="text-body-secondary">(optional)</span></label>
-    <input class="form-control" id="partition" name="partition" value="{values["partition"]}"
-           pattern="{escape(_PATTERNS["partition"])}" title="{_MESSAGES["partition"]}">
+    <label class="form-label" for="partition">Partition {optional}</label>
+    {_field("partition", choices, values["partition"])}
   </div>
   <div class="col-sm-6 mb-3">
-    <label class="form-label" for="reservation">Reservation <span class="text-body-secondary">(optional)</span></label>
-    <input class="form-control" id="reservation" name="reservation" value="{values["reservation"]}"
-           pattern="{escape(_PATTERNS["reservation"])}" title="{_MESSAGES["reservation"]}">
+    <label class="form-label" for="reservation">Reservation {optional}</label>
+    {_field("reservation", choices, values["reservation"])}
   </div>
 </div>"""
+
+
+def _options(values: Iterable[tuple[str, str]], selected: str = "") -> str:
+    """Return the options of a select: values and labels."""
+    return "\n".join(
+        f'    <option value="{escape(value)}"{" selected" * bool(value and value == selected)}>{escape(label)}</option>'
+        for value, label in values
+    )
+
+
+def _select(name: str, values: Iterable[tuple[str, str]], selected: str, attributes: str = " required") -> str:
+    options = _options(values, selected)
+    return f'<select class="form-select" id="{name}" name="{name}"{attributes}>\n{options}\n  </select>'
+
+
+def _field(name: str, choices: Mapping[str, Any], value: str) -> str:
+    """Return the field `name`: a choice if values are listed and no others accepted, else text with suggestions."""
+    listed = [(each, each) for each in choices.get(_CHOICES[name]) or []]
+    required = "" if name in _OPTIONAL else " required"
+    if listed and not choices.get("free_text", True):
+        return _select(name, listed if required else [("", "default"), *listed], value, required)
+    suggestions = f'\n    <datalist id="{name}-list">\n{_options(listed)}\n    </datalist>' if listed else ""
+    attribute = f' list="{name}-list"' if listed else ""
+    return f"""<input class="form-control" id="{name}" name="{name}" value="{escape(value)}"{required}{attribute}
+           pattern="{escape(_PATTERNS[name])}" title="{_MESSAGES[name]}">{suggestions}"""
