@@ -52,11 +52,11 @@ class Users:
 
 
 def adopt(session: Session, sources: Sequence[str], config_map: str | None, dry_run: bool) -> None:
-    """Bring the environment up with the hub database, keys and SSH files in ``sources``; these are only read.
+    """Bring the environment up with the hub database, keys and SSH files in ``sources``, which are only read.
 
-    A source is a folder, a volume, or a tar of one. ``config_map``: see `up`. ``dry_run``: only say what would
-    be taken. Raises DefinitionError if something is missing or doesn't fit, StateError if the old hub still
-    runs, or if the environment has another database already.
+    A source is a folder, a volume, or a tar of one. ``config_map``: see `up`. ``dry_run``: only say what
+    would be taken. Raises DefinitionError if something is missing or doesn't fit, StateError if the old hub
+    still runs, or if the environment has another database already.
     """
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         if not dry_run:
