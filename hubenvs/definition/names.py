@@ -21,7 +21,8 @@ SERVICE_ACCOUNT = "jupyterspawner"  # the hub logs in as this account where Slur
 WORKING_COPIES = "_dev_build_data"  # folder of the working copies, beside the image's Containerfile
 # The pod's name becomes the value of a label, a Service's name and a host name: 63 characters at most.
 POD_NAME_LENGTH = 63
-SECRET_NAME_LENGTH = 64  # podman<5: 4.3 accepts no longer one, Kubernetes does
+# podman<5: 4.3 accepts no longer name of a Secret, Kubernetes does.
+SECRET_NAME_LENGTH = 64
 
 _ENVIRONMENT_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _INSTANCE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z")
