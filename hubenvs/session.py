@@ -102,7 +102,8 @@ def open_session(
     kept = deploy_folder(root, name, instance) / folder.SETTINGS
     if not sources.get("config_map") and kept.exists():
         sources["kept_settings"] = kept
-        console.say("settings", f"with those of the ConfigMap in {kept.relative_to(root)}")
+        shown = kept.relative_to(root)
+        console.say("settings", f"with those of the ConfigMap in {shown} (remove the file to drop them)")
     env = read_environment(root, name, instance=instance, settings=settings, **sources)
     declared = frozenset(setting.partition("=")[0].removeprefix("publish.") for setting in settings)
     return Session(env, engine, console, declared).with_free_ports()

@@ -227,6 +227,10 @@ def test_an_existing_site_moves_in(deployment: Deployment, tmp_path: Path, sourc
         assert "all well" in invoke("verify", *deployment.options).stdout
     finally:
         deployment.run_in("slurm", "rm", "/etc/slurm/slurm.conf", "/etc/slurm/slurm.conf.new", check=False)
+        # The ConfigMap's settings hold until somebody drops them.
+        (ROOT / ".deploy" / f"{deployment.env}-{deployment.instance}" / "settings.yaml").unlink(
+            missing_ok=True
+        )
         invoke("up", *deployment.options, *deployment.settings, "--as", "bob")
     with deployment.user() as user:
         assert user.name == "bob"
