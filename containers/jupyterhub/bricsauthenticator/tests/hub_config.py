@@ -95,9 +95,10 @@ launched = """#!/bin/bash
 set -e
 {{environment}}
 {{launcher}}
-launch "$0" {{folder}}/slurm/{{homedir}} .job-%j.log 20
+launch "$0" {{folder}}/slurm{{homedir}} .job-%j.log 20
 echo activating in $PWD
-{% if partition == "launched-broken" %}nonsense <b>
+{% if partition == "launched-broken" %}echo '<b>'
+nonsense
 {% elif partition == "launched-late" %}while [ ! -e {{folder}}/slurm/go-$JUPYTERHUB_SERVER_NAME ]; do sleep 0.05; done
 {% endif %}exec {{cmd}}
 """.replace("{{folder}}", folder)

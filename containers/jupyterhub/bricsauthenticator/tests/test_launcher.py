@@ -140,6 +140,7 @@ def test_log_is_shown(alice: Hub) -> None:
     page = alice.request("GET", "/spawn-pending/alice", session)[2]
     assert f"The Slurm job {job} ended before its server was up: FAILED (NonZeroExitCode). It said:" in page
     assert "The server ended with exit status 127." in page
+    assert "&lt;b&gt;" in page
     assert re.search(r"line \d+: nonsense: command not found", page)
 
 
