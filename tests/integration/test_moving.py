@@ -283,6 +283,8 @@ conda() {
     \\builtin hash -r
 }
 conda activate "$@"
+# Of our own environment, whose kernels listen on sockets: their paths must not be long.
+export JUPYTER_RUNTIME_DIR=$(mktemp --directory)
 """
 FORM = {
     "durations": ["00:30:00", "08:00:00"],
