@@ -180,7 +180,7 @@ def before(instance: str, engine: Engine, tmp_path_factory: pytest.TempPathFacto
         engine.exec(slurm, *keys, stdin=f"restrict {public}\n".encode())
         host_key = engine.exec(slurm, "ssh-keygen", "-y", "-f", "/etc/ssh/ssh_host_ed25519_key").text
         (folder / "ssh_known_hosts").write_text(f"{HOST} {host_key}\n")
-        port = free_port()
+        port = 45678  # in that pod alone; lower ones are not for jobs
         script = f"#!/bin/sh\nexec python3 -m http.server {port}\n".encode()
         submit = (
             "runuser",
@@ -283,6 +283,8 @@ conda() {
     \\builtin hash -r
 }
 conda activate "$@"
+# Of our own environment, whose kernels listen on sockets: their paths must not be long.
+export JUPYTER_RUNTIME_DIR=$(mktemp --directory)
 """
 FORM = {
     "durations": ["00:30:00", "08:00:00"],
