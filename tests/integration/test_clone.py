@@ -9,7 +9,7 @@ import pytest
 
 from hubenvs.console import Console
 from hubenvs.definition.read import read_environment
-from hubenvs.session import Session
+from hubenvs.session import Session, open_engine
 from hubenvs.stages.clone import clone
 
 from .helpers import ROOT, Engine, once
@@ -42,7 +42,7 @@ def cloned(checkout: Path, capsys: pytest.CaptureFixture[str], url: str = "bundl
     """Run the stage for the source ``url``; return the working copy and what is printed about it."""
     settings = ["containers=[jupyterhub, slurm]", f"repositories.{NAME}.url={url}"]
     env = read_environment(checkout, "dev_dummyauth", settings=settings)
-    clone(Session(env, Engine(None), Console()))
+    clone(Session(env, open_engine(checkout, Console()), Console()))
     (line,) = (line for line in capsys.readouterr().out.splitlines() if NAME in line)
     return env.working_copy(NAME), line
 

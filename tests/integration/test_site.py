@@ -228,10 +228,10 @@ def tunnel(hub: Hub, far_end: FarEnd, engine: Engine) -> None:
 
 
 def refusal(hub: Hub) -> str:
-    """Return why the hub is not brought up, which must be said in one line, with nothing made."""
+    """Return why the hub is not brought up, which must be said in two lines, with nothing made."""
     refused = invoke(*hub.up, check=False)
     assert refused.returncode == 1
-    assert len(refused.stderr.splitlines()) == 1
+    assert [line.partition(":")[0] for line in refused.stderr.splitlines()] == ["error", "hint"]
     assert entry(hub.named[-1]) is None
     return refused.stderr
 
@@ -250,14 +250,14 @@ def test_what_a_site_must_have_is_asked_for_one_after_the_other(hub: Hub, site: 
 @tunnelled
 def test_the_tunnels_key_is_asked_for(hub: Hub) -> None:
     """It is known at the other end, so it is none that could be made here."""
-    assert "zenith_client_key: not there: `zenith-client init`" in refusal(hub)
+    assert "zenith_client_key: not there\nhint: `zenith-client init`" in refusal(hub)
 
 
 @pytest.mark.environments("prod")
 def test_prod_is_not_brought_up_unasked(hub: Hub) -> None:
     """Where there is nobody to ask, only --yes does it."""
     refused = invoke("up", *hub.named, *hub.settings, check=False)
-    assert "up --env prod: there is nobody to ask: give --yes" in refused.stderr
+    assert "up --env prod: there is nobody to ask\nhint: give --yes" in refused.stderr
 
 
 @pytest.mark.environments("dev_dummyauth_extslurm")
@@ -308,7 +308,7 @@ def test_prod_is_not_taken_down_unasked(hub: Hub) -> None:
     """Not by its name, and not as the one that is up either."""
     for named in (hub.named, hub.named[2:]):
         refused = invoke("down", *named, check=False)
-        assert "down --env prod: there is nobody to ask: give --yes" in refused.stderr
+        assert "down --env prod: there is nobody to ask\nhint: give --yes" in refused.stderr
     assert (entry(hub.named[-1]) or {})["state"] == "up"
 
 

@@ -87,7 +87,7 @@ def test_a_taken_port_is_named(deployment: Deployment) -> None:
         check=False,
     )
     assert done.returncode == 1
-    assert f"port {port} is taken by pod {deployment.status['pod']}:" in done.stderr
+    assert f"port {port} is taken by pod {deployment.status['pod']}\n" in done.stderr
     assert "Traceback" not in done.stderr
     assert entry("taken") is None
 
