@@ -10,6 +10,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from ..definition.containers import PASSWORD_KEY
+
 # JupyterHub requires a crypt key of 32 bytes (a Fernet key), here as hexadecimal digits. munge accepts 32 to
 # 1024 bytes; 64 bytes as hexadecimal digits are the 128 that mungekey generates, as text.
 CRYPT_KEY_BYTES = 32
@@ -18,7 +20,7 @@ MUNGE_KEY_BYTES = 64
 PASSWORD_BYTES = 15
 # RFC 7518, section 3.3: RS256 needs 2048 at least.
 RSA_BITS = 2048
-# Further keys of that length.
+# Secrets that are CRYPT_KEY_BYTES random bytes, written as hexadecimal digits.
 HEXADECIMAL = ("crypt_keys", "cookie_secret", "client_secret", "cookie_keys", "crypto_passphrase")
 PAIRS = ({"ssh_key", "authorized_keys"}, {"ssh_host_ed25519_key", "known_hosts"})
 
@@ -67,7 +69,7 @@ def generate(hostname: str, port: int, wanted: Container[str]) -> dict[str, str]
         "ssh_host_ed25519_key": host,
         "known_hosts": known_hosts(hostname, port, host_public),
         "munge_key": secrets.token_hex(MUNGE_KEY_BYTES),
-        "dummyauth_password": secrets.token_urlsafe(PASSWORD_BYTES),
+        PASSWORD_KEY: secrets.token_urlsafe(PASSWORD_BYTES),
         **{key: secrets.token_hex(CRYPT_KEY_BYTES) for key in HEXADECIMAL},
     }
     if "jwks" in wanted:  # takes a tenth of a second

@@ -75,7 +75,7 @@ def _in_place(repository: str, folder: Path) -> str:
 
 
 def _adopt_older_layout(session: Session, repository: str) -> None:
-    """hubenvs<0.2: rename `<repository>`, which was the copy in use whatever its source, after its source."""
+    """hubenvs<0.2: `<repository>` was the copy in use, whatever its source. Rename it after its source."""
     root = session.env.root
     folder = working_copy(root, repository, "bundled")
     aside = folder.with_name(f"{repository}.{digest('bundled')}")

@@ -78,7 +78,8 @@ def _reload_once(session: Session) -> None:
         pod = engine.pod(env.pod)
         if pod is None:
             raise StateError(f"{env.pod} is not up", f"invoke up {env.options}")
-        # Before the edits are read: one that is saved meanwhile may be brought in, but doesn't count as that.
+        # Computed before the edits are read. A file saved in between may get into the pod but isn't counted,
+        # so the next run sees it as a change.
         desired = desired_pod(env, planned_images(env, engine), session.secrets()).fingerprint
         before = read_record(env.deploy_folder)
         record_reload(env, pod, None)  # in case this is interrupted

@@ -20,8 +20,8 @@ from ..session import Session
 from ..stages.wait import require_running
 from .client import HubUser
 
-# Seconds for a server to start, to stop, and to start after all if it is to be stopped unused. On a loaded
-# laptop a start takes some ten.
+# Seconds until a server must have started (on a loaded laptop that takes some ten) and stopped, and that
+# cleaning up waits for a server that is still starting.
 START_TIMEOUT = 90
 STOP_TIMEOUT = 30
 TIDY_TIMEOUT = 10
