@@ -166,7 +166,7 @@ def test_jupyterlab_warns_before_the_time_limit(deployment: Deployment, user: Hu
     """JupyterLab loads an extension that knows when the job ends; nothing of it is left after the job."""
     job = spawned(deployment, user)
     name = "jupyterhub-time-limit"
-    folder = deployment.run_in("slurm", "sh", "-c", "echo /tmp/jupyterhub-job-*")
+    folder = deployment.run_in("slurm", "sh", "-c", f"echo /tmp/jupyterhub-job-{job}-*")
     (script,) = deployment.run_in("slurm", "find", folder, "-name", "*.js").split()
     server = f"{user.url}/user/{user.name}"
     assert name in user.http.get(f"{server}/lab", follow_redirects=True).text

@@ -215,7 +215,9 @@ def notice(minutes: str) -> Iterator[None]:
             import tempfile  # slow to import
 
             with contextlib.suppress(OSError):  # a server without it is better than none
-                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="jupyterhub-job-"))
+                folder = stack.enter_context(
+                    tempfile.TemporaryDirectory(prefix=f"jupyterhub-job-{os.environ.get('SLURM_JOB_ID', '')}-")
+                )
                 write_notice(folder, minutes)
                 os.environ["JUPYTER_PATH"] = ":".join(filter(None, [folder, os.environ.get("JUPYTER_PATH")]))
         yield

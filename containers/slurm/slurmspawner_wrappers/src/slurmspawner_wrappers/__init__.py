@@ -1,5 +1,6 @@
 """Slurm commands without arguments, for a service account that may run just these by sudo."""
 
+import contextlib
 import os
 import re
 import signal
@@ -18,6 +19,8 @@ DEFAULT_BIN = "/usr/bin"
 
 TIME_LIMIT = 50
 """Seconds after which a command is killed. Less than the hub's limit: the hub can't end what it started over SSH."""
+
+_ENDING = (signal.SIGALRM, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 def sbatch() -> NoReturn:
@@ -82,9 +85,11 @@ def _exec(name: str, *arguments: str) -> NoReturn:
     if len(sys.argv) > 1:
         _fail(2, "takes no arguments")
     path = f"{_slurm_bin()}/{name}"
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # until both processes are ready for one
     if child := os.fork():
         _end_in_time(child)
     os.setpgid(0, 0)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     try:
         os.execv(path, [path, *arguments])
     except OSError as error:
@@ -97,10 +102,13 @@ def _end_in_time(child: int) -> NoReturn:
     def kill(number: int, frame: object) -> None:
         if number == signal.SIGALRM:
             print(f"{os.path.basename(sys.argv[0])}: no answer in {TIME_LIMIT} s", file=sys.stderr, flush=True)
-        os.killpg(os.getpgid(child), signal.SIGKILL)
+        os.killpg(child, signal.SIGKILL)
 
-    for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    with contextlib.suppress(OSError):  # the child has done it
+        os.setpgid(child, child)
+    for number in _ENDING:
         signal.signal(number, kill)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     signal.alarm(TIME_LIMIT)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     os._exit(status if status >= 0 else 128 - status)
