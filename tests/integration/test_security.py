@@ -118,10 +118,8 @@ def port_thief(deployment: Deployment, *ports: int) -> Iterator[Callable[[], lis
     """Have a job try to get at ``ports`` while the block runs; the function given ends it and says which it got."""
     slurm = f"{deployment.status['pod']}-slurm"
     job = ("srun", "--quiet", "--chdir=/", "python3", "-c", PORT_THIEF, *map(str, (*ports, OWN_PORT)))
-    command = ("podman", "exec", "--interactive", "--user", ACCOUNT, slurm, *job)
-    thief = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=deployment.engine.environment
-    )
+    command = deployment.engine.exec_command(slurm, *job, user=ACCOUNT, interactive=True)
+    thief = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def got() -> list[int]:
         output = thief.communicate(b"\n", timeout=60)[0].decode()
