@@ -20,7 +20,9 @@ def test_what_is_left_of_our_pod_only_is_seen(deployment: Deployment, engine: En
     try:
         after = traces(engine)
         assert stranger in " ".join(after[name] for name in after.keys() - before.keys())
-        assert left_behind(before, after, known) == set()
+        foreign = left_behind(before, after, known)
+        # Without root a process can't be told from those of the same user's other pods.
+        assert {name for name in foreign if not (rootless() and name.startswith("process"))} == set()
     finally:
         engine.run(("podman", "rm", "--force", "--time=0", stranger))
     ours = left_behind({}, after, known)
