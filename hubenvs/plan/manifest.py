@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -48,8 +49,13 @@ class Fingerprint(NamedTuple):
 
 def templates(files: Tree) -> jinja2.Environment:
     """Return the templates whose files are ``files``, the content of the folder manifests/."""
+    return _templates(frozenset(files.items()))
+
+
+@functools.cache  # compiling them takes longer than rendering them, and a task renders more than once
+def _templates(files: frozenset[tuple[str, bytes]]) -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.DictLoader({name: content.decode() for name, content in files.items()}),
+        loader=jinja2.DictLoader({name: content.decode() for name, content in files}),
         undefined=jinja2.StrictUndefined,
         autoescape=False,
         keep_trailing_newline=True,
