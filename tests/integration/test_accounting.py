@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from .helpers import START, Deployment, Engine, entry, invoke, wait_until
+from .helpers import START, Deployment, Engine, entry, invoke
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
@@ -15,6 +16,14 @@ COURSE = "{name: course, nodes: node2, accounts: [project1]}"
 LATER = "{name: later, nodes: node2, users: [bob.project1], start: now+2hours, duration: '1:00:00'}"
 PAST = "{name: past, users: [bob.project1], start: 2020-01-01T00:00:00, duration: '1:00:00'}"
 ACCOUNTING = ("--set", "slurm.accounting=true", "--set", "slurm.nodes=2", "--set")
+
+# What shows why a job has not run or isn't accounted for.
+SLURM_STATE = (
+    ("squeue", "--all"),
+    ("sinfo", "--Node", "--long"),
+    ("scontrol", "show", "jobs"),
+    ("tail", "--lines=40", "/var/log/slurm/slurmctld.log"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +47,16 @@ def submit(pod: Deployment, account: str, *options: str) -> str:
     return pod.run_in("slurm", "runuser", "-u", account, "--", *job, check=False)
 
 
+def wait_accounted(pod: Deployment, job: str, expected: str) -> None:
+    """Wait until sacct says ``expected`` of a job; fail with what it and Slurm say instead."""
+    deadline = time.monotonic() + START
+    while (said := accounted(pod, job)) != expected:
+        if time.monotonic() > deadline:
+            seen = (pod.run_in("slurm", *argv, check=False) for argv in SLURM_STATE)
+            pytest.fail("\n".join((f"sacct says {said!r} instead of {expected!r}", *seen)))
+        time.sleep(1)
+
+
 def accounted(pod: Deployment, job: str) -> str:
     """Return what sacct says of a job."""
     columns = "--format=User,Account,State,ExitCode,Reservation"
@@ -53,7 +72,7 @@ def test_sacct_remembers_jobs(pod: Deployment) -> None:
     assert "Slurm has refused reservation past: " in done.stdout
     pod.run_in("slurm", "scontrol", "release", job)
     expected = "alice.project1|project1|FAILED|3:0|"
-    wait_until(lambda: accounted(pod, job) == expected, START, "sacct doesn't know the job")
+    wait_accounted(pod, job, expected)
     show = ("sacctmgr", "-n", "show", "user", "alice.project2", "format=defaultaccount")
     assert "project2" in pod.run_in("slurm", *show)
     assert "mysqld.sock" not in pod.run_in("slurm", "find", "/run")
@@ -69,7 +88,7 @@ def test_reservations_are_for_whom_they_name(pod: Deployment) -> None:
     job = submit(pod, "alice.project1", "--reservation=course")
     waiting = submit(pod, "bob.project1", "--reservation=later")
     expected = "alice.project1|project1|FAILED|3:0|course"
-    wait_until(lambda: accounted(pod, job) == expected, START, "the job has not run in its reservation")
+    wait_accounted(pod, job, expected)
     invoke("up", *pod.options, *ACCOUNTING, f"slurm.reservations=[{LATER}]")
     assert accounted(pod, job) == expected
     shown = pod.run_in("slurm", "scontrol", "show", "reservation")
