@@ -98,3 +98,41 @@ def test_reservations_are_for_whom_they_name(pod: Deployment) -> None:
     assert (
         pod.run_in("slurm", "squeue", "--noheader", "--format=%i %T %r") == f"{waiting} PENDING Reservation"
     )
+
+
+def test_slurmdbd_that_is_late_gets_the_accounts(pod: Deployment) -> None:
+    """The first time slurmctld isn't started without it, whatever that takes; later it is, and the accounts follow."""
+    name, patience = "alice.project2", 1
+    load = f"touch /tmp/began; /usr/local/sbin/load-accounts {patience}; echo $? >/tmp/loaded"
+
+    def begin() -> None:
+        """Begin to load the accounts, one of which slurmdbd has lost, while it is away."""
+        pod.run_in("slurm", "sacctmgr", "-i", "delete", "user", name)
+        pod.run_in("accounting", "s6-svc", "-wD", "-d", "/run/service/slurmdbd")
+        pod.run_in("slurm", "rm", "-f", "/tmp/loaded")
+        pod.run_in("slurm", "sh", "-c", f"({load}) >/dev/null 2>&1 &")
+
+    def loaded() -> bool:
+        return pod.run_in("slurm", "cat", "/tmp/loaded", check=False) == "0"
+
+    def known() -> bool:
+        return "project2" in pod.run_in("slurm", "sacctmgr", "-n", "show", "user", name, check=False)
+
+    def age() -> int:
+        """Return for how many seconds the accounts are being loaded."""
+        began = pod.run_in("slurm", "stat", "--format=%Y", "/tmp/began")
+        return int(pod.run_in("slurm", "date", "+%s")) - int(began)
+
+    try:
+        begin()
+        wait_until(loaded, START, "slurmctld would wait for slurmdbd")
+        pod.run_in("accounting", "s6-svc", "-u", "/run/service/slurmdbd")
+        wait_until(known, START, "the accounts did not follow")
+        pod.run_in("slurm", "rm", "/var/lib/slurm/state/accounts_taken")
+        begin()
+        wait_until(lambda: age() > 2 * patience, START, "slurmctld would not wait for slurmdbd")
+        assert not loaded()
+    finally:
+        pod.run_in("accounting", "s6-svc", "-u", "/run/service/slurmdbd")
+    wait_until(loaded, START, "slurmctld would still wait")
+    assert known()
