@@ -64,7 +64,7 @@ class Environment(Frozen):
     stage: Literal["dev", "prod"]
     site_folder: str | None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
-    base_url: Annotated[str, Field(pattern=r"^(/\w[\w.-]*)*/?$")]
+    base_url: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*/?$")]
     auth: Auth
     hub: Hub
     slurm: Slurm

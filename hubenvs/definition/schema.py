@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, field_
 ACCOUNT_LENGTH = 32
 _NAME_PART = re.compile(r"[a-z][a-z0-9_-]*\Z")
 # node7 or node[3-8], as Slurm writes them.
-_NODES = r"node([1-9]\d*|\[[1-9]\d*-[1-9]\d*\])"
+_NODES = r"node([1-9][0-9]*|\[[1-9][0-9]*-[1-9][0-9]*\])"
 # Minutes, or hours and minutes, …, as Slurm writes lengths of time.
-_LENGTH = r"^(\d+-)?\d+(:\d\d){0,2}$|^UNLIMITED$"
+_LENGTH = r"^([0-9]+-)?[0-9]+(:[0-9][0-9]){0,2}$|^UNLIMITED$"
 _HOST = r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$"
 # What the spawn form accepts as a partition or reservation.
 _OPTION = r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$"
@@ -95,12 +95,12 @@ class Auth(Frozen):
     kind: Literal["dummy", "oidc"]
     user: str | None
     provider: Literal["bundled", "external"]
-    oidc_server: Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$")] | None
+    oidc_server: Annotated[str, Field(pattern=r"^https?://[!-.0-~]+(/[!-~]*)?$")] | None
     platform: Annotated[str, Field(pattern=_LINE)]
     portal: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
     audience: Annotated[str, Field(pattern=_LINE)]
     token_lifetime: Annotated[StrictInt, Field(ge=60)]
-    logout_redirect_url: Annotated[str, Field(pattern=r"^(https?://[^\s/]+)?(/\S*)?$")] | None
+    logout_redirect_url: Annotated[str, Field(pattern=r"^(https?://[!-.0-~]+)?(/[!-~]*)?$")] | None
     azp: Annotated[str, Field(pattern=_LINE)] | None
     match_username: StrictBool
     invalid_jwt_logout: StrictBool
@@ -117,7 +117,7 @@ class GpuChoice(Frozen):
 
 
 class Form(Frozen):
-    durations: tuple[Annotated[str, Field(pattern=r"^\d\d:[0-5]\d:[0-5]\d$")], ...]
+    durations: tuple[Annotated[str, Field(pattern=r"^[0-9]{2}:[0-5][0-9]:[0-5][0-9]$")], ...]
     gpus: tuple[GpuChoice, ...]
     partitions: tuple[Annotated[str, Field(pattern=_OPTION)], ...] | None
     reservations: tuple[Annotated[str, Field(pattern=_OPTION)], ...] | None
@@ -141,7 +141,7 @@ class Hub(Frozen):
     gpu_option: Literal["gres", "gpus"]
     job_nodes: Annotated[StrictInt, Field(gt=0, le=65533)] | None
     proxy_address: Literal["127.0.0.1", "0.0.0.0", "::"] | None
-    job_log: Annotated[str, Field(pattern=r"^(~/)?[\w./%@+-]+$")]  # written into the batch script
+    job_log: Annotated[str, Field(pattern=r"^(~/)?[A-Za-z0-9_./%@+-]+$")]  # written into the batch script
 
 
 class OnNodes(Frozen):
@@ -217,13 +217,13 @@ class Slurm(Frozen):
     accounting: StrictBool
     ssh_hostname: Annotated[str, Field(pattern=_HOST)]
     ssh_port: Annotated[StrictInt, Field(ge=1, le=65535)]
-    wrappers_bin: Annotated[str, Field(pattern=r"^/[\w./-]*$")]
+    wrappers_bin: Annotated[str, Field(pattern=r"^/[A-Za-z0-9_./-]*$")]
     # No leading "-": the value reaches sudo's command line.
     query_many_as: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]*$")] | None
     environment_in_script: StrictBool | None
-    env_prefix: Annotated[str, Field(pattern=r"^/[\w./-]*$")]
-    jupyter_data_dir: Annotated[str, Field(pattern=r"^/[\w./-]*$")]
-    hub_connect_url: Annotated[str, Field(pattern=r"^https?://[\w.:\[\]-]+(/[\w./-]*)?$")]
+    env_prefix: Annotated[str, Field(pattern=r"^/[A-Za-z0-9_./-]*$")]
+    jupyter_data_dir: Annotated[str, Field(pattern=r"^/[A-Za-z0-9_./-]*$")]
+    hub_connect_url: Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9_.:\[\]-]+(/[A-Za-z0-9_./-]*)?$")]
     host_aliases: tuple[HostAlias, ...]
 
     @field_validator("hub_connect_url")
@@ -248,9 +248,9 @@ class Zenith(Frozen):
 class Debian(Frozen):
     release: Annotated[str, Field(pattern=r"^[a-z]+$")]
     # No user and password: command lines would show them.
-    mirror: Annotated[str, Field(pattern=r"^https?://[^\s@]+$")]
-    security_mirror: Annotated[str, Field(pattern=r"^https?://[^\s@]+$")]
-    snapshot: Annotated[str, Field(pattern=r"^\d{8}T\d{6}Z$")] | None
+    mirror: Annotated[str, Field(pattern=r"^https?://[!-?A-~]+$")]
+    security_mirror: Annotated[str, Field(pattern=r"^https?://[!-?A-~]+$")]
+    snapshot: Annotated[str, Field(pattern=r"^[0-9]{8}T[0-9]{6}Z$")] | None
 
 
 class Image(Frozen):
