@@ -3,7 +3,7 @@
 ``warm.py [option of jupyterhub ...]`` is the service. It ends when the hub does, with the hub's exit status.
 ``warm.py --ask check|restart|debug PORT`` tells the running service what to do, prints what it answers, and exits
 with status 0 if it could: `check` loads the configuration in a process that ends after it; `restart` replaces the hub
-and waits until it listens; `debug` does that too, with debugpy on PORT from then on (0: without it).
+and waits until it listens; `debug` does that too, with a debugger's adapter from then on (PORT 0: without it).
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import ctypes
 import gc
 import importlib
 import os
+import secrets
 import select
 import signal
 import socket
@@ -18,6 +19,7 @@ import sys
 import time
 
 SOCKET = "/run/jupyterhub/hub.socket"
+DEBUG_SOCKET = "/run/jupyterhub/debug.socket"
 LOG = "/var/lib/jupyterhub/log/jupyterhub/current"
 # The hub's largest dependencies. What is being developed is not among them: each new hub imports that itself.
 PRELOADED = ("jupyterhub.app", "batchspawner", "jwt")
@@ -65,7 +67,7 @@ class Service:
 
     def forked(self) -> None:
         """Prepare a child: it ends with its parent, its signals are its own, and changed modules are seen."""
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        end_with_parent()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         importlib.invalidate_caches()
 
@@ -126,12 +128,64 @@ def hub_ended(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
+def end_with_parent() -> None:
+    """Have the kernel send SIGTERM when the process ends that has forked this one."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def be_debugged(port: int) -> None:
+    """Start the adapter that editors talk to, and have it debug this process.
+
+    `debugpy.listen` asks editors for no password, and every job reaches the pod's ports. Here editors come by a
+    socket in a folder of root's. The one port is for this process, which shows a token there; jobs can't listen on it.
+    """
+    token = secrets.token_hex(32)
+    ready, pipe = os.pipe()
+    if os.fork() == 0:
+        end_with_parent()
+        debug_adapter(port, token, pipe)
+    os.close(pipe)
+    if not os.read(ready, 1):
+        sys.exit("the debugger's adapter does not start")
+    os.close(ready)
+    import debugpy.server  # noqa: F401  makes pydevd importable
+    import pydevd
+
+    # As `debugpy.connect`, which waits for an editor. Children would have the token in their arguments.
+    pydevd.settrace(
+        host="127.0.0.1",
+        port=port,
+        client_access_token=token,
+        suspend=False,
+        wait_for_ready_to_run=False,
+        patch_multiprocessing=False,
+        notify_stdin=False,
+    )
+
+
+def debug_adapter(port: int, token: str, pipe: int) -> None:
+    """Be debugpy's adapter until the hub ends; write a byte to ``pipe`` when it listens."""
+    from debugpy import adapter
+    from debugpy.adapter import clients, servers
+
+    adapter.access_token = token
+    clients.listener = None  # `clients.serve` would listen on a port
+    servers.serve("127.0.0.1", port)
+    with socket.socket(socket.AF_UNIX) as listener:
+        if os.path.exists(DEBUG_SOCKET):
+            os.unlink(DEBUG_SOCKET)
+        listener.bind(DEBUG_SOCKET)
+        listener.listen()
+        os.write(pipe, b"1")
+        os.close(pipe)
+        while True:
+            clients.Client(listener.accept()[0])
+
+
 def hub(argv: list[str], pipe: int, debug_port: int) -> None:
     """Be the hub, and write a byte to ``pipe`` when it listens."""
     if debug_port:
-        import debugpy
-
-        debugpy.listen(("127.0.0.1", debug_port))
+        be_debugged(debug_port)
     from jupyterhub import app
 
     class JupyterHub(app.JupyterHub):

@@ -108,12 +108,20 @@ class Programs:
             raise CommandError(argv, result.returncode, result.stderr or result.text)
         return result
 
-    def relay(self, server: socket.socket, argv: Sequence[str]) -> None:
-        """Accept connections at ``server`` until interrupted; each gets a process that runs ``argv``."""
+    def relay(
+        self, server: socket.socket, argv: Sequence[str], accepts: Callable[[socket.socket], bool]
+    ) -> None:
+        """Accept connections at ``server`` until interrupted; each gets a process that runs ``argv``.
+
+        Those that ``accepts`` returns False for are closed.
+        """
         relays: list[tuple[socket.socket, subprocess.Popen[bytes]]] = []
         try:
             while True:
                 connection, _ = server.accept()
+                if not accepts(connection):
+                    connection.close()
+                    continue
                 end = connection.fileno()
                 process = subprocess.Popen(argv, env=environment(), stdin=end, stdout=end)
                 relays.append((connection, process))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -156,9 +157,50 @@ def converse(port: int, *requests: tuple[str, dict[str, object], str]) -> dict[s
     return answer
 
 
+# Says to each port in turn what a debugger says, and prints which has answered that something was done.
+ATTACKER = """
+import json, socket, sys
+
+def answers(port):
+    with socket.create_connection(("127.0.0.1", port), 30) as connection:
+        connection.settimeout(2)
+        for number, (command, arguments) in enumerate([
+            ("initialize", {"adapterID": "test"}),
+            ("pydevdAuthorize", {"debugServerAccessToken": "guessed"}),
+            ("attach", {"name": "test"}),
+            ("configurationDone", {}),
+            ("evaluate", {"expression": "1 + 1", "context": "repl"}),
+        ], 1):
+            body = json.dumps({"seq": number, "type": "request", "command": command, "arguments": arguments})
+            connection.sendall(f"Content-Length: {len(body)}\\r\\n\\r\\n{body}".encode())
+        while data := connection.recv(65536):
+            yield data
+
+for port in map(int, sys.argv[1:]):
+    answer = b""
+    try:
+        for data in answers(port):
+            answer += data
+    except OSError:
+        pass
+    if b'"success": true' in answer or b'"success":true' in answer:
+        print(port, answer)
+"""
+
+
+def listening(deployment: Deployment) -> list[str]:
+    """Return the ports that somebody listens on in the pod."""
+    rows = deployment.run_in("slurm", "cat", "/proc/net/tcp", "/proc/net/tcp6").splitlines()
+    fields = [row.split() for row in rows if "local_address" not in row]
+    return sorted({str(int(row[1].rpartition(":")[2], 16)) for row in fields if row[3] == "0A"})
+
+
 @once
 def test_the_hub_runs_under_a_debugger(deployment: Deployment) -> None:
-    """A debugger attaches to the published port and sees the hub's threads; afterwards the hub runs without it."""
+    """A debugger attaches to the published port and sees the hub's threads; afterwards the hub runs without it.
+
+    Meanwhile neither a job nor another account of this host can attach.
+    """
     port = free_port()
     command = (sys.executable, "-m", "invoke", "debug", *deployment.options, "--port", str(port))
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
@@ -172,6 +214,13 @@ def test_the_hub_runs_under_a_debugger(deployment: Deployment) -> None:
             ("configurationDone", {"name": "test"}, "attach"),
             ("threads", {"name": "test"}, "threads"),
         )
+        ports = listening(deployment)
+        assert "8081" in ports
+        attack = ("runuser", "-u", "alice.project1", "--", "python3", "-c", ATTACKER)
+        assert deployment.run_in("slurm", *attack, "5678", *ports) == ""
+        if os.geteuid() == 0:
+            as_nobody = ("setpriv", "--reuid=nobody", "--clear-groups", "/usr/bin/python3", "-c", ATTACKER)
+            assert subprocess.run((*as_nobody, str(port)), capture_output=True, check=True).stdout == b""
         running.send_signal(signal.SIGINT)
         assert "the hub runs without it again" in running.communicate(timeout=START)[0]
     assert running.returncode == 0
