@@ -40,6 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # What a shell starts in the background ignores it, and so would all that is started from there.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "environments(name, ...): the only ones that the test is about")
+    config.addinivalue_line("markers", "inside: goes on in the containers alone, whoever runs them")
     config.addinivalue_line("markers", "faults: takes minutes; only with `-m faults`")
 
 

@@ -42,6 +42,8 @@ ROOT = Path(__file__).parents[2]
 START, STOP = 180, 120
 # What is the same whoever logs in, and is tried with the simplest way to do so.
 once = pytest.mark.environments("dev_dummyauth")
+# What goes on in the containers alone: it is the same whoever runs them, and `rootless` leaves it out.
+inside = pytest.mark.inside
 # The programs that a pod keeps running.
 ENGINE_PROGRAMS = ("conmon", "catatonit", "s6-svscan", "slirp4netns", "pasta", "rootlessport")
 # What is added to the text of a process that can only be of this user's pods.

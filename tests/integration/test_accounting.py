@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from .helpers import START, Deployment, Engine, entry, invoke
+from .helpers import START, Deployment, Engine, entry, inside, invoke, once, wait_until
 
-pytestmark = pytest.mark.environments("dev_dummyauth")
+pytestmark = [once, inside]
 
 COURSE = "{name: course, nodes: node2, accounts: [project1]}"
 LATER = "{name: later, nodes: node2, users: [bob.project1], start: now+2hours, duration: '1:00:00'}"

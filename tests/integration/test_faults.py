@@ -9,9 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from .helpers import STOP, Deployment, HubUser, StateError, http_status, service, spawned, wait_until
+from .helpers import (
+    STOP,
+    Deployment,
+    HubUser,
+    StateError,
+    http_status,
+    inside,
+    once,
+    service,
+    spawned,
+    wait_until,
+)
 
-pytestmark = pytest.mark.environments("dev_dummyauth")
+pytestmark = [once, inside]
 
 # Crashes after which s6 must have given a service up; it does so at five within a minute.
 CRASHES = 8

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from .helpers import ROOT, START, STOP, Deployment, HubUser, StateError, spawned, wait_until
+from .helpers import ROOT, START, STOP, Deployment, HubUser, StateError, inside, once, spawned, wait_until
 
-pytestmark = pytest.mark.environments("dev_dummyauth")
+pytestmark = [once, inside]
 
 # Seconds in which a job that nobody knows has ended.
 ORPHAN = 60

@@ -19,6 +19,7 @@ from .helpers import (
     StateError,
     entry,
     free_port,
+    inside,
     invoke,
     once,
     rootless,
@@ -28,7 +29,7 @@ from .helpers import (
     write_private,
 )
 
-pytestmark = once
+pytestmark = [once, inside]
 PASSWORD = "a password of before"
 CONFIG_MAP = f"""\
 # Settings of the development environment
