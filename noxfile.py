@@ -15,6 +15,9 @@ ROOT = Path(__file__).parent
 ENVIRONMENTS = sorted(path.parent.name for path in ROOT.glob("envs/*/env.yaml"))
 # Those that have all that a browser needs in the pod.
 BROWSED = ["dev_dummyauth", "dev_realauth"]
+# Releases of Slurm that the images can have, and the tests of `slurm_quick`.
+SLURM = ["24.11", "26.05"]
+QUICK = "submitting_environment or survives_a_restart or requeued_job"
 
 
 def has_python(version: str) -> bool:
@@ -56,7 +59,7 @@ BUILT_BY = {"UV_BUILD_CONSTRAINT": "containers/tools/build.txt"}
 nox.options.default_venv_backend = "uv"
 nox.options.download_python = "never"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "tests", "packages", "integration", "rootless"]
+nox.options.sessions = ["lint", "tests", "packages", "integration", "slurm_quick", "rootless"]
 
 
 def install(session: nox.Session, *locks: str) -> None:
@@ -128,6 +131,21 @@ def integration(session: nox.Session, env: str) -> None:
     """A real pod of each environment: up, log in, spawn, compute, restart the hub, stop, down, nothing left."""
     install(session, "tools", "tests")
     session.run("pytest", "tests/integration", "--env", env, *session.posargs)
+
+
+@nox.session
+@nox.parametrize("release", SLURM, ids=SLURM)
+def slurm(session: nox.Session, release: str) -> None:
+    """The integration tests of dev_dummyauth on a release of Slurm; see SLURM_RELEASES of the schema."""
+    install(session, "tools", "tests")
+    session.run("pytest", "tests/integration", "--set", f"slurm.release={release}", *session.posargs)
+
+
+@nox.session
+def slurm_quick(session: nox.Session) -> None:
+    """Of `slurm(26.05)` what a release of Slurm can break first: a server's way, and a job's environment."""
+    install(session, "tools", "tests")
+    session.run("pytest", "tests/integration", "--set", f"slurm.release={SLURM[-1]}", "-k", QUICK)
 
 
 @nox.session

@@ -194,6 +194,9 @@ BASE_IMAGES: Mapping[str, str | None] = {
     "jupyterhub-base": "debian-base",
     "slurm-base": "debian-base",
 }
+# Images with Slurm's programs from Debian: slurm.release decides which Debian is below them.
+# slurmdbd must not be older than slurmctld.
+SLURM_IMAGES = ("slurm-base", "accounting")
 # Which container carries which development repository.
 REPOSITORIES = {row.repository: row.name for row in _TABLE if row.repository}
 PORTS: Mapping[str, Port] = {port.name: port for row in _TABLE for port in row.ports}

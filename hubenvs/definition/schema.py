@@ -205,7 +205,12 @@ class HostAlias(Frozen):
         return str(ipaddress.ip_address(value))
 
 
+# The Debian release that has each release of Slurm.
+SLURM_RELEASES = {"24.11": "trixie", "26.05": "sid"}
+
+
 class Slurm(Frozen):
+    release: Literal["24.11", "26.05"]
     # Slurm takes more. In one container each node costs about 10 MB of memory.
     nodes: Annotated[StrictInt, Field(ge=1, le=512)]
     # Slurm keeps CPUs in 16 bits and memory in 64.
@@ -225,6 +230,11 @@ class Slurm(Frozen):
     jupyter_data_dir: Annotated[str, Field(pattern=r"^/[A-Za-z0-9_./-]*$")]
     hub_connect_url: Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9_.:\[\]-]+(/[A-Za-z0-9_./-]*)?$")]
     host_aliases: tuple[HostAlias, ...]
+
+    @field_validator("release", mode="before")
+    @classmethod
+    def _release(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, float) else value  # YAML reads it as one without quotes
 
     @field_validator("hub_connect_url")
     @classmethod

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..definition.containers import BASE_IMAGES, CONTAINERS, REPOSITORIES, TUNNEL
+from ..definition.containers import BASE_IMAGES, CONTAINERS, REPOSITORIES, SLURM_IMAGES, TUNNEL
 from ..definition.environment import Environment
 from ..definition.names import PART_OF
-from ..definition.schema import Debian
+from ..definition.schema import SLURM_RELEASES, Debian
 from ..files import Tree, digest
 
 # Options of mmdebstrap. No container needs manual pages, translations and most of /usr/share/doc. Copyright
@@ -43,7 +43,7 @@ class Build:
 
     ``base``: the image below. ``target``: the stage. ``tools``: the image with build tools that is mounted.
     ``copies``: the development repositories in it. ``recipe``: digest of every input except working copies.
-    ``pulled``: the image is pulled, and has only its tag. ``has_context``: False for debian-base alone.
+    ``pulled``: the image is pulled, and has only its tag. ``debian``: mmdebstrap builds this release.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Build:
     copies: tuple[str, ...] = ()
     recipe: str = ""
     pulled: bool = False
-    has_context: bool = True
+    debian: Debian | None = None
 
 
 def plan_images(env: Environment, sources: Sources, has_mmdebstrap: bool) -> tuple[Build, ...]:
@@ -64,13 +64,16 @@ def plan_images(env: Environment, sources: Sources, has_mmdebstrap: bool) -> tup
     """
     references: dict[str, str] = {}
     builds: list[Build] = []
-    base = env.images["debian-base"].base
-    if base is None and has_mmdebstrap:
-        base = debian_base_tag(env.debian)
-        builds.append(Build("debian-base", base, base="scratch", has_context=False))
-    references["debian-base"] = base or f"docker.io/library/debian:{env.debian.release}-slim"
-    for name, below in _buildable(env).items():
-        reference = env.images[name].base or references[below]
+    buildable = _buildable(env)
+    for debian in debian_releases(env):
+        base = env.images["debian-base"].base if debian == env.debian else None
+        if base is None and has_mmdebstrap:
+            base = debian_base_tag(debian)
+            builds.append(Build("debian-base", base, base="scratch", debian=debian))
+        references[debian.release] = base or f"docker.io/library/debian:{debian.release}-slim"
+    for name, below in buildable.items():
+        release = slurm_debian(env).release if name in SLURM_IMAGES else env.debian.release
+        reference = env.images[name].base or references[release if below == "debian-base" else below]
         repository = CONTAINERS[name].repository if name in CONTAINERS else None
         tools = references.get("tools")
         stage = env.stage if repository else None
@@ -97,6 +100,17 @@ def _buildable(env: Environment) -> dict[str, str]:
     return {**bases, **containers}
 
 
+def slurm_debian(env: Environment) -> Debian:
+    """Return the Debian that Slurm's images are built on."""
+    return env.debian.model_copy(update={"release": SLURM_RELEASES[env.slurm.release]})
+
+
+def debian_releases(env: Environment) -> tuple[Debian, ...]:
+    """Return each Debian that an image of ``env`` is built on: one, or two if Slurm's images need another."""
+    needs = any(name in SLURM_IMAGES and env.images[name].base is None for name in _buildable(env))
+    return tuple(dict.fromkeys((env.debian, slurm_debian(env)) if needs else (env.debian,)))
+
+
 def container_builds(env: Environment, builds: tuple[Build, ...]) -> dict[str, Build]:
     """Return the build of each container's image."""
     return {build.name: build for build in builds if build.name in env.containers}
@@ -108,13 +122,19 @@ def carried(env: Environment) -> tuple[str, ...]:
 
 
 def debian_sources(debian: Debian) -> tuple[str, ...]:
-    """Return the lines of sources.list: release, updates and security, or one day's snapshot of them."""
+    """Return the lines of sources.list: release, updates and security, or one day's snapshot of them.
+
+    sid is a single suite.
+    """
     release, main, security, option = debian.release, debian.mirror, debian.security_mirror, ""
     if debian.snapshot:
         archive = "http://snapshot.debian.org/archive"
         main = f"{archive}/debian/{debian.snapshot}"
         security = f"{archive}/debian-security/{debian.snapshot}"
         option = "[check-valid-until=no] "  # a snapshot's Release files are past their validity by design
+    if release == "sid":
+        # Its Release files are valid for a week: a mirror that is updated less often would be refused.
+        return (f"deb [check-valid-until=no] {main} sid main",)
     return (
         f"deb {option}{main} {release} main",
         f"deb {option}{main} {release}-updates main",

@@ -71,10 +71,10 @@ def missing(session: Session, builds: Sequence[Build]) -> tuple[Build, ...]:
 
 def commands(session: Session, build: Build, scratch: Path) -> tuple[Argv, ...]:
     """Return the commands that make the image from the files that `gather` puts into ``scratch``."""
-    engine, debian = session.engine, session.env.debian
+    engine = session.engine
     if build.pulled:
         return (engine.pull_command(build.tag),)
-    if not build.has_context:
+    if debian := build.debian:
         tar = str(scratch / "debian-base.tar")
         bootstrap = bootstrap_command(debian.release, tar, DEBIAN_OPTIONS, debian_sources(debian))
         return bootstrap, engine.import_image_command(tar, build.tag)
@@ -101,7 +101,7 @@ def gather(session: Session, build: Build, scratch: Path) -> None:
     The user's umask must not become part of an image: munge and sshd refuse files that a group can write, and
     users' jobs have to be able to read.
     """
-    if not build.has_context or build.pulled:
+    if build.debian or build.pulled:
         return
     containers = session.env.root / "containers"
     ignored = shutil.ignore_patterns(*NOT_CONTEXT, "__pycache__")

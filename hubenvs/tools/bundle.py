@@ -109,7 +109,7 @@ def _tags(session: Session, builds: tuple[Build, ...]) -> list[str]:
         if "@" in item.tag:  # the engine forgets the digest by which an image was pulled
             problem = f"images.{item.name}.image: a bundle can only contain images built here"
             raise StateError(problem, "set it to null")
-    return [item.tag for item in builds if not item.has_context or item.name in session.env.containers]
+    return [item.tag for item in builds if item.debian or item.name in session.env.containers]
 
 
 def read_index(source: Path) -> Index:

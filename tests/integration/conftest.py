@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from .helpers import (
+    FURTHER,
     ROOT,
     STOP,
     Console,
@@ -31,14 +32,16 @@ collect_ignore = [] if importlib.util.find_spec("playwright") else ["test_browse
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add --env."""
+    """Add --env and --set."""
     parser.addoption("--env", required=False, default="dev_dummyauth", help="the environment to bring up")
+    parser.addoption("--set", action="append", default=[], help="a setting of it, as for `invoke up`")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Know the marker `environments`, and let the tasks that are started heed Ctrl-C."""
     # What a shell starts in the background ignores it, and so would all that is started from there.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    FURTHER.extend(config.getoption("--set"))
     config.addinivalue_line("markers", "environments(name, ...): the only ones that the test is about")
     config.addinivalue_line("markers", "inside: goes on in the containers alone, whoever runs them")
     config.addinivalue_line("markers", "faults: takes minutes; only with `-m faults`")

@@ -84,9 +84,13 @@ PERSONAL = {
 }
 
 
+FURTHER: list[str] = []  # of the command line: `pytest --set slurm.release=26.05`
+
+
 def options(env: str) -> tuple[str, ...]:
     """Return the options that an environment is brought up with for its tests."""
-    return (*SETTINGS, *PUBLISHED, *PERSONAL.get(env, ()))
+    further = (part for setting in FURTHER for part in ("--set", setting))
+    return (*SETTINGS, *PUBLISHED, *PERSONAL.get(env, ()), *further)
 
 
 def invoke(

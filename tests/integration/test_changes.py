@@ -110,10 +110,10 @@ def test_variables_can_go_in_the_script_alone(deployment: Deployment) -> None:
     """With the key for it nothing of the submitting environment is exported; a foreign spawner is left as it was."""
     everywhere = "DEPLOY_CONFIG_ENVIRONMENT_IN_SCRIPT=true"
     lines = batch_script(deployment, everywhere, environment="export TOKEN=x")
-    assert {"#SBATCH --export=NONE", "export TOKEN=x"} <= set(lines)
-    assert "#SBATCH --export=A,B" in batch_script(deployment, everywhere)
+    assert {"#SBATCH --export=NIL", "export TOKEN=x"} <= set(lines)
+    assert "#SBATCH --export=ALL" in batch_script(deployment, everywhere)
     lines = batch_script(deployment, environment="export TOKEN=x")
-    assert {"#SBATCH --export=A,B", "export A=1"} <= set(lines)
+    assert {"#SBATCH --export=ALL", "export A=1"} <= set(lines)
     assert "export TOKEN=x" not in lines
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 import pytest
 
-from .helpers import ROOT, START, STOP, Deployment, HubUser, StateError, inside, once, spawned, wait_until
+from .helpers import ROOT, START, STOP, Deployment, HubUser, StateError, inside, invoke, once, spawned, wait_until
 
 pytestmark = [once, inside]
 
@@ -202,3 +203,39 @@ def test_sudo_rs_reads_the_rules(deployment: Deployment) -> None:
     if done.returncode == 77:
         pytest.skip("Debian's mirror can't be reached")
     assert done.returncode == 0, done.stderr
+
+
+# Names that Slurm, the spawner, the launcher and the activation of the user environment give to a server's variables.
+EXPECTED = re.compile(
+    r"(SLURM|JUPYTER|BATCHSPAWNER_)\w*|JPY_API_TOKEN|MEM_PER_\w+|CUDA_\w+|ROCR_\w+|GPU_\w+|ZE_\w+|TMPDIR|PATH|HOME|USER"
+    r"|LOGNAME|SHELL|LANG|PWD|OLDPWD|SHLVL|_|VIRTUAL_ENV|CONDA_\w+|ENVIRONMENT|HOSTNAME"
+)
+SUBMIT = '#!/bin/sh\nexport LEAKED=1 SUDO_LEAKED=1 MAIL=/leaked\nexec AWAY "$@"'
+# Prints the variables of the process of a server.
+ENVIRONMENT = """
+from pathlib import Path
+for folder in Path("/proc").glob("[0-9]*"):
+    argv = (folder / "cmdline").read_bytes().split(b"\\0")
+    if b"python" in argv[0] and any(part.endswith(b"-singleuser") for part in argv[1:2]):
+        print((folder / "environ").read_text().replace("\\0", "\\n"))
+"""
+
+
+@pytest.mark.parametrize("in_script", ["false", "true"])
+def test_nothing_of_the_submitting_environment_gets_into_a_job(
+    deployment: Deployment, in_script: str
+) -> None:
+    """A server has the variables of Slurm and of its spawner, wherever those come from, and no others."""
+    try:
+        setting = f"slurm.environment_in_script={in_script}"
+        invoke("up", *deployment.options, *deployment.settings, "--set", setting)
+        with deployment.user() as user, replaced(deployment, "/usr/bin/sbatch", SUBMIT):
+            spawn(user)
+            user.wait_ready(START)
+            lines = deployment.run_in("slurm", "python3", "-c", ENVIRONMENT).splitlines()
+            user.stop(STOP)
+    finally:
+        invoke("up", *deployment.options, *deployment.settings)
+    variables = dict(line.partition("=")[::2] for line in lines)
+    assert {"HOME", "USER", "PATH", "JUPYTERHUB_API_TOKEN"} <= variables.keys()
+    assert {name for name in variables if not EXPECTED.fullmatch(name)} == set()

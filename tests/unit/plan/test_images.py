@@ -102,3 +102,20 @@ def test_a_snapshot_takes_the_place_of_the_mirrors(root: Path) -> None:
     """With a date, every line of sources.list names that day's archive."""
     env = read_environment(root, "dev_dummyauth", settings=["debian.snapshot=20260901T000000Z"])
     assert all("/20260901T000000Z trixie" in line for line in debian_sources(env.debian))
+
+
+@pytest.mark.parametrize("release", ["26.05", 26.05])
+def test_slurms_release_decides_which_debian_its_images_stand_on(root: Path, release: object) -> None:
+    """Slurm 26.05 is in sid, a single suite; the hub's image and the build tools stay on the other Debian."""
+    env = read_environment(
+        root, "dev_dummyauth", settings=[f"slurm.release={release}", "slurm.accounting=true"]
+    )
+    builds = plan_images(env, read_sources(env, NoGit()), True)
+    trixie, sid = (build for build in builds if build.name == "debian-base")
+    assert sid.debian is not None
+    assert debian_sources(sid.debian) == (f"deb [check-valid-until=no] {env.debian.mirror} sid main",)
+    bases = {build.name: build.base for build in builds}
+    assert {name for name, base in bases.items() if base == sid.tag} == {"slurm-base", "accounting"}
+    assert {name for name, base in bases.items() if base == trixie.tag} == {"tools", "jupyterhub-base"}
+    pulled = plan_images(env, read_sources(env, NoGit()), False)
+    assert "docker.io/library/debian:sid-slim" in {build.base for build in pulled}

@@ -149,9 +149,29 @@ c.BricsSlurmSpawner.http_timeout = int(setting("HTTP_TIMEOUT", "300"))
 # The server's variables come to the job by SSH, sudo and sbatch; those of c.Spawner.environment, whose names none of
 # the three expects, come in the script. Where nothing may pass, all do: sbatch reads the script from standard input.
 # A SlurmSpawner of another source doesn't know `environment`.
-variables, export = "{{site_environment}}", "{{keepvars}}"
+#
+# Only ALL and NIL start jobs on every Slurm: for NONE or a list of names slurmd runs a login shell, and in a container
+# without privileges 26.05 dies of that. With NIL, /etc/profile takes the place of that shell.
+# With ALL the script drops what else sudo or sshd have let through: what is kept is Slurm's, or named by the spawner.
+exported = """\
+if [ -z "${JUPYTERHUB_LAUNCHED-}" ]; then
+    for name in $(compgen -e); do
+        case ,{{keepvars}}, in *,"$name",*) continue ;; esac
+        case $name in
+            SLURM*|JUPYTERHUB_*|CUDA_*|ROCR_*|GPU_*|ZE_*|TMPDIR|PATH|HOME|USER|LOGNAME|SHELL|LANG|PWD|SHLVL) ;;
+            *) unset "$name" ;;
+        esac
+    done
+fi
+{{site_environment}}"""
+in_script = """\
+[ -n "${JUPYTERHUB_LAUNCHED-}" ] || [ ! -r /etc/profile ] || . /etc/profile
+export PATH
+{{environment}}"""
+variables, export = exported, "ALL"
 if setting("ENVIRONMENT_IN_SCRIPT") == "true":
-    variables, export = "{{environment}}", "{% if environment %}NONE{% else %}{{keepvars}}{% endif %}"
+    variables = f"{{% if environment %}}{in_script}{{% else %}}{exported}{{% endif %}}"
+    export = "{% if environment %}NIL{% else %}ALL{% endif %}"
 
 # Without a step of its own for the server, unless the site wants one.
 c.SlurmSpawner.req_srun = ""
