@@ -258,8 +258,8 @@ class Zenith(Frozen):
 class Debian(Frozen):
     release: Annotated[str, Field(pattern=r"^[a-z]+$")]
     # No user and password: command lines would show them.
-    mirror: Annotated[str, Field(pattern=r"^https?://[!-?A-~]+$")]
-    security_mirror: Annotated[str, Field(pattern=r"^https?://[!-?A-~]+$")]
+    mirror: Annotated[str, Field(pattern=r"^https?://[!-?A-~]+$")] | None
+    security_mirror: Annotated[str, Field(pattern=r"^https?://[!-?A-~]+$")] | None
     snapshot: Annotated[str, Field(pattern=r"^[0-9]{8}T[0-9]{6}Z$")] | None
 
 

@@ -11,7 +11,9 @@ import jinja2
 from ..definition.containers import BASE_IMAGES, REPOSITORIES
 from ..definition.environment import Environment, Volume
 from ..definition.names import WORKING_COPIES
+from ..definition.schema import Debian
 from ..engines import git
+from ..engines.debian import host_mirrors, read_apt_sources
 from ..engines.process import Programs
 from ..files import paths, read_tree
 from ..plan.images import Sources, carried
@@ -65,6 +67,16 @@ def working_copy_files(env: Environment, programs: Programs, repository: str) ->
     if not folder.is_dir():
         folder = env.bundled(repository)
     return git.working_files(programs, folder, is_root=folder.parent.name == WORKING_COPIES)
+
+
+def on_host(debian: Debian) -> Debian:
+    """Return ``debian`` with this host's mirrors where its own are null; they may stay null."""
+    main, security = host_mirrors(read_apt_sources())
+    if debian.mirror:
+        return debian
+    return debian.model_copy(
+        update={"mirror": main, "security_mirror": debian.security_mirror or security if main else None}
+    )
 
 
 def read_sources(env: Environment, programs: Programs) -> Sources:

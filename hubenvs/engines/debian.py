@@ -2,10 +2,53 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from .process import Argv
+
+_APT = Path("/etc/apt")
+
+
+def read_apt_sources() -> list[str]:
+    """Return the content of this host's files of apt sources; none on a host without apt."""
+    files = (
+        _APT / "sources.list",
+        *sorted(_APT.glob("sources.list.d/*.list")),
+        *sorted(_APT.glob("sources.list.d/*.sources")),
+    )
+    return [file.read_text(errors="replace") for file in files if file.is_file()]
+
+
+def host_mirrors(files: Iterable[str]) -> tuple[str | None, str | None]:
+    """Return the mirrors of Debian and of its security updates that apt's ``files`` name; None where none is.
+
+    A Debian mirror's path ends in /debian, as Debian asks of its mirrors, and that of security updates in
+    /debian-security. A mirror with a user's name or password is left out: command lines would show it.
+    """
+    mirrors: dict[str, str] = {}
+    for uri in (uri for text in files for uri in _uris(text)):
+        path = uri.rstrip("/").rpartition("/")[2]
+        if re.match(r"https?://[^@\s]+$", uri):
+            mirrors.setdefault(path, uri.rstrip("/"))
+    return mirrors.get("debian"), mirrors.get("debian-security")
+
+
+def _uris(text: str) -> Iterator[str]:
+    """Return the addresses in a file of apt sources, one-line or deb822; disabled ones are left out."""
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+    for line in lines:
+        if one_line := re.match(r"\s*deb\s+(\[[^\]]*\]\s+)?(\S+)", line):
+            yield one_line[2]
+    for stanza in re.split(r"\n\s*\n", "\n".join(lines)):
+        fields = {
+            name.lower(): value.split()
+            for name, value in re.findall(r"^([\w-]+):((?:.|\n[ \t])*)", stanza, re.MULTILINE)
+        }
+        if "deb" in fields.get("types", ()) and fields.get("enabled") not in (["no"], ["false"]):
+            yield from fields.get("uris", ())
 
 
 def has_mmdebstrap() -> bool:

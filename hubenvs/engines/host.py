@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import platform
 import pwd
@@ -42,6 +43,25 @@ def ca_bundle() -> str | None:
     """Return the path of this host's trusted certificates, None if it isn't a known one."""
     candidates = (os.environ.get("SSL_CERT_FILE"), *CA_BUNDLES)
     return next((path for path in candidates if path and Path(path).is_file()), None)
+
+
+def python_index() -> str | None:
+    """Return the URL of the package index that uv, else pip, is configured with; None for their default."""
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL"):
+        if url := os.environ.get(name):
+            return url
+    for file in (home / "uv/uv.toml", Path("/etc/uv/uv.toml")):
+        table = tomllib.loads(file.read_text()) if file.is_file() else {}
+        defaults = [index["url"] for index in table.get("index", ()) if index.get("default")]
+        if url := next(iter(defaults), table.get("index-url")):
+            return str(url)
+    if url := os.environ.get("PIP_INDEX_URL"):
+        return url
+    pip = configparser.RawConfigParser()
+    # pip's own order: later files win.
+    pip.read([Path("/etc/pip.conf"), Path.home() / ".pip/pip.conf", home / "pip/pip.conf"])
+    return pip.get("global", "index-url", fallback=None)
 
 
 def build_caches() -> Path | None:

@@ -124,14 +124,17 @@ def carried(env: Environment) -> tuple[str, ...]:
 def debian_sources(debian: Debian) -> tuple[str, ...]:
     """Return the lines of sources.list: release, updates and security, or one day's snapshot of them.
 
-    sid is a single suite.
+    sid is a single suite. Without a mirror there are none: mmdebstrap has a default.
     """
-    release, main, security, option = debian.release, debian.mirror, debian.security_mirror, ""
+    release, main, option = debian.release, debian.mirror, ""
+    security = debian.security_mirror or f"{main}-security"
     if debian.snapshot:
         archive = "http://snapshot.debian.org/archive"
         main = f"{archive}/debian/{debian.snapshot}"
         security = f"{archive}/debian-security/{debian.snapshot}"
         option = "[check-valid-until=no] "  # a snapshot's Release files are past their validity by design
+    if main is None:
+        return ()
     if release == "sid":
         # Its Release files are valid for a week: a mirror that is updated less often would be refused.
         return (f"deb [check-valid-until=no] {main} sid main",)
@@ -143,7 +146,7 @@ def debian_sources(debian: Debian) -> tuple[str, ...]:
 
 
 def debian_base_tag(debian: Debian) -> str:
-    """Return the tag of the base image that mmdebstrap builds."""
+    """Return the tag of the base image that mmdebstrap builds; hosts with different mirrors agree on it."""
     content = ("mmdebstrap", *DEBIAN_OPTIONS, debian.release, "", *debian_sources(debian))
     return _tag("debian-base", digest(*content))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..definition.containers import CONTAINERS
 from ..deployment.desired import planned_images
 from ..deployment.folder import create
-from ..deployment.sources import COMMON, NOT_CONTEXT, working_copy_files
+from ..deployment.sources import COMMON, NOT_CONTEXT, on_host, working_copy_files
 from ..engines.debian import bootstrap_command
 from ..engines.host import ca_bundle
 from ..engines.process import Argv
@@ -76,7 +76,7 @@ def commands(session: Session, build: Build, scratch: Path) -> tuple[Argv, ...]:
         return (engine.pull_command(build.tag),)
     if debian := build.debian:
         tar = str(scratch / "debian-base.tar")
-        bootstrap = bootstrap_command(debian.release, tar, DEBIAN_OPTIONS, debian_sources(debian))
+        bootstrap = bootstrap_command(debian.release, tar, DEBIAN_OPTIONS, debian_sources(on_host(debian)))
         return bootstrap, engine.import_image_command(tar, build.tag)
     contexts = {name: str(scratch / name) for name in build.copies}
     if build.tools:

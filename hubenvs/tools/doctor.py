@@ -10,8 +10,10 @@ from ..console import Console
 from ..definition.read import readable_environments
 from ..deployment.existing import belongs_to_us
 from ..deployment.ports import port_problem
+from ..deployment.sources import on_host
 from ..engines.engine import Engine, Finding
-from ..engines.host import finding
+from ..engines.host import finding, python_index
+from ..plan.images import debian_releases
 from ..web import http_status
 
 Result = tuple[bool, str, str]
@@ -48,7 +50,7 @@ def examine(root: Path, engine: Engine) -> list[Finding]:
         finding("git", _git),
         finding("ports", lambda: _ports(root, engine)),
         finding("Debian mirror", lambda: _mirrors(root)),
-        finding("PyPI", _pypi),
+        finding("Python packages", _index),
         finding("checkout", lambda: _checkout(root)),
     ]
 
@@ -74,7 +76,11 @@ def _ports(root: Path, engine: Engine) -> Result:
 
 def _mirrors(root: Path) -> Result:
     """Look for the Debian release of every environment at its mirror."""
-    mirrors = {(env.debian.mirror, env.debian.release) for env in readable_environments(root).values()}
+    environments = readable_environments(root).values()
+    wanted = {on_host(debian) for env in environments for debian in debian_releases(env)}
+    mirrors = {(debian.mirror, debian.release) for debian in wanted if debian.mirror}
+    if environments and not mirrors:
+        return True, "mmdebstrap's default", ""
     result = (True, "no environment is defined", "")
     for mirror, release in sorted(mirrors):
         url = f"{mirror}/dists/{release}/InRelease"
@@ -84,9 +90,11 @@ def _mirrors(root: Path) -> Result:
     return result
 
 
-def _pypi() -> Result:
-    url = "https://pypi.org/simple/uv/"
-    return _reachable(url, "images can't be built: is a proxy needed (https_proxy)?")
+def _index() -> Result:
+    url = python_index()
+    if url is None:
+        return True, "the default of uv", ""
+    return _reachable(f"{url.rstrip('/')}/uv/", "images can't be built: is a proxy needed (https_proxy)?")
 
 
 def _reachable(url: str, remedy: str) -> Result:

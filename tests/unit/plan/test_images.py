@@ -108,7 +108,13 @@ def test_a_snapshot_takes_the_place_of_the_mirrors(root: Path) -> None:
 def test_slurms_release_decides_which_debian_its_images_stand_on(root: Path, release: object) -> None:
     """Slurm 26.05 is in sid, a single suite; the hub's image and the build tools stay on the other Debian."""
     env = read_environment(
-        root, "dev_dummyauth", settings=[f"slurm.release={release}", "slurm.accounting=true"]
+        root,
+        "dev_dummyauth",
+        settings=[
+            f"slurm.release={release}",
+            "slurm.accounting=true",
+            "debian.mirror=http://example.org/debian",
+        ],
     )
     builds = plan_images(env, read_sources(env, NoGit()), True)
     trixie, sid = (build for build in builds if build.name == "debian-base")

@@ -1,0 +1,47 @@
+"""The mirrors in a host's apt sources."""
+
+from __future__ import annotations
+
+import pytest
+
+from hubenvs.engines.debian import host_mirrors
+
+ONE_LINE = """
+# deb http://old.example.org/debian trixie main
+deb-src http://src.example.org/debian trixie main
+deb [signed-by=/usr/share/keyrings/x.gpg arch=amd64] https://apt.example.org/debian/ trixie main
+deb http://other.example.org/debian trixie-backports main
+deb https://apt.example.org/debian-security trixie-security main
+"""
+DEB822 = """
+Types: deb
+URIs: https://off.example.org/debian
+Suites: trixie
+Enabled: no
+
+Types: deb deb-src
+# a comment
+URIs: https://apt.example.org/debian
+Suites: trixie trixie-updates
+
+Types: deb
+URIs:
+ https://apt.example.org/debian-security
+Suites: trixie-security
+"""
+MIRRORS = ("https://apt.example.org/debian", "https://apt.example.org/debian-security")
+
+
+@pytest.mark.parametrize(
+    ("files", "mirrors"),
+    [
+        ([ONE_LINE], MIRRORS),
+        ([DEB822], MIRRORS),
+        ([], (None, None)),
+        (["deb http://example.org/ubuntu noble main"], (None, None)),
+        (["deb https://u:secret@example.org/debian trixie main"], (None, None)),
+    ],
+)
+def test_mirrors_come_from_apt_sources(files: list[str], mirrors: tuple[str | None, str | None]) -> None:
+    """Both formats are read; comments, other distributions and addresses with passwords are left out."""
+    assert host_mirrors(files) == mirrors
