@@ -17,6 +17,8 @@ ENVIRONMENTS = sorted(path.parent.name for path in ROOT.glob("envs/*/env.yaml"))
 BROWSED = ["dev_dummyauth", "dev_realauth"]
 # Releases of Slurm that the images can have, and the tests of `slurm_quick`.
 SLURM = ["24.11", "26.05"]
+# Debian releases whose podman `podman` tries: 4.3, 5.4, 5.8.
+MACHINES = ["bookworm", "trixie", "sid"]
 QUICK = "submitting_environment or survives_a_restart or requeued_job"
 
 
@@ -238,16 +240,21 @@ def rootless(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
-def podman5(session: nox.Session) -> None:
-    """The integration tests on Debian 13 with its podman 5.4, whatever this machine has. Root only; not in CI."""
-    machine = ROOT / ".nox/debian-13"
+@nox.parametrize("release", MACHINES, ids=MACHINES)
+def podman(session: nox.Session, release: str) -> None:
+    """The integration tests on a Debian release with its podman, whatever this machine has. Root only; not in CI."""
+    machine = ROOT / f".nox/debian-{release}"
     if not machine.exists():
         half = machine.with_suffix(".half")
         shutil.rmtree(half, ignore_errors=True)
         # catatonit is what `tests/enter` starts with, ss and ip what the tests look with; bootstrap brings the rest.
         packages = "--include=ca-certificates,catatonit,iproute2"
         session.run(
-            "mmdebstrap", "--variant=minbase", "--quiet", packages, "trixie", str(half), external=True
+            *("mmdebstrap", "--variant=minbase", "--quiet", packages),
+            # A mirror of sid that stands still is past its validity.
+            *(('--aptopt=Acquire::Check-Valid-Until "false"',) if release == "sid" else ()),
+            *(release, str(half)),
+            external=True,
         )
         half.rename(machine)
     copy_checkout(session, machine / "root/checkout")
