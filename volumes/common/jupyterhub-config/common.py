@@ -158,7 +158,8 @@ if [ -z "${JUPYTERHUB_LAUNCHED-}" ]; then
     for name in $(compgen -e); do
         case ,{{keepvars}}, in *,"$name",*) continue ;; esac
         case $name in
-            SLURM*|JUPYTERHUB_*|CUDA_*|ROCR_*|GPU_*|ZE_*|HYDRA_*|I_MPI_*|OMPI_*|PRTE_*|TMPDIR|PATH|HOME|USER|LOGNAME|SHELL|LANG|PWD|SHLVL) ;;
+            SLURM*|JUPYTERHUB_*|CUDA_*|ROCR_*|GPU_*|ZE_*|HYDRA_*|I_MPI_*|OMPI_*|PRTE_*) ;;
+            TMPDIR|PATH|HOME|USER|LOGNAME|SHELL|LANG|PWD|SHLVL) ;;
             *) unset "$name" ;;
         esac
     done
