@@ -40,12 +40,16 @@ LOCKS = {
     "requirements/browser.in": "3.10",
     "containers/tools/tools.in": "3.13",
     "containers/tools/build.in": "3.10",
-    "containers/jupyterhub-base/requirements.in": "3.13",
-    "containers/jupyterhub/requirements.in": "3.13",
-    "containers/jupyterhub/dev.in": "3.13",
-    "containers/slurm/user-env.in": "3.13",
-    "containers/slurm/dev.in": "3.13",
 }
+# Likewise what has JupyterHub in it, for each of its versions; each lock holds to those above it.
+HUBS = ["5.5", "6.1"]
+HUB_LOCKS = (
+    "containers/jupyterhub-base/requirements",
+    "containers/jupyterhub/requirements",
+    "containers/slurm/user-env",
+)
+# These hold to the locks of the first version.
+DEV_LOCKS = ("containers/jupyterhub/dev.in", "containers/slurm/dev.in")
 # Where JupyterHub is pinned, and what is left out wherever there is JupyterHub.
 HUB_BASE = "containers/jupyterhub-base"
 # The user whom `rootless` makes.
@@ -295,12 +299,31 @@ def lock(session: nox.Session) -> None:
     """Refresh every lock file from what it is made of."""
     install(session, "tools")
     for source, python in LOCKS.items():
-        lock = str(Path(source).with_suffix(".txt"))
-        options = ("--universal", "--python-version", python, "--overrides", f"{HUB_BASE}/overrides.txt")
-        session.run(
-            *("uv", "pip", "compile", "--quiet", "--upgrade", "--generate-hashes", "--no-header"),
-            *(*options, source, "--output-file", lock),
-        )
+        _compile(session, source, str(Path(source).with_suffix(".txt")), python)
+    for version in HUBS:
+        locks = [hub_lock(lock, version) for lock in HUB_LOCKS]
+        for number, (name, lock) in enumerate(zip(HUB_LOCKS, locks, strict=True)):
+            (ROOT / lock).parent.mkdir(exist_ok=True)
+            further = Path(lock).with_suffix(".in")
+            source = str(further) if (ROOT / further).exists() else f"{name}.in"
+            _compile(session, source, lock, "3.13", *locks[:number])
+    for source in DEV_LOCKS:
+        _compile(session, source, str(Path(source).with_suffix(".txt")), "3.13")
     for package in sorted(ROOT.glob("containers/*/package.json")):
         with session.chdir(package.parent):
             session.run("npm", "update", "--package-lock-only", "--ignore-scripts", external=True)
+
+
+def hub_lock(name: str, version: str) -> str:
+    """Return the lock ``name`` for a version of JupyterHub: beside its source for the first, else in a folder there."""
+    folder, _, file = name.rpartition("/")
+    return f"{folder}/{file}.txt" if version == HUBS[0] else f"{folder}/jupyterhub-{version}/{file}.txt"
+
+
+def _compile(session: nox.Session, source: str, lock: str, python: str, *constraints: str) -> None:
+    session.run(
+        *("uv", "pip", "compile", "--quiet", "--upgrade", "--generate-hashes", "--no-header", "--universal"),
+        *("--python-version", python, "--overrides", f"{HUB_BASE}/overrides.txt"),
+        *(part for constraint in constraints for part in ("--constraints", constraint)),
+        *(source, "--output-file", lock),
+    )

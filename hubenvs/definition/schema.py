@@ -8,7 +8,16 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    field_validator,
+    model_validator,
+)
 
 # Debian's useradd takes 32 characters at most (LOGIN_NAME_MAX in utmp is 32).
 ACCOUNT_LENGTH = 32
@@ -124,7 +133,13 @@ class Form(Frozen):
     free_text: StrictBool
 
 
+def _text(value: Any) -> Any:
+    """Return a version as text: YAML reads one without quotes as a number."""
+    return str(value) if isinstance(value, float) else value
+
+
 class Hub(Frozen):
+    version: Annotated[Literal["5.5", "6.1"], BeforeValidator(_text)]
     form: Form
     admin_users: tuple[Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]*$")], ...]
     cookie_max_age_days: Annotated[float, Field(gt=0, le=3650, allow_inf_nan=False)]
@@ -210,7 +225,7 @@ SLURM_RELEASES = {"24.11": "trixie", "26.05": "sid"}
 
 
 class Slurm(Frozen):
-    release: Literal["24.11", "26.05"]
+    release: Annotated[Literal["24.11", "26.05"], BeforeValidator(_text)]
     # Slurm takes more. In one container each node costs about 10 MB of memory.
     nodes: Annotated[StrictInt, Field(ge=1, le=512)]
     # Slurm keeps CPUs in 16 bits and memory in 64.
@@ -230,11 +245,6 @@ class Slurm(Frozen):
     jupyter_data_dir: Annotated[str, Field(pattern=r"^/[A-Za-z0-9_./-]*$")]
     hub_connect_url: Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9_.:\[\]-]+(/[A-Za-z0-9_./-]*)?$")]
     host_aliases: tuple[HostAlias, ...]
-
-    @field_validator("release", mode="before")
-    @classmethod
-    def _release(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, float) else value  # YAML reads it as one without quotes
 
     @field_validator("hub_connect_url")
     @classmethod

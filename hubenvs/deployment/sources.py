@@ -24,7 +24,9 @@ COMMON = (
     "common"  # folder of the files in every container's image, and of the seed files of every environment
 )
 # Not part of an image's build context: working copies, and the bundled source of a development repository.
-NOT_CONTEXT = (WORKING_COPIES, *REPOSITORIES)
+_NOT_CONTEXT = (WORKING_COPIES, *REPOSITORIES)
+# Folder beside an image's Containerfile with the files that another version of JupyterHub needs in place of its own.
+_OF_VERSION = "jupyterhub-"
 
 
 @functools.cache
@@ -69,6 +71,14 @@ def working_copy_files(env: Environment, programs: Programs, repository: str) ->
     return git.working_files(programs, folder, is_root=folder.parent.name == WORKING_COPIES)
 
 
+def context_files(env: Environment, image: str) -> dict[str, Path]:
+    """Return the files of the build context of ``image``, by their path in it, for ``hub.version``."""
+    folder = env.root / "containers" / image
+    files = paths(folder, _NOT_CONTEXT)
+    shared = {name: path for name, path in files.items() if not name.startswith(_OF_VERSION)}
+    return shared | paths(folder / f"{_OF_VERSION}{env.hub.version}")
+
+
 def on_host(debian: Debian) -> Debian:
     """Return ``debian`` with this host's mirrors where its own are null; they may stay null."""
     main, security = host_mirrors(read_apt_sources())
@@ -83,7 +93,7 @@ def read_sources(env: Environment, programs: Programs) -> Sources:
     """Return the content of everything that the images of ``env`` are built from."""
     images = {*BASE_IMAGES, *(row.name for row in env.rows if row.below)}
     return Sources(
-        contexts={name: _tree(paths(env.root / "containers" / name, NOT_CONTEXT)) for name in images},
+        contexts={name: _tree(context_files(env, name)) for name in images},
         common=_tree(paths(env.root / "containers" / COMMON)),
         copies={name: _tree(working_copy_files(env, programs, name)) for name in carried(env)},
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..definition.containers import CONTAINERS
 from ..deployment.desired import planned_images
 from ..deployment.folder import create
-from ..deployment.sources import COMMON, NOT_CONTEXT, on_host, working_copy_files
+from ..deployment.sources import COMMON, context_files, on_host, working_copy_files
 from ..engines.debian import bootstrap_command
 from ..engines.host import ca_bundle
 from ..engines.process import Argv
@@ -104,8 +104,7 @@ def gather(session: Session, build: Build, scratch: Path) -> None:
     if build.debian or build.pulled:
         return
     containers = session.env.root / "containers"
-    ignored = shutil.ignore_patterns(*NOT_CONTEXT, "__pycache__")
-    shutil.copytree(containers / build.name, scratch / "context", ignore=ignored)
+    copy_files(context_files(session.env, build.name), scratch / "context")
     if build.name in CONTAINERS:
         shutil.copytree(containers / COMMON, scratch / COMMON)
     for repository in build.copies:
