@@ -20,12 +20,11 @@ from ..plan.images import Sources, carried
 from ..plan.manifest import templates
 from ..plan.seeds import render_seeds
 
-COMMON = (
-    "common"  # folder of the files in every container's image, and of the seed files of every environment
-)
+# Folder of the files in every container's image, and of the seed files of every environment.
+COMMON = "common"
 # Not part of an image's build context: working copies, and the bundled source of a development repository.
 _NOT_CONTEXT = (WORKING_COPIES, *REPOSITORIES)
-# Folder beside an image's Containerfile with the files that another version of JupyterHub needs in place of its own.
+# Folder beside an image's Containerfile: files that another version of JupyterHub needs in place of its own.
 _OF_VERSION = "jupyterhub-"
 
 

@@ -8,7 +8,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from .helpers import ROOT, START, STOP, Deployment, HubUser, StateError, inside, invoke, once, spawned, wait_until
+from .helpers import (
+    ROOT,
+    START,
+    STOP,
+    Deployment,
+    HubUser,
+    StateError,
+    inside,
+    invoke,
+    once,
+    spawned,
+    wait_until,
+)
 
 pytestmark = [once, inside]
 
