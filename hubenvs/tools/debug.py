@@ -59,7 +59,7 @@ def debug(session: Session, port: int) -> None:
 
 
 def _is_ours(connection: socket.socket) -> bool:
-    """Return whether the other end of ``connection``, on this host's loopback, is of whoever runs this task."""
+    """Return whether the other end of ``connection``, on this host's loopback, is of the task's user."""
     ours = {str(os.geteuid()), os.environ.get("SUDO_UID", str(os.geteuid()))}
     ends = [_proc_address(*connection.getpeername()), _proc_address(*connection.getsockname())]
     for line in CONNECTIONS.read_text().splitlines()[1:]:
