@@ -189,7 +189,12 @@ def diagnose(version: Callable[[], tuple[int, ...]], info: Callable[[], Info]) -
     """Return the findings about this host; ``version`` and ``info`` ask podman, and raise if that fails."""
     info = cache(info)
     checks: dict[str, Callable[[], Result]] = {
-        "podman": lambda: _podman(version()),
+        "podman": lambda: podman_result(
+            version(),
+            _cgroup_v1(),
+            rootless() and platform.system() == "Linux",
+            shutil.which("pasta") is not None,
+        ),
         "podman answers": lambda: (bool(info()), "rootless" if rootless() else "as root", ""),
         "cgroups": _cgroups,
         "runtime": lambda: _runtime(info()),
@@ -211,10 +216,21 @@ def finding(name: str, check: Callable[[], Result]) -> Finding:
         return Finding(name, False, error.message, error.hint)
 
 
-def _podman(version: tuple[int, ...]) -> Result:
-    added = (((4, 4), "subPath of volumes"), ((4, 8), "modes of mounted secrets"))
-    lacking = [text for since, text in added if version < since]
+def podman_result(version: tuple[int, ...], cgroup_v1: bool, rootless: bool, has_pasta: bool) -> Result:
+    """Return what podman ``version`` lacks on a host; ``has_pasta``: that program is installed.
+
+    Podman 6 dropped cgroup version 1, and slirp4netns, which older ones use where there is no pasta.
+    """
     text = f"podman {'.'.join(map(str, version))}"
+    if version >= (6, 0) and cgroup_v1:
+        remedy = (
+            "boot the host with cgroup version 2 (systemd.unified_cgroup_hierarchy=1), or install podman 5"
+        )
+        return False, f"{text} can't run on cgroup version 1", remedy
+    if version >= (6, 0) and rootless and not has_pasta:
+        return False, f"{text} needs pasta for an ordinary user's pods", "as root: apt-get install passt"
+    added = (((4, 4), "subPath of volumes"), ((4, 8), "modes of mounted secrets"))
+    lacking = [name for since, name in added if version < since]
     return True, f"{text} (without {', '.join(lacking)}, not needed)" if lacking else text, ""
 
 

@@ -298,7 +298,7 @@ def pod_network(version: tuple[int, ...], rootless: bool, has_pasta: bool) -> st
     """Return the network of a pod that podman ``version`` plays; ``has_pasta``: that program is installed."""
     if not rootless:
         return "bridge"
-    return "pasta" if version >= (5, 0) and has_pasta else "slirp4netns"
+    return "pasta" if version >= (6, 0) or (version >= (5, 0) and has_pasta) else "slirp4netns"
 
 
 def _exec(

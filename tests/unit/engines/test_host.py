@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+import pytest
+
 from hubenvs.engines import host
 
 if sys.version_info >= (3, 11):
@@ -49,3 +51,23 @@ def test_an_ordinary_user_needs_the_runtime_alone() -> None:
 def test_the_users_own_settings_win() -> None:
     """What they set in containers.conf is merged, not replaced."""
     assert host.merged_conf({"engine": {"runtime": "kata"}}, {"engine": {"runtime": "runc"}}) is None
+
+
+@pytest.mark.parametrize(
+    ("version", "cgroup_v1", "rootless", "has_pasta", "problem"),
+    [
+        ((4, 3, 1), True, True, False, None),
+        ((5, 8, 3), True, True, False, None),
+        ((6, 1, 0), True, False, True, "podman 6.1.0 can't run on cgroup version 1"),
+        ((6, 1, 0), False, True, False, "podman 6.1.0 needs pasta for an ordinary user's pods"),
+        ((6, 1, 0), False, True, True, None),
+        ((6, 1, 0), False, False, False, None),
+    ],
+)
+def test_doctor_names_what_a_version_of_podman_cannot_do(
+    version: tuple[int, ...], cgroup_v1: bool, rootless: bool, has_pasta: bool, problem: str | None
+) -> None:
+    """Podman 6 needs cgroup version 2, and pasta where it isn't run by root."""
+    ok, text, remedy = host.podman_result(version, cgroup_v1, rootless, has_pasta)
+    assert (ok, None if ok else text) == (problem is None, problem)
+    assert ok or remedy

@@ -75,8 +75,9 @@ def test_a_pod_goes_on_a_network_that_podman_has(
 
 
 def test_without_pasta_an_ordinary_users_pod_has_the_network_from_before() -> None:
-    """Podman 5 takes both; Debian's only recommends pasta."""
+    """Podman 5 takes both; Debian's only recommends pasta. Podman 6 has pasta alone."""
     assert pod_network((5, 4, 2), rootless=True, has_pasta=False) == "slirp4netns"
+    assert pod_network((6, 1, 0), rootless=True, has_pasta=False) == "pasta"
 
 
 def test_volume_data_goes_through_the_machine_on_macos(
