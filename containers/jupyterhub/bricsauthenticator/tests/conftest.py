@@ -139,6 +139,7 @@ class Hub:
         self.slurm, self.log = folder / "slurm", folder / "hub.log"
         self.slurm.mkdir()
         self.port = free_port()
+        self.python = sys.executable
 
     def start(self) -> None:
         """Start it; it answers when this returns."""
@@ -153,6 +154,8 @@ class Hub:
         """Start it without waiting for it."""
         environment = {
             **os.environ,
+            # JupyterHub runs `alembic` to upgrade its database.
+            "PATH": f"{Path(self.python).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(TESTS),
             "JUPYTERHUB_CRYPT_KEY": "0" * 64,
             "TEST_FOLDER": str(self.folder),
@@ -161,7 +164,7 @@ class Hub:
         }
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "jupyterhub", "-f", str(TESTS / "hub_config.py")],
+                [self.python, "-m", "jupyterhub", "-f", str(TESTS / "hub_config.py")],
                 cwd=self.folder, env=environment, stdout=log, stderr=log,
             )  # fmt: skip
 

@@ -48,6 +48,7 @@ c.JupyterHub.proxy_class = NoProxy
 c.JupyterHub.bind_url = "http://127.0.0.1:1/jupyter"
 c.JupyterHub.hub_bind_url = f"http://127.0.0.1:{port}"
 c.JupyterHub.db_url = f"sqlite:///{folder}/jupyterhub.sqlite"
+c.JupyterHub.upgrade_db = True
 c.JupyterHub.cookie_secret_file = f"{folder}/cookie_secret"
 c.JupyterHub.log_level = "DEBUG"
 c.JupyterHub.cleanup_servers = False
