@@ -132,6 +132,30 @@ def newest(session: nox.Session, release: str) -> None:
 
 
 @nox.session
+def upgrade(session: nox.Session) -> None:
+    """A database of JupyterHub 5.4 in hubs of 5.5 and 6.1, with a running server, and the way back from a backup."""
+    install(session, "tools", "tests")
+    package = PACKAGES[0]
+    releases = {"5.4": ("jupyterhub==5.4.6",)} | {
+        version: ("-c", hub_lock(HUB_LOCKS[0], version), "--overrides", f"{HUB_BASE}/overrides.txt")
+        for version in HUBS
+    }
+    pythons = []
+    for version, pins in releases.items():
+        folder = Path(session.create_tmp()).resolve() / version
+        session.run("uv", "venv", "--quiet", "--clear", "--python", "3", str(folder), external=True)
+        pythons.append(str(folder / "bin/python"))
+        session.run(
+            *("uv", "pip", "install", "--quiet", "--python", pythons[-1], *pins, "-e", package),
+            env=BUILT_BY,
+            external=True,
+        )
+    session.install(*pins, "-e", f"{package}[dev]", env=BUILT_BY)
+    tests = f"{package}/tests/test_upgrade.py"
+    session.run("pytest", tests, "--rootdir", package, *session.posargs, env={"TEST_HUBS": ":".join(pythons)})
+
+
+@nox.session
 @nox.parametrize("env", ENVIRONMENTS, ids=ENVIRONMENTS)
 def integration(session: nox.Session, env: str) -> None:
     """A real pod of each environment: up, log in, spawn, compute, restart the hub, stop, down, nothing left."""
@@ -145,6 +169,14 @@ def slurm(session: nox.Session, release: str) -> None:
     """The integration tests of dev_dummyauth on a release of Slurm; see SLURM_RELEASES of the schema."""
     install(session, "tools", "tests")
     session.run("pytest", "tests/integration", "--set", f"slurm.release={release}", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("version", HUBS, ids=HUBS)
+def hub(session: nox.Session, version: str) -> None:
+    """The integration tests of dev_dummyauth on a version of JupyterHub, with its locks."""
+    install(session, "tools", "tests")
+    session.run("pytest", "tests/integration", "--set", f"hub.version={version}", *session.posargs)
 
 
 @nox.session

@@ -73,3 +73,19 @@ def test_bash_completes(words: tuple[str, ...], completed: set[str]) -> None:
     printf '%s\\n' "${COMPREPLY[@]}"
     """
     assert set(run("bash", "-euc", script, "bash", "invoke", *words).stdout.split()) == completed
+
+
+def test_every_version_of_jupyterhub_is_locked_with_the_same_packages() -> None:
+    """The locks of further packages for `stage: dev` hold to those of one version, and are used with the other too."""
+
+    def pins(lock: Path) -> dict[str, str]:
+        lines = re.findall(r"^([\w.-]+)==(\S+)", lock.read_text(), re.MULTILINE)
+        return {name: version for name, version in lines if name != "jupyterhub"}
+
+    locks = sorted(ROOT.glob("containers/*/jupyterhub-*/*.txt"))
+    assert [lock.name for lock in locks] == ["requirements.txt", "requirements.txt", "user-env.txt"]
+    for lock in locks:
+        ours, others = pins(lock), pins(lock.parents[1] / lock.name)
+        assert {name: ours[name] for name in others if name in ours} == {
+            name: others[name] for name in others if name in ours
+        }, lock

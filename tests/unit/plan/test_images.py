@@ -125,3 +125,19 @@ def test_slurms_release_decides_which_debian_its_images_stand_on(root: Path, rel
     assert {name for name, base in bases.items() if base == trixie.tag} == {"tools", "jupyterhub-base"}
     pulled = plan_images(env, read_sources(env, NoGit()), False)
     assert "docker.io/library/debian:sid-slim" in {build.base for build in pulled}
+
+
+@pytest.mark.parametrize("version", ["6.1", 6.1])
+def test_the_hubs_version_has_locks_of_its_own(root: Path, version: object) -> None:
+    """Its files take the place of those with the same name; images without such files stay as they are."""
+    for name in ("requirements.txt", "jupyterhub-6.1/requirements.txt"):
+        file = root / "containers/jupyterhub-base" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(name)
+    env = read_environment(root, "dev_dummyauth", settings=[f"hub.version={version}"])
+    context = read_sources(env, NoGit()).contexts["jupyterhub-base"]
+    assert context["requirements.txt:0"] == b"jupyterhub-6.1/requirements.txt"
+    assert [name for name in context if "6.1" in name] == []
+    before, after = by_name(read_environment(root, "dev_dummyauth")), by_name(env)
+    changed = {name for name, build in after.items() if build.tag != before[name].tag}
+    assert changed == {"jupyterhub-base", "jupyterhub"}
