@@ -98,9 +98,9 @@ set -e
 {{launcher}}
 launch "$0" {{folder}}/slurm{{homedir}} .job-%j.log 20
 echo activating in $PWD
-{% if partition == "launched-broken" %}echo '<b>'
+{% if "late" in partition %}while [ ! -e {{folder}}/slurm/go-$JUPYTERHUB_SERVER_NAME ]; do sleep 0.05; done
+{% endif %}{% if "broken" in partition %}echo '<b>'
 nonsense
-{% elif partition == "launched-late" %}while [ ! -e {{folder}}/slurm/go-$JUPYTERHUB_SERVER_NAME ]; do sleep 0.05; done
 {% endif %}exec {{cmd}}
 """.replace("{{folder}}", folder)
 

@@ -144,6 +144,23 @@ def test_log_is_shown(alice: Hub) -> None:
     assert re.search(r"line \d+: nonsense: command not found", page)
 
 
+def test_what_was_said_outlives_the_hub(alice: Hub) -> None:
+    """A hub that starts after the job has said why it ends, and before that was noticed, shows it as well."""
+    job = submit(alice, "launched-broken-late")
+    until(lambda: "activating" in log_of(alice, job))
+    (alice.slurm / "slow").touch()
+    (alice.slurm / "go-").touch()
+    until(lambda: not running(alice, job))
+    alice.stop(signal.SIGKILL)
+    (alice.slurm / "slow").unlink()
+    (alice.slurm / "go-").unlink()
+    alice.start()
+    session = alice.session(alice.provider.token())
+    until(lambda: not (alice.server() or {}).get("pending"))
+    page = alice.request("GET", "/spawn-pending/alice", session)[2]
+    assert "The server ended with exit status 127." in page
+
+
 @pytest.mark.parametrize(("mode", "reason"), [(None, "No such file or directory"), (0o500, "Permission denied")])
 def test_home(alice: Hub, mode: int | None, reason: str) -> None:
     """A home that is missing or can't be written to is named."""

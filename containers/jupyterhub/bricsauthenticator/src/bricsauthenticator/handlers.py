@@ -76,7 +76,9 @@ class FailedHandler(JobHandler):
         message = data.get("message") if isinstance(data, dict) else None
         if not isinstance(message, str):
             raise web.HTTPError(400, "The body must have a message")
-        spawner.job_failure = "".join(c if c.isprintable() or c == "\n" else " " for c in message)[:MOST_SAID]
+        said = "".join(c if c.isprintable() or c == "\n" else " " for c in message)[:MOST_SAID]
+        if take_failure := getattr(spawner, "take_failure", None):  # not a spawner of another source
+            take_failure(said)
         self.finish({})
 
 

@@ -235,12 +235,14 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
         self.req_username = state.get("username", "")
         self.req_homedir = state.get("homedir", "")
         self.starting = state.get("starting", False)
+        self.job_failure = state.get("failure", "")
 
     def get_state(self) -> dict[str, Any]:
         """Return what another hub needs to query and cancel the job."""
         state = super().get_state()
         if self.job_id:
-            state.update(username=self.req_username, homedir=self.req_homedir, starting=self.starting)
+            state.update(username=self.req_username, homedir=self.req_homedir)
+            state.update(starting=self.starting, failure=self.job_failure)
         return state
 
     def parse_job_id(self, output: str) -> str:
@@ -547,6 +549,11 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
         self.log.info("%s: job %s was started anew, and listens at port %s", self._log_name, self.job_id, port)
         _keep(asyncio.ensure_future(self._move()))
         return True
+
+    def take_failure(self, said: str) -> None:
+        """Take what the job says of why it ends, so that a hub which starts before it has ended knows it too."""
+        self.job_failure = said
+        self._save()
 
     async def _move(self) -> None:
         """Let hub and proxy have the host that Slurm says, and the port that the job has told; else it tells again."""
