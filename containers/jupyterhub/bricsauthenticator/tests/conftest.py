@@ -207,6 +207,18 @@ class Hub:
         """Log in with `token`, on a browser that has the cookies of an earlier session or none."""
         return self.request("GET", "/login", [*browser, ("X-Auth-Id-Token", token)])
 
+    def failure(self, session: list[tuple[str, str]]) -> str:
+        """The page that says why alice's start has failed. It says so a moment after her server is off the list."""
+        page = ""
+
+        def failed() -> bool:
+            nonlocal page
+            page = self.request("GET", "/spawn-pending/alice", session)[2]
+            return "Spawn failed" in page
+
+        until(failed)
+        return page
+
     def session(self, token: str, browser: Sequence[tuple[str, str]] = ()) -> list[tuple[str, str]]:
         """Log in with `token` and give the headers that go with the session's requests."""
         cookies: SimpleCookie = SimpleCookie()

@@ -136,8 +136,7 @@ def test_log_is_shown(alice: Hub) -> None:
     """What the job has written last is on the page of a start that fails, as text; not what an earlier job wrote."""
     session = alice.session(alice.provider.token())
     job = submit(alice, "launched-broken")
-    until(lambda: not (alice.server() or {}).get("pending"))
-    page = alice.request("GET", "/spawn-pending/alice", session)[2]
+    page = alice.failure(session)
     assert f"The Slurm job {job} ended before its server was up: FAILED (NonZeroExitCode). It said:" in page
     assert "The server ended with exit status 127." in page
     assert "&lt;b&gt;" in page
@@ -156,8 +155,7 @@ def test_what_was_said_outlives_the_hub(alice: Hub) -> None:
     (alice.slurm / "go-").unlink()
     alice.start()
     session = alice.session(alice.provider.token())
-    until(lambda: not (alice.server() or {}).get("pending"))
-    page = alice.request("GET", "/spawn-pending/alice", session)[2]
+    page = alice.failure(session)
     assert "The server ended with exit status 127." in page
 
 
@@ -175,8 +173,7 @@ def test_home(alice: Hub, mode: int | None, reason: str) -> None:
                 home.mkdir(mode)
         session = alice.session(alice.provider.token())
         submit(alice, "launched")
-        until(lambda: not (alice.server() or {}).get("pending"))
-        page = alice.request("GET", "/spawn-pending/alice", session)[2]
+        page = alice.failure(session)
         assert "can&#39;t write its log file: " in page
         assert f"{home}" in page
         assert reason in page

@@ -153,8 +153,7 @@ def test_job_fails(alice: Hub) -> None:
     """A job that ends before its server is up ends the start at once, and its user is told how it ended."""
     session = alice.session(alice.provider.token())
     alice.api("POST", "/users/alice/server", {**OPTIONS, "partition": "broken"})
-    until(lambda: not (alice.server() or {}).get("pending"))
-    page = alice.request("GET", "/spawn-pending/alice", session)[2]
+    page = alice.failure(session)
     assert "ended before its server was up: FAILED (NonZeroExitCode)" in page
     for pid in alice.slurm.glob("*.pid"):
         pid.unlink()
@@ -191,7 +190,7 @@ def test_submission_hangs(alice: Hub) -> None:
     until(lambda: not (alice.server() or {}).get("pending"), 60)
     assert not alice.server()
     until(lambda: not Path(f"/proc/{command}").exists())
-    page = alice.request("GET", "/spawn-pending/alice", session)[2]
+    page = alice.failure(session)
     assert "The Slurm job was not submitted: no answer in 15 s" in page
     assert not alice.jobs()
 
