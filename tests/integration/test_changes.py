@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .helpers import ROOT, START, STOP, Deployment, Engine, HubUser, entry, invoke, rootless
+from .helpers import FURTHER, ROOT, START, STOP, Deployment, Engine, HubUser, entry, invoke, rootless
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
@@ -194,6 +194,10 @@ def test_an_existing_site_moves_in(deployment: Deployment, tmp_path: Path, sourc
 
     The tasks after it look at what was brought up, and need not be told again.
     """
+    if "slurm.release=26.05" in FURTHER:
+        pytest.skip(
+            "the site's batch script exports a list of names, and in a container slurmd 26.05 dies of that"
+        )
     given = tmp_path / "deploy.yaml"
     given.write_text(CONFIG_MAP)
     deployment.run_in("slurm", "sh", "-c", "echo '# mine' >>/etc/slurm/slurm.conf")
