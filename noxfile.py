@@ -208,6 +208,27 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session
+def kubernetes(session: nox.Session) -> None:
+    """In a cluster: the kubeconfig's context $HUBENVS_CONTEXT, or a node that root on Debian builds and starts."""
+    script = str(ROOT / "scripts/kubernetes")
+    context = os.environ.get("HUBENVS_CONTEXT")
+    if not context and (os.geteuid() != 0 or not shutil.which("apt-get")):
+        session.skip("name a cluster by HUBENVS_CONTEXT, or run this as root on Debian, where one is built")
+    install(session, "tools", "tests")
+    tests = ("pytest", "tests/cluster", *session.posargs)
+    if context:
+        session.run(*tests)
+        return
+    try:
+        kubeconfig = str(session.run(script, "up", silent=True, external=True)).split()[-1]
+        programs = str(Path(kubeconfig).parents[1] / "bin")
+        place = {"KUBECONFIG": kubeconfig, "HUBENVS_CONTEXT": "hubenvs", "HUBENVS_LOAD": f"{script} load"}
+        session.run(*tests, env={**place, "PATH": f"{programs}:{os.environ['PATH']}"})
+    finally:
+        session.run(script, "down", external=True)
+
+
+@nox.session
 def load(session: nox.Session) -> None:
     """100 users at once, each with a server: what starts and stays, and what it costs (`-- --users 30 --keep 60`)."""
     install(session, "tools")

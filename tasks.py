@@ -96,7 +96,7 @@ def render(
     env: Option = None,
     instance: Option = None,
     output: Option = None,
-    target: str = "podman",
+    target: Option = None,
     with_secrets: bool = False,
     set_: Settings = None,
 ) -> None:
@@ -104,7 +104,7 @@ def render(
     import hubenvs.tools.render
 
     session = open_session(ctx, env, instance, set_, quiet=True)
-    hubenvs.tools.render.render(session, output, target, with_secrets)
+    hubenvs.tools.render.render(session, output, target or session.engine.name, with_secrets)
 
 
 @task(help={"file": "the file to write"})
@@ -201,12 +201,16 @@ def up(
     users: Option = None,
     save: bool = False,
     yes: bool = False,
+    engine: Option = None,
+    context: Option = None,
+    namespace: Option = None,
     set_: Settings = None,
 ) -> None:
-    """Bring an environment up: clone, build, volumes, secrets, play, wait, check."""
+    """Bring an environment up: clone, build, volumes, secrets, play, wait, check; here or in a cluster."""
     import hubenvs.stages.up
 
-    settings = hubenvs.stages.up.settings(ROOT, env, set_, as_, users, dry_run)
+    place = cli.cluster_settings(engine, context, namespace)
+    settings = hubenvs.stages.up.settings(ROOT, env, [*place, *(set_ or ())], as_, users, dry_run)
     session = open_session(ctx, env, instance, settings, config_map=configmap, dry=dry_run)
     if dry_run:
         hubenvs.stages.up.dry_run(session)
@@ -289,6 +293,7 @@ def token(
     help={
         "all": "take down every environment of this checkout",
         "keep-volumes": "keep the volumes, and the key that their database is encrypted with",
+        "volumes": "remove a cluster's volumes too, which are kept otherwise",
         "yes": "don't ask before taking an environment of stage prod down",
     }
 )
@@ -298,31 +303,38 @@ def down(
     instance: Option = None,
     all_: bool = False,
     keep_volumes: bool = False,
+    volumes: bool = False,
     yes: bool = False,
+    engine: Option = None,
+    context: Option = None,
+    namespace: Option = None,
 ) -> None:
     """Take an environment down: pod, Secrets, volumes and deploy folder; without --env the one that is up."""
     import hubenvs.tools.down
 
-    engine, console = cli.open_engine(ctx)
+    cluster = cli.cluster_of(engine, context, namespace, env, instance)
+    opened, console = cli.open_engine(ctx, cluster=cluster)
     hubenvs.tools.down.down(
         ROOT,
-        engine,
+        opened,
         console,
         env=env,
         instance=instance,
         all_=all_,
-        keep_volumes=keep_volumes,
+        keep_volumes=keep_volumes or (cluster is not None and not volumes),
         confirm=lambda existing: cli.confirm("down", existing.environment, existing.is_prod, yes),
     )
 
 
 @task()
-def status(ctx: Context, json: bool = False) -> None:
-    """Show what is up: state, URL, user, containers, volumes, working copies."""
+def status(
+    ctx: Context, engine: Option = None, context: Option = None, namespace: Option = None, json: bool = False
+) -> None:
+    """Show what is up: state, URL, user, containers, volumes, working copies; here or in a cluster."""
     import hubenvs.tools.status
 
-    engine, console = cli.open_engine(ctx, quiet=json)
-    hubenvs.tools.status.status(ROOT, engine, console, json)
+    opened, console = cli.open_engine(ctx, json, cli.cluster_of(engine, context, namespace))
+    hubenvs.tools.status.status(ROOT, opened, console, json)
 
 
 @task(

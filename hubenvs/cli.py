@@ -18,6 +18,7 @@ from .errors import DefinitionError, HubEnvsError
 
 if TYPE_CHECKING:
     from .console import Console
+    from .engines.cluster import Cluster
     from .engines.engine import Engine
     from .session import Session
 
@@ -35,6 +36,9 @@ HELP = {
     "instance": "name of a further deployment of the same environment, with ports of its own",
     "set": "set a key of the definition, like slurm.nodes=4; can be given several times",
     "json": "print JSON, for scripts",
+    "engine": "kubernetes: a cluster instead of this host; the definition can say so too",
+    "context": "the kubeconfig's context of the cluster",
+    "namespace": "the namespace in the cluster",
 }
 
 
@@ -128,13 +132,39 @@ def _plain(configuration: Any) -> Any:
     return configuration
 
 
-def open_engine(ctx: Context, quiet: bool = False) -> tuple[Engine, Console]:
+def open_engine(ctx: Context, quiet: bool = False, cluster: Cluster | None = None) -> tuple[Engine, Console]:
     """Return the engine and the console, for tasks that are about no particular environment."""
     from .console import Console
     from .session import open_engine
 
     console = Console(quiet, bool(ctx.config.run.echo))
-    return open_engine(ROOT, console), console
+    return open_engine(ROOT, console, cluster=cluster), console
+
+
+def cluster_settings(engine: Option, context: Option, namespace: Option) -> list[str]:
+    """Return the settings of --engine, --context and --namespace; DefinitionError if one is missing."""
+    if engine is None and not context and not namespace:
+        return []
+    if engine != "kubernetes":
+        what = f"--engine {engine}" if engine else "--context and --namespace"
+        raise DefinitionError(f"{what}: of a cluster", "--engine kubernetes --context X --namespace Y")
+    if not context or not namespace:
+        problem = "the cluster has to be named; the kubeconfig's current one is never taken"
+        raise DefinitionError(f"--engine kubernetes: {problem}", "give --context X --namespace Y")
+    return ["engine=kubernetes", f"kubernetes.context={context}", f"kubernetes.namespace={namespace}"]
+
+
+def cluster_of(
+    engine: Option, context: Option, namespace: Option, env: Option = None, instance: Option = None
+) -> Cluster | None:
+    """Return the cluster that the options name, or in which `up` has deployed ``env``; None: this host."""
+    from .definition.names import deploy_folder
+    from .engines.cluster import Cluster
+    from .session import recorded_clusters
+
+    if cluster_settings(engine, context, namespace):
+        return Cluster(str(context), str(namespace))
+    return recorded_clusters(ROOT).get(deploy_folder(ROOT, env, instance)) if env else None
 
 
 def whole_number(option: str, text: str, numbers: range = range(10**9)) -> int:

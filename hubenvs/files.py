@@ -8,7 +8,7 @@ import io
 import os
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -83,10 +83,11 @@ def read_tree(folder: Path) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in paths(folder).items()}
 
 
-def pack(files: Tree, owner: int, last: str = "") -> bytes:
-    """Return ``files`` as a tar that depends on names, contents and ``owner`` (user and group id) alone.
+def pack(files: Tree, owner: int, last: str = "", executable: Container[str] = ()) -> bytes:
+    """Return ``files`` as a tar that depends on nothing but the arguments.
 
-    The file named ``last`` comes last, so that an import that was cut short doesn't contain it.
+    ``owner``: user and group id of all files. ``executable``: the names of those that are programs. The file
+    named ``last`` comes last, so that an import that was cut short doesn't contain it.
     """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
@@ -95,7 +96,7 @@ def pack(files: Tree, owner: int, last: str = "") -> bytes:
             info = tarfile.TarInfo(name)
             info.uid = info.gid = owner
             if name in files:
-                info.size, info.mode = len(files[name]), 0o644
+                info.size, info.mode = len(files[name]), 0o755 if name in executable else 0o644
                 tar.addfile(info, io.BytesIO(files[name]))
             else:
                 info.type, info.mode = tarfile.DIRTYPE, 0o755

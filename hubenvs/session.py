@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .console import Console
-from .definition.names import LABEL_PART_OF, PART_OF, deploy_folder, environment_names
+from .definition.containers import PORTS
+from .definition.names import LABEL_PART_OF, PART_OF, checkout_id, deploy_folder, environment_names
 from .deployment import folder
 from .deployment.existing import Existing, find_existing, refuse_foreign
 from .deployment.ports import with_ports
-from .engines.engine import Engine
+from .engines.cluster import Cluster
+from .engines.engine import Engine, PublishedPort
 from .engines.process import Programs
 from .engines.select import select_engine
 from .errors import DefinitionError, StateError
@@ -59,16 +61,51 @@ class Session:
             raise StateError(f"{self.env.name} has no secrets yet", f"invoke secrets {self.env.options}")
         return values
 
+    def reachable(self) -> AbstractContextManager[None]:
+        """Keep the pod's pages reachable at the published addresses, where that takes something."""
+        return self.engine.reachable(self.env.pod, self.published)
+
+    @property
+    def published(self) -> list[PublishedPort]:
+        """Return the ports of the pod's pages, and where they are published."""
+        return [
+            PublishedPort(port.number, port.endpoint.address, port.endpoint.port)
+            for port in self.env.ports
+            if port.endpoint and PORTS[port.name].page
+        ]
+
     def with_free_ports(self) -> Session:
         """Return the session with ports that are free now, where `--set` doesn't give them."""
         previous = folder.read_record(self.env.deploy_folder).ports
         return replace(self, env=with_ports(self.env, self.declared, previous))
 
 
-def open_engine(root: Path, console: Console, dry: bool = False) -> Engine:
-    """Return the engine for the checkout ``root``. ``dry``: only query it, and write no configuration."""
+def open_engine(root: Path, console: Console, dry: bool = False, cluster: Cluster | None = None) -> Engine:
+    """Return the engine for the checkout ``root``: that of ``cluster``, by default this host's.
+
+    ``dry``: only query it, and write no configuration.
+    """
     folder = None if dry else root / ".deploy"
-    return select_engine(folder, Programs(console.echo), f"{LABEL_PART_OF}={PART_OF}")
+    label = f"{LABEL_PART_OF}={PART_OF}"
+    return select_engine(folder, Programs(console.echo), label, cluster, checkout_id(root))
+
+
+def cluster_of(env: Environment | None) -> Cluster | None:
+    """Return the cluster that ``env`` is deployed in, None if this host runs it."""
+    if env is None or not env.engine:
+        return None
+    place = env.kubernetes
+    return Cluster(place.context or "", place.namespace or "", place.load)
+
+
+def recorded_clusters(root: Path) -> dict[Path, Cluster]:
+    """Return the clusters in which `up` has deployed from the checkout ``root``, by deploy folder."""
+    clusters = {}
+    for path in folder.folders(root):
+        with suppress(StateError):  # a damaged record
+            if cluster := cluster_of(folder.read_record(path).environment):
+                clusters[path] = cluster
+    return clusters
 
 
 def open_session(
@@ -94,11 +131,10 @@ def open_session(
     if not name:
         raise DefinitionError("--env: which environment?", f"one of {', '.join(environment_names(root))}")
     console = Console(quiet, echo)
-    engine = open_engine(root, console, dry)
     if as_deployed and not settings:
         deployed = folder.read_record(deploy_folder(root, name, instance)).environment
         if deployed:
-            return Session(deployed, engine, console)
+            return Session(deployed, open_engine(root, console, dry, cluster_of(deployed)), console)
     kept = deploy_folder(root, name, instance) / folder.SETTINGS
     if not sources.get("config_map") and kept.exists():
         sources["kept_settings"] = kept
@@ -106,4 +142,5 @@ def open_session(
         console.say("settings", f"with those of the ConfigMap in {shown} (remove the file to drop them)")
     env = read_environment(root, name, instance=instance, settings=settings, **sources)
     declared = frozenset(setting.partition("=")[0].removeprefix("publish.") for setting in settings)
+    engine = open_engine(root, console, dry, cluster_of(env))
     return Session(env, engine, console, declared).with_free_ports()

@@ -9,6 +9,9 @@ case $(cat "$credentials/format") in
     plain) decode='cat' ;;
     *) decode='base64 --decode' ;;
 esac
+for key in "$credentials"/*; do
+    [ "$(head -c 8 "$key")" != REPLACE ] || { echo "Secret of zenith-client: ${key##*/} is not filled in" >&2; exit 1; }
+done
 for name in zenith_key zenith_config; do $decode <"$credentials/$name" >"$private/$name"; done
 $decode <"$credentials/zenith_public_key" >"$private/zenith_key.pub"
 

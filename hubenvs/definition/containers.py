@@ -76,10 +76,15 @@ class Key:
 
 @dataclass(frozen=True)
 class Probe:
-    """How Kubernetes probes the container: HTTP GET of ``path``, or a TCP connection without one."""
+    """How Kubernetes probes the container: ``command``, an HTTP GET of ``path``, or a connection to ``port``.
 
-    port: str  # a name in `ports`, or `ssh` for slurm.ssh_port
+    ``port`` is a name in `ports`. ``command`` stands in for a GET where only the container reaches its port.
+    """
+
+    port: str | None = None
     path: str | None = None
+    below_base_url: bool = True
+    command: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,8 @@ class Container:
 
     ``below``: the image below the container's own (None: it is pulled, not built). ``repository``: the
     development repository in it. ``python``: the interpreter for which this is installed. ``identity``: the
-    container stands in for the site's identity provider.
+    container stands in for the site's identity provider. ``ready``: the probe that says whether the container
+    does its work. ``alive``: the one that has Kubernetes restart it. It asks for no other container's work.
     """
 
     name: str
@@ -109,7 +115,8 @@ class Container:
     ports: tuple[Port, ...] = ()
     volumes: tuple[Volume, ...] = ()
     keys: tuple[Key, ...] = ()
-    probe: Probe | None = None
+    ready: Probe | None = None
+    alive: Probe | None = None
     resources: Resources = Resources()
     privilege_escalation: bool = False
 
@@ -137,7 +144,9 @@ _TABLE = (
             Key(PASSWORD_KEY, when="dummy"),
             Key("ca_certificates", when="external", file="ca.pem"),
         ),
-        probe=Probe("jupyterhub", "/hub/health"),
+        ready=Probe("jupyterhub", "/hub/health", command=("hub-health",)),
+        # The proxy's own page: a hub that hangs must not end the connections to users' servers.
+        alive=Probe("jupyterhub", "/_chp_healthz", False, ("hub-health", "/_chp_healthz")),
         resources=Resources("250m", "512Mi", "2", "2Gi"),
     ),
     Container(
@@ -151,7 +160,8 @@ _TABLE = (
             Volume("home", "/home"),
         ),
         keys=(Key("munge_key"), Key("ssh_host_ed25519_key"), Key("authorized_keys")),
-        probe=Probe("ssh"),
+        # None for `alive`: users' jobs would end with the container, and s6 restarts its programs.
+        ready=Probe(command=("slurm-health",)),
         resources=Resources("500m", "1Gi", "4", "8Gi"),
         privilege_escalation=True,  # jobs are submitted by way of sudo
     ),
@@ -160,7 +170,8 @@ _TABLE = (
         identity=True,
         ports=(Port("oidc-provider", None, Page("/.well-known/openid-configuration", {"oidc": 200}, False)),),
         keys=(Key("jwks"), Key("client_secret"), Key("cookie_keys")),
-        probe=Probe("oidc-provider"),
+        ready=Probe("oidc-provider"),
+        alive=Probe("oidc-provider"),
     ),
     Container(
         "gateway",
@@ -168,7 +179,8 @@ _TABLE = (
         # A browser that isn't signed in is redirected to the provider.
         ports=(Port("gateway", 8080, Page("/hub/login", {"oidc": 302})),),
         keys=(Key("client_secret"), Key("crypto_passphrase")),
-        probe=Probe("gateway"),
+        ready=Probe("gateway"),
+        alive=Probe("gateway"),
     ),
     Container(
         "accounting",

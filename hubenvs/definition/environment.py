@@ -14,7 +14,7 @@ from ..files import digest
 from . import containers as table
 from . import names
 from .containers import ACCOUNTING, BASE_IMAGES, CONTAINERS, IDENTITY, PORTS, REPOSITORIES, Condition
-from .schema import Auth, Debian, DevUser, Endpoint, Frozen, Hub, Image, Repository, Slurm, Zenith
+from .schema import Auth, Debian, DevUser, Endpoint, Frozen, Hub, Image, Kubernetes, Repository, Slurm, Zenith
 
 
 class Port(NamedTuple):
@@ -63,6 +63,8 @@ class Environment(Frozen):
     containers: Annotated[tuple[str, ...], Field(min_length=1)]
     stage: Literal["dev", "prod"]
     site_folder: str | None
+    engine: Literal["kubernetes"] | None  # None: this host runs it
+    kubernetes: Kubernetes
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
     base_url: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*/?$")]
     auth: Auth

@@ -16,6 +16,7 @@ LABEL_VERSION = "app.kubernetes.io/version"
 LABEL_STAGE = "jupyterhub-slurm/stage"
 LABEL_CHECKOUT = "jupyterhub-slurm/checkout"
 LABEL_FINGERPRINT = "jupyterhub-slurm/fingerprint"
+LABEL_SECRETS = "jupyterhub-slurm/secrets"  # an annotation of the pod: versions of its Secrets
 
 SERVICE_ACCOUNT = "jupyterspawner"  # the hub logs in as this account where Slurm is
 WORKING_COPIES = "_dev_build_data"  # folder of the working copies, beside the image's Containerfile

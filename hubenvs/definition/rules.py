@@ -14,6 +14,7 @@ from .schema import DevUser, OnNodes, Reservation
 
 def check_rules(env: Environment) -> None:
     """Raise ValueError for the first rule that ``env`` breaks."""
+    _engine(env)
     _containers(env)
     _slurm(env)
     _published_ports(env)
@@ -25,6 +26,12 @@ def check_rules(env: Environment) -> None:
         _provider(env)
     if env.auth.user is not None and env.auth.user not in env.users:
         raise ValueError(f"auth.user: {env.auth.user!r} is not in dev_users ({', '.join(env.users)})")
+
+
+def _engine(env: Environment) -> None:
+    for key in ("context", "namespace") if env.engine else ():
+        if getattr(env.kubernetes, key) is None:
+            raise ValueError(f"kubernetes.{key}: not set; the current one is never taken")
 
 
 def _containers(env: Environment) -> None:

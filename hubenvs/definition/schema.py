@@ -265,6 +265,14 @@ class Zenith(Frozen):
     server_port: Annotated[StrictInt, Field(ge=1, le=65535)]
 
 
+class Kubernetes(Frozen):
+    """Where a cluster's deployment is. No leading "-": the values reach command lines."""
+
+    context: Annotated[str, Field(pattern=r"^[^-\s]\S*$")] | None
+    namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")] | None
+    load: Annotated[str, Field(pattern=r"^[^-\s]")] | None
+
+
 class Debian(Frozen):
     release: Annotated[str, Field(pattern=r"^[a-z]+$")]
     # No user and password: command lines would show them.

@@ -53,6 +53,12 @@ def is_desired(env: Environment, pod: Pod, desired: Desired) -> bool:
     return (base, content) == desired.fingerprint
 
 
+def record_definition(env: Environment, record: folder.Record) -> None:
+    """Record ``env`` in ``record``: later tasks work with it, whatever has been edited since."""
+    record.definition = env.model_dump(mode="json", by_alias=True, exclude={"dummy_password"})
+    folder.write_record(env.deploy_folder, record)
+
+
 def record_reload(env: Environment, pod: Pod, content: str | None) -> None:
     """Record that ``pod`` now has the fingerprint's part ``content``; None while a reload is under way."""
     record = folder.read_record(env.deploy_folder)

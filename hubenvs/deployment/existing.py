@@ -135,4 +135,4 @@ def remove_pod(
     """Remove pod and Secrets of ``existing``, and ``volumes``. ``grace``: seconds a container has to end."""
     # Another pod of that name isn't ours.
     pods = [pod for pod in existing.listing.pods if _pod_name_of(pod) == existing.pod_name]
-    engine.remove(pods, existing.part_names, set(volumes), existing.listing, grace)
+    engine.remove(existing.pod_name, pods, existing.part_names, set(volumes), existing.listing, grace)

@@ -1,11 +1,12 @@
 """What stages and tools need of an engine, and the rows in which it describes its resources.
 
-Podman is the one implementation (podman.py). A second one implements the same methods.
+There are two: podman.py and kubernetes.py. Podman builds the images of both (images.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -99,8 +100,16 @@ class Engine(Protocol):
     def pod(self, name: str) -> Pod | None: ...
     def apply_command(self) -> Argv: ...
     def remove(
-        self, pods: Sequence[Pod], names: set[str], volumes: Set[str], listing: Listing, grace: int
+        self,
+        pod_name: str,
+        pods: Sequence[Pod],
+        names: set[str],
+        volumes: Set[str],
+        listing: Listing,
+        grace: int,
     ) -> None: ...
+    def secret_values(self, secrets: Sequence[str]) -> dict[str, str]: ...
+    def reachable(self, pod_name: str, ports: Sequence[PublishedPort]) -> AbstractContextManager[None]: ...
     def create_volume_command(self, name: str, labels: Mapping[str, str]) -> Argv: ...
     def import_volume_command(self, name: str) -> Argv: ...
     def export_volume_command(self, name: str) -> Argv: ...

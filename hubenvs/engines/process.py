@@ -6,13 +6,15 @@ import contextlib
 import os
 import socket
 import subprocess
+import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from ..errors import CommandError, StateError, quoted
+from ..polling import poll
 
 Argv = tuple[str, ...]
 
@@ -53,7 +55,7 @@ class Programs:
         self,
         argv: Sequence[str],
         *,
-        stdin: bytes | None = None,
+        stdin: bytes | BinaryIO | None = None,
         check: bool = True,
         timeout: float | None = LONGEST,
         log: BinaryIO | None = None,
@@ -64,16 +66,18 @@ class Programs:
     ) -> Completed:
         """Run ``argv`` to its end.
 
-        ``stdin``: its input (None: nothing). ``timeout``: seconds. ``log``: a file for both output streams.
-        ``stdout``: a file for standard output. ``terminal``: the program gets our own streams. ``variables``:
-        added to its environment. ``finish_on_interrupt``: on Ctrl-C, give the command 30 s to finish.
+        ``stdin``: its input, or a file with it (None: nothing). ``timeout``: seconds. ``log``: a file for
+        both output streams. ``stdout``: a file for standard output. ``terminal``: the program gets our own
+        streams. ``variables``: added to its environment. ``finish_on_interrupt``: on Ctrl-C, give the command
+        30 s to finish.
 
         Raises CommandError if it fails (with ``check``) or takes too long, StateError if it isn't installed.
         The program never outlives the call.
         """
         if self._echo:
             self._echo(quoted(argv))
-        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL if stdin is None else subprocess.PIPE}
+        text = stdin if isinstance(stdin, bytes) else None
+        streams: dict[str, Any] = {"stdin": stdin or subprocess.DEVNULL if text is None else subprocess.PIPE}
         if terminal:
             streams = {}
         elif log:
@@ -91,7 +95,7 @@ class Programs:
             raise StateError(f"{argv[0]} is not installed", hint) from None
         self._running.add(process)
         try:
-            output, errors = process.communicate(stdin, timeout)
+            output, errors = process.communicate(text, timeout)
         except KeyboardInterrupt:
             if finish_on_interrupt:
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -107,6 +111,29 @@ class Programs:
         if check and result.returncode != 0:
             raise CommandError(argv, result.returncode, result.stderr or result.text)
         return result
+
+    @contextlib.contextmanager
+    def background(
+        self, argv: Sequence[str], listening: Sequence[tuple[str, int]], timeout: float
+    ) -> Iterator[None]:
+        """Run ``argv`` during the block, which begins when all addresses and ports of ``listening`` answer.
+
+        Raises CommandError if it ends before, or takes longer than ``timeout`` seconds.
+        """
+        if self._echo:
+            self._echo(quoted(argv))
+        with tempfile.TemporaryFile() as log:
+            process = subprocess.Popen(
+                argv, env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+            try:
+                ready = poll(lambda: process.poll() is not None or all(map(_answers, listening)), timeout)
+                if not ready or process.poll() is not None:
+                    log.seek(0)
+                    raise CommandError(argv, process.poll(), log.read().decode(errors="replace"))
+                yield
+            finally:
+                _end(process)
 
     def relay(
         self, server: socket.socket, argv: Sequence[str], accepts: Callable[[socket.socket], bool]
@@ -156,6 +183,15 @@ class Programs:
 def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment of a program that we start, with ``variables`` added."""
     return {name: value for name, value in os.environ.items() if name not in GIT_HOOK} | dict(variables or {})
+
+
+def _answers(address: tuple[str, int]) -> bool:
+    """Return whether something accepts connections at ``address``."""
+    try:
+        socket.create_connection(address, 1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -1,18 +1,24 @@
-"""Which engine runs the deployments: podman, the only one so far."""
+"""Which engine runs a deployment: podman on this host, or a Kubernetes cluster."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from .cluster import Cluster
 from .engine import Engine
+from .kubernetes import Kubernetes
 from .podman import Podman
 from .process import Programs
 
 
-def select_engine(folder: Path | None, programs: Programs, label: str) -> Engine:
-    """Return the engine.
+def select_engine(
+    folder: Path | None, programs: Programs, label: str, cluster: Cluster | None, checkout: str
+) -> Engine:
+    """Return the engine of ``cluster``; None: podman.
 
     ``folder``: where it may write configuration (None: nowhere). ``label`` (``name=value``) is put on every
-    image that is built.
+    image that is built. ``checkout``: the digest of our own.
     """
+    if cluster:
+        return Kubernetes(folder, programs, label, cluster, checkout)
     return Podman(folder, programs, label)

@@ -3,54 +3,95 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 from urllib.parse import urlsplit
 
 import jinja2
 
-from ..definition.containers import CONTAINERS, TUNNEL, Resources
+from ..definition.containers import CONTAINERS, TUNNEL, Probe, Resources
 from ..definition.environment import Environment
-from ..definition.names import LABEL_CHECKOUT, LABEL_FINGERPRINT, LABEL_INSTANCE, LABEL_PART_OF
+from ..definition.names import LABEL_CHECKOUT, LABEL_INSTANCE, LABEL_PART_OF, LABEL_SECRETS
 from ..definition.settings import container_settings
 from ..errors import DefinitionError
 from ..files import Tree, digest
 from .manifest import Document, check, dump, manifest, render
 
-RESOURCES = ("configmaps.yaml", "volumes.yaml", "deployment.yaml", "service.yaml", "networkpolicy.yaml")
+RESOURCES = ("configmaps.yaml", "volumes.yaml", "statefulset.yaml", "service.yaml", "networkpolicy.yaml")
 # Not one of the resources: applying the folder again must not replace a site's Secrets by placeholders.
 SECRETS = "secrets.template.yaml"
+# What is left out for servers before a version: a range of ports, and a sysctl that their kubelets refuse.
+LACKING = {"endPort": (1, 22), "sysctls": (1, 22)}
+# A server of this version lacks nothing.
+NEWEST = (99,)
 # The most that a ConfigMap holds, in bytes: https://kubernetes.io/docs/concepts/configuration/configmap/
 CONFIG_MAP_SIZE = 2**20
+# What stands in the template for a value; an entrypoint refuses it.
+PLACEHOLDER = "REPLACE"
+# A StatefulSet's pods have a label with its name and a digest, of 63 characters at most.
+NAME_LENGTH = 52
 _KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}\Z")
 
 
-def folder(
-    env: Environment, templates: jinja2.Environment, images: Mapping[str, str], seeds: Mapping[str, Tree]
-) -> dict[str, str]:
-    """Return the folder's files by name.
+def folder(*arguments: Any, **options: Any) -> dict[str, str]:
+    """Return the folder's files by name; the arguments are those of `resources`."""
+    files = resources(*arguments, **options)
+    listed = [name for name in RESOURCES if name in files]
+    kustomization = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": listed,
+    }
+    return {name: dump(content) for name, content in {**files, "kustomization.yaml": [kustomization]}.items()}
 
-    ``images`` has the image reference of each container, ``seeds`` the seed files by the volume's name. The
-    Secrets' values are placeholders. Raises DefinitionError if a template can't be rendered, or if the result
-    or a seed file isn't valid in Kubernetes.
+
+def resources(
+    env: Environment,
+    templates: jinja2.Environment,
+    images: Mapping[str, str],
+    seeds: Mapping[str, Tree],
+    executable: Mapping[str, Set[str]] | None = None,
+    version: tuple[int, ...] = NEWEST,
+    secrets: str = "",
+) -> dict[str, list[Document]]:
+    """Return the documents of each file of the folder by its name.
+
+    ``images`` has the image reference of each container, ``seeds`` the seed files by the volume's name, and
+    ``executable`` the names of those that are programs. ``version`` is the server's: what it lacks is left
+    out. ``secrets`` stands for the content of the Secrets: the pod is replaced when it changes. The Secrets'
+    values are placeholders. Raises DefinitionError if a template can't be rendered, or if the result or a
+    seed file isn't valid in Kubernetes.
     """
+    if len(env.pod) > NAME_LENGTH:
+        problem = f"{env.pod}: a StatefulSet's name has {NAME_LENGTH} characters at most"
+        raise DefinitionError(problem, "choose a shorter environment or instance name")
     played = manifest(env, templates, images, dict.fromkeys(env.secret_keys, ""))
     pod = next(document["spec"] for document in played if document["kind"] == "Pod")
+    settings = container_settings(env)
+    data = {name: _data(name, files) for name, files in seeds.items()}
+    modes = {name: _modes(files, (executable or {}).get(name, ())) for name, files in seeds.items()}
+    contents = {env.config_map: json.dumps(settings)} | {name: json.dumps(data[name]) for name in data}
     context: dict[str, Any] = {
         "env": env,
-        "settings": container_settings(env),
+        "version": version,
+        "settings": settings,
         "images": images,
         "pod": pod,
         # The checkout is a path of one machine, without meaning in a cluster.
         "labels": {key: value for key, value in env.labels.items() if key != LABEL_CHECKOUT},
         "selector": {key: env.labels[key] for key in (LABEL_PART_OF, LABEL_INSTANCE)},
-        "seeds": {name: _data(name, files) for name, files in seeds.items()},
-        "paths": {name: sorted(files) for name, files in seeds.items()},
+        "seeds": data,
+        "modes": modes,
+        "seeded": [volume.suffix for volume in env.volumes if volume.seeded],
+        "config_maps": {name: f"{name}-{digest(content)}" for name, content in contents.items()},
+        "placeholder": PLACEHOLDER,
+        "annotations": {LABEL_SECRETS: secrets} if secrets else {},
         "key": configmap_key,
         "rows": CONTAINERS,
         "seed_resources": Resources(),
-        "probes": _probes(env),
+        "probes": {row.name: (_probe(env, row.ready), _probe(env, row.alive)) for row in env.rows},
         "served": _served(env),
         "provider_port": _provider_port(env),
     }
@@ -59,21 +100,17 @@ def folder(
             {**document, "metadata": {**document["metadata"], "labels": context["labels"]}}
             for document in played
             if document["kind"] == "PersistentVolumeClaim"
+            and not any(
+                volume.seeded for volume in env.volumes if volume.name == document["metadata"]["name"]
+            )
         ]
     }
     for name in (*RESOURCES, SECRETS):
         if name not in files:
             files[name] = render(templates, f"kubernetes/{name}.j2", context)
-    resources = [name for name in RESOURCES if files[name]]  # without a served port there is no Service
-    files = {name: content for name, content in files.items() if content}
+    files = {name: content for name, content in files.items() if content}  # without a served port: no Service
     check([document for content in files.values() for document in content])
-    # A change to settings or seed files has to replace the pod as well.
-    content = digest(*(dump(files[name]) for name in resources))
-    (deployment,) = files["deployment.yaml"]
-    deployment["spec"]["template"]["metadata"]["annotations"] = {LABEL_FINGERPRINT: content}
-    version = "kustomize.config.k8s.io/v1beta1"
-    kustomization = {"apiVersion": version, "kind": "Kustomization", "resources": resources}
-    return {name: dump(content) for name, content in {**files, "kustomization.yaml": [kustomization]}.items()}
+    return files
 
 
 def configmap_key(path: str) -> str:
@@ -99,6 +136,11 @@ def _data(volume: str, files: Tree) -> dict[str, dict[str, str]]:
     return {name: field for name, field in fields.items() if field}
 
 
+def _modes(files: Tree, executable: Iterable[str]) -> dict[str, int]:
+    """Return the mode of each of ``files`` in a ConfigMap's volume."""
+    return {name: 0o755 if name in executable else 0o644 for name in sorted(files)}
+
+
 def _served(env: Environment) -> dict[str, int]:
     """Return the ports of the Service, by name."""
     ports = {port.name: port.number for port in env.ports}
@@ -115,19 +157,16 @@ def _provider_port(env: Environment) -> int | None:
     return url.port or (80 if url.scheme == "http" else 443)
 
 
-def _probes(env: Environment) -> dict[str, dict[str, Any]]:
-    """Return the probe of each container that Kubernetes can reach."""
-    numbers = {port.name: port.number for port in env.ports} | {"ssh": env.slurm.ssh_port}
-    result: dict[str, dict[str, Any]] = {}
-    for row in env.rows:
-        if row.probe is None or row.probe.port not in numbers:
-            continue
-        port = {"port": numbers[row.probe.port]}
-        path = row.probe.path
-        if row.probe.port == "jupyterhub" and env.proxy_address == "127.0.0.1":
-            result[row.name] = {"exec": {"command": ["hub-health"]}}
-            continue
-        result[row.name] = (
-            {"httpGet": {"path": env.base_url.rstrip("/") + path, **port}} if path else {"tcpSocket": port}
-        )
-    return result
+def _probe(env: Environment, probe: Probe | None) -> dict[str, Any] | None:
+    """Return ``probe`` as Kubernetes takes it."""
+    numbers = {port.name: port.number for port in env.ports}
+    if probe is None or not (probe.command or probe.port in numbers):
+        return None
+    on_loopback = probe.port == "jupyterhub" and env.proxy_address == "127.0.0.1"
+    if probe.port is None or on_loopback:
+        return {"exec": {"command": list(probe.command)}}
+    port = {"port": numbers[probe.port]}
+    if probe.path is None:
+        return {"tcpSocket": port}
+    base = env.base_url.rstrip("/") if probe.below_base_url else ""
+    return {"httpGet": {"path": base + probe.path, **port}}

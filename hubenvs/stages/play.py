@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from ..deployment import folder
-from ..deployment.desired import Desired, desired_pod, is_desired, planned_images
+from ..deployment.desired import Desired, desired_pod, is_desired, planned_images, record_definition
 from ..deployment.existing import Existing, remove_pod
 from ..deployment.ports import require_free
+from ..engines.kubernetes import Kubernetes
 from ..errors import CommandError, StateError
 from ..plan.manifest import dump
 from ..session import Session
+from .apply import apply
 from .build import missing
 
 
@@ -21,6 +23,9 @@ def play(session: Session) -> bool:
         builds = planned_images(session.env, session.engine)
         if absent := missing(session, builds):
             raise StateError(f"no image {absent[-1].tag}", f"invoke build {session.env.options}")
+        if isinstance(session.engine, Kubernetes):
+            apply(session, session.engine, builds, session.secrets())
+            return True
         return play_pod(session, desired_pod(session.env, builds, session.secrets()), session.own_existing())
 
 
@@ -32,7 +37,7 @@ def play_pod(session: Session, desired: Desired, existing: Existing) -> bool:
     env, engine, console = session.env, session.engine, session.console
     if existing.pod and is_desired(env, existing.pod, desired) and existing.state(env) == "up":
         console.say("play", f"pod {env.pod} is up and unchanged")
-        _record_definition(session, folder.read_record(env.deploy_folder))
+        record_definition(env, folder.read_record(env.deploy_folder))
         return False
     if existing.pod:
         require_free(env, engine, existing.held_ports)  # before the running pod is removed
@@ -51,11 +56,5 @@ def play_pod(session: Session, desired: Desired, existing: Existing) -> bool:
             require_free(env, engine)  # another `up` may have been faster to bind the port
         raise
     console.say("play", f"pod {env.pod}: {', '.join(env.containers)}")
-    _record_definition(session, folder.Record(None))
+    record_definition(env, folder.Record(None))
     return True
-
-
-def _record_definition(session: Session, record: folder.Record) -> None:
-    """Record the definition: later tasks work with it, whatever has been edited since."""
-    record.definition = session.env.model_dump(mode="json", by_alias=True, exclude={"dummy_password"})
-    folder.write_record(session.env.deploy_folder, record)

@@ -41,7 +41,9 @@ def generate_secrets(session: Session, rotate: bool = False) -> dict[str, str]:
     """
     env = session.env
     site_values = read_site_files(env)
-    old = folder.read_secrets(env.deploy_folder)
+    local = folder.read_secrets(env.deploy_folder)
+    # A cluster's own count: another checkout may have brought them there.
+    old = local | session.engine.secret_values([secret.name for secret in env.secrets])
     address = (env.slurm.ssh_hostname, env.slurm.ssh_port)
     if rotate and old:
         values = keys.rotate(old, *address)
@@ -56,7 +58,7 @@ def generate_secrets(session: Session, rotate: bool = False) -> dict[str, str]:
     values |= site_values
     if env.dummy_password:
         values[PASSWORD_KEY] = env.dummy_password.get_secret_value()
-    if values != old:
+    if values != local:
         folder.write_secrets(env.deploy_folder, values)
     place = env.deploy_folder.relative_to(env.root) / folder.SECRETS
     session.console.say("secrets", f"{text} ({len(values)} keys in {place})")

@@ -19,10 +19,12 @@ from ..deployment.existing import Existing
 from ..deployment.ports import require_free
 from ..deployment.site import read_site_files
 from ..deployment.sources import read_seeds
+from ..engines.kubernetes import Kubernetes
 from ..errors import PortError
 from ..files import write
 from ..plan.images import Build, carried
 from ..session import Session
+from .apply import apply
 from .build import build_images, commands, missing
 from .check import check, prepare
 from .clone import clone
@@ -84,7 +86,7 @@ def keep_settings(session: Session, config_map: str | None, save: bool) -> None:
 
 
 def up(session: Session, config_map: str | None = None, save: bool = False) -> None:
-    """Bring the environment up: clone, build, volumes, secrets, play, wait, check.
+    """Bring the environment up: clone, build, volumes, secrets, play (in a cluster: apply), wait, check.
 
     ``config_map``, ``save``: see `keep_settings`.
     """
@@ -93,9 +95,11 @@ def up(session: Session, config_map: str | None = None, save: bool = False) -> N
         keep_settings(session, config_map, save)
         clone(session)
         builds = build_images(session)
-        fill_volumes(session, existing.listing.volume_names)
-        values = generate_secrets(session)
-        session = _play(session, builds, values, existing)
+        if isinstance(session.engine, Kubernetes):
+            apply(session, session.engine, builds, generate_secrets(session))
+        else:
+            fill_volumes(session, existing.listing.volume_names)
+            session = _play(session, builds, generate_secrets(session), existing)
         with ThreadPoolExecutor() as pool:
             pool.submit(prepare)  # while the pod starts
             wait(session)
@@ -107,6 +111,8 @@ def up(session: Session, config_map: str | None = None, save: bool = False) -> N
 def _preflight(session: Session) -> Existing:
     """Check everything that could fail later, before anything is created; return the existing resources."""
     session.engine.version()
+    if isinstance(session.engine, Kubernetes):
+        assert session.engine.server_version
     existing = session.own_existing()
     require_free(session.env, session.engine, existing.held_ports)
     read_seeds(session.env)
@@ -134,6 +140,8 @@ def _announce(session: Session) -> None:
         say("up", f"{env.pod}: {', '.join(env.containers)}")
         return
     say("up", env.url or "the hub is not published on this host")
+    if isinstance(session.engine, Kubernetes) and (ports := session.published):
+        say("", f"for a browser: {shlex.join(session.engine.forward_command(env.pod, ports))}")
     if env.auth.kind == "dummy":
         password = env.deploy_folder / folder.SECRETS / PASSWORD_KEY
         say("", f"log in as {env.user} with the password in {_from_here(password)}")
@@ -167,7 +175,7 @@ def dry_run(session: Session) -> None:
         for command in commands(session, build, scratch) if build in absent else ():
             _show(session, command)
     existing = session.existing().listing.volume_names
-    for volume in env.volumes:
+    for volume in env.volumes if not env.engine else ():
         say("volumes", volume.name + (" (exists)" if volume.name in existing else ""))
         if volume.name not in existing:
             _show(session, engine.create_volume_command(volume.name, env.labels))

@@ -6,7 +6,7 @@ from collections.abc import Container
 from functools import partial
 
 from ..definition.environment import Volume
-from ..deployment.sources import read_seeds
+from ..deployment.sources import executable_seeds, read_seeds
 from ..files import Tree, pack, unpack
 from ..plan.seeds import RECORD, merge_seeds
 from ..session import Session
@@ -21,9 +21,16 @@ def volumes(session: Session) -> None:
 def fill_volumes(session: Session, existing: Container[str]) -> None:
     """Do the work of `volumes`; ``existing`` has the names of all volumes."""
     env = session.env
-    seeds = read_seeds(env)
+    seeds, programs = read_seeds(env), executable_seeds(env)
     calls = [
-        partial(_fill, session, volume, seeds.get(volume.name), volume.name in existing)
+        partial(
+            _fill,
+            session,
+            volume,
+            seeds.get(volume.name),
+            volume.name in existing,
+            programs.get(volume.name, ()),
+        )
         for volume in env.volumes
     ]
     notes = session.programs.at_once(calls)
@@ -34,7 +41,9 @@ def fill_volumes(session: Session, existing: Container[str]) -> None:
         session.console.say("volumes", note)
 
 
-def _fill(session: Session, volume: Volume, seeds: Tree | None, exists: bool) -> list[str]:
+def _fill(
+    session: Session, volume: Volume, seeds: Tree | None, exists: bool, executable: Container[str]
+) -> list[str]:
     """Create ``volume`` if needed and write its ``seeds`` (None: not seeded); return notes for the user."""
     engine = session.engine
     present: Tree = {}
@@ -46,6 +55,6 @@ def _fill(session: Session, volume: Volume, seeds: Tree | None, exists: bool) ->
         return []
     seeding = merge_seeds(seeds, present)
     if seeding.files:
-        tar = pack(seeding.files, volume.owner, last=RECORD)
+        tar = pack(seeding.files, volume.owner, last=RECORD, executable=executable)
         engine.run(engine.import_volume_command(volume.name), stdin=tar)
     return [f"{volume.suffix}: {note}" for note in seeding.notes]

@@ -39,9 +39,10 @@ def wait(session: Session, timeout: float | None = None) -> None:
     started = time.monotonic()
     seconds = timeout or session.env.wait_timeout
     all_conditions = conditions(session)
-    for condition in all_conditions:
-        with session.console.busy("wait", condition.name):
-            _wait_for(session, condition, started, seconds)
+    with session.reachable():
+        for condition in all_conditions:
+            with session.console.busy("wait", condition.name):
+                _wait_for(session, condition, started, seconds)
     names = ", ".join(condition.name for condition in all_conditions)
     session.console.say("wait", f"ready after {time.monotonic() - started:.1f} s: {names}")
     _report_refused_reservations(session)

@@ -96,10 +96,16 @@ def _exists(existing: Existing, root: Path, keep_volumes: bool) -> bool:
 
 
 def _take_down(existing: Existing, root: Path, engine: Engine, keep_volumes: bool) -> None:
+    kept: dict[str, str] = {}
     if keep_volumes:
+        values = engine.secret_values(existing.secrets)  # a cluster's, which another checkout may have made
+        kept = {key: values[key] for key in KEPT_WITH_VOLUMES if key in values}
         remove_pod(engine, existing)
     else:
         # No grace: what the containers would still write goes with the volumes.
         remove_pod(engine, existing, volumes=existing.volumes, grace=0)
     if path := existing.folder(root):
         folder.remove(path, keep=KEPT_WITH_VOLUMES if keep_volumes else ())
+        if kept:
+            folder.create(path)
+            folder.write_secrets(path, kept)

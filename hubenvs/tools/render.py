@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..deployment import folder
 from ..deployment.desired import desired_pod, planned_images
-from ..deployment.sources import read_seeds, read_templates
+from ..deployment.sources import executable_seeds, read_seeds, read_templates
 from ..errors import DefinitionError
 from ..files import write
 from ..plan import kubernetes
@@ -39,7 +39,8 @@ def _check_options(target: str, targets: tuple[str, ...], output: str | None, wi
         raise DefinitionError(f"--target {target}: there is no such target", " or ".join(targets))
     if target == "kubernetes" and with_secrets:
         raise DefinitionError(
-            "--with-secrets: the folder for Kubernetes never contains Secrets", "leave it out"
+            "--with-secrets: the folder for Kubernetes never contains Secrets",
+            "leave it out, and fill in secrets.template.yaml",
         )
     if target == "kubernetes" and not output:
         raise DefinitionError("--target kubernetes: writes a folder", "give --output FOLDER")
@@ -64,4 +65,4 @@ def kubernetes_folder(session: Session) -> dict[str, str]:
     env = session.env
     builds = container_builds(env, planned_images(env, session.engine))
     images = {name: build.tag for name, build in builds.items()}
-    return kubernetes.folder(env, read_templates(env.root), images, read_seeds(env))
+    return kubernetes.folder(env, read_templates(env.root), images, read_seeds(env), executable_seeds(env))

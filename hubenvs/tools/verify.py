@@ -98,7 +98,7 @@ def verify(session: Session, url: str | None = None, token_file: str | None = No
         raise StateError(f"{session.env.name} publishes no hub", "say with --url where people find it")
     token = read_text(Path(token_file), session.env.root).strip() if token_file else None
     require_running(session)
-    with HubUser(address) as user, session.console.busy("verify", address):
+    with session.reachable(), HubUser(address) as user, session.console.busy("verify", address):
         walk = Walk(session, user)
         try:
             _walk(walk, log_in(session, token))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -109,8 +111,8 @@ def test_the_folder_is_valid_kubernetes(folder: Path, version: str) -> None:
 
 def test_the_pod_keeps_to_the_baseline(folder: Path) -> None:
     """A namespace that enforces the "baseline" Pod Security Standard takes the pod."""
-    (deployment,) = (item for item in resources(folder) if item["kind"] == "Deployment")
-    template = deployment["spec"]["template"]
+    (stateful_set,) = (item for item in resources(folder) if item["kind"] == "StatefulSet")
+    template = stateful_set["spec"]["template"]
     assert beyond_baseline(template) == []
     worse = copy.deepcopy(template)
     worse["spec"] |= {"hostNetwork": True, "volumes": [{"name": "root", "hostPath": {"path": "/"}}]}
@@ -140,3 +142,23 @@ def test_kustomize_builds_the_folder(folder: Path) -> None:
         return {(item["kind"], item["metadata"]["name"]): item for item in documents}
 
     assert named(list(yaml.safe_load_all(built))) == named(resources(folder))
+
+
+def test_the_overlay_in_the_docs_builds(folder: Path) -> None:
+    """Its patches are such as kustomize can read: a block list, or strict JSON. A flow list of YAML is neither."""
+    page = (Path(__file__).parents[2] / "docs/kubernetes.md").read_text()
+    (text,) = (block for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "patches:" in block)
+    overlay = yaml.safe_load(text)
+    for item in overlay["patches"]:
+        patch = item["patch"]
+        assert patch.startswith("- ") or json.loads(patch)
+        assert all({"op", "path"} <= operation.keys() for operation in yaml.safe_load(patch))
+    if not shutil.which("kustomize"):
+        pytest.skip("there is no kustomize: the patches were only read")
+    folder.rename(folder.with_name("base"))
+    (folder.parent / "kustomization.yaml").write_text(text)
+    built = subprocess.run(
+        ("kustomize", "build", str(folder.parent)), check=True, capture_output=True, text=True
+    )
+    claims = [item for item in yaml.safe_load_all(built.stdout) if item["kind"] == "PersistentVolumeClaim"]
+    assert all(item["spec"]["storageClassName"] == "fast" for item in claims)

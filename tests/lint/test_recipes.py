@@ -44,8 +44,8 @@ def insert(path: Path, before: str, text: str) -> None:
 
 
 def pod_containers(documents: list[dict[str, Any]]) -> list[str]:
-    """Return the names of the containers of the pod or the Deployment among ``documents``."""
-    (found,) = (item["spec"] for item in documents if item["kind"] in ("Pod", "Deployment"))
+    """Return the names of the containers of the pod or the StatefulSet among ``documents``."""
+    (found,) = (item["spec"] for item in documents if item["kind"] in ("Pod", "StatefulSet"))
     return [container["name"] for container in found.get("template", {}).get("spec", found)["containers"]]
 
 
@@ -76,7 +76,7 @@ def test_a_container_can_be_added(checkout: Path, tmp_path: Path) -> None:
     folder = tmp_path / "kubernetes"
     rendered = invoke(checkout, "render", *named, "--target", "kubernetes", "--output", str(folder))
     assert rendered.returncode == 0, rendered.stderr
-    documents = list(yaml.safe_load_all((folder / "deployment.yaml").read_text()))
+    documents = list(yaml.safe_load_all((folder / "statefulset.yaml").read_text()))
     assert pod_containers(documents) == ["jupyterhub", "slurm", "extra"]
     assert "7000" in (folder / "service.yaml").read_text()
 
@@ -95,7 +95,7 @@ def test_a_variable_wins_over_invoke_yaml(checkout: Path, tmp_path: Path) -> Non
         done = invoke(checkout, *render, **variables)
         assert done.returncode == 0, done.stderr
         maps = {
-            item["metadata"]["name"]: item
+            item["metadata"]["name"].rpartition("-")[0]: item
             for item in yaml.safe_load_all((folder / "configmaps.yaml").read_text())
         }
         found = maps["jupyterhub-slurm-dev-dummyauth-slurm-config"]["data"]

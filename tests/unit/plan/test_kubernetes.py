@@ -51,8 +51,14 @@ def test_podman_and_kubernetes_have_the_same_containers(root: Path, name: str) -
     maps = {item["metadata"]["name"]: item["data"] for item in played if item["kind"] == "ConfigMap"}
     files = folder(env)
     cluster_maps = {item["metadata"]["name"]: item.get("data") for item in files["configmaps.yaml"]}
-    (deployment,) = files["deployment.yaml"]
-    in_cluster = shape(deployment["spec"]["template"]["spec"], cluster_maps)
+    (stateful_set,) = files["statefulset.yaml"]
+    in_cluster = shape(stateful_set["spec"]["template"]["spec"], cluster_maps)
+    # What holds only seed files begins empty in each pod of a cluster.
+    seeded = {volume.path: volume.name for volume in env.volumes if volume.seeded}
+    for item in in_cluster.values():
+        for path in seeded.keys() & item["mounts"].keys():
+            assert item["mounts"][path] == {"name": None, "emptyDir": {}}
+            item["mounts"][path] = {"name": None, "persistentVolumeClaim": {"claimName": seeded[path]}}
     # Podman sets the size of /dev/shm in containers.conf; in a cluster it takes a volume.
     shm = {name: item["mounts"].pop("/dev/shm", None) for name, item in in_cluster.items()}
     assert {name for name, volume in shm.items() if volume} == {"slurm"} & in_cluster.keys()
@@ -62,8 +68,8 @@ def test_podman_and_kubernetes_have_the_same_containers(root: Path, name: str) -
 def test_every_seed_file_is_brought_in(env: Environment) -> None:
     """Each seeded volume's files come from its ConfigMap: same paths, same owner, at the start."""
     files = folder(env)
-    (deployment,) = files["deployment.yaml"]
-    spec = deployment["spec"]["template"]["spec"]
+    (stateful_set,) = files["statefulset.yaml"]
+    spec = stateful_set["spec"]["template"]["spec"]
     maps = {item["metadata"]["name"]: item["data"] for item in files["configmaps.yaml"]}
     sources = {volume["name"]: volume["configMap"] for volume in spec["volumes"] if "configMap" in volume}
     brought = {}
@@ -71,11 +77,29 @@ def test_every_seed_file_is_brought_in(env: Environment) -> None:
         _, path, owner, *names = container["args"]
         source = sources[container["name"]]
         contents = {item["path"]: maps[source["name"]][item["key"]].encode() for item in source["items"]}
-        brought[source["name"]] = (path, int(owner), {name: contents[name] for name in names})
+        volume = source["name"].rpartition("-")[0]
+        brought[volume] = (path, int(owner), {name: contents[name] for name in names})
     seeds = read_seeds(env)
     assert brought == {
         item.name: (item.path, item.owner, seeds[item.name]) for item in env.volumes if item.seeded
     }
+
+
+def test_a_seed_that_is_a_program_stays_one(env: Environment) -> None:
+    """The ConfigMap's volume has the mode that the init container copies."""
+    name = f"{env.pod}-slurm-config"
+    executable = {name: frozenset({"prolog"})}
+    files = kubernetes.resources(
+        env,
+        read_templates(env.root),
+        images(env),
+        {**read_seeds(env), name: {"prolog": b"", "x": b""}},
+        executable,
+    )
+    (stateful_set,) = files["statefulset.yaml"]
+    volumes = {item["name"]: item for item in stateful_set["spec"]["template"]["spec"]["volumes"]}
+    items = volumes["seed-slurm-config"]["configMap"]["items"]
+    assert {item["path"]: item["mode"] for item in items} == {"prolog": 0o755, "x": 0o644}
 
 
 def test_the_folder_names_secrets_and_has_none(env: Environment) -> None:
@@ -88,17 +112,66 @@ def test_the_folder_names_secrets_and_has_none(env: Environment) -> None:
     assert kubernetes.SECRETS not in files["kustomization.yaml"][0]["resources"]
 
 
-def test_another_seed_means_another_pod(env: Environment) -> None:
-    """A changed seed file replaces the pod when the folder is applied again, and the same one does not."""
+def test_other_content_is_another_config_map(env: Environment) -> None:
+    """A changed seed file or setting replaces the pod, and a rollback refers to the ConfigMap of before."""
 
-    def annotation(seeds: dict[str, dict[str, bytes]]) -> str:
-        (deployment,) = folder(env, seeds)["deployment.yaml"]
-        return str(deployment["spec"]["template"]["metadata"]["annotations"])
+    def references(env: Environment, seed: bytes) -> set[str]:
+        files = folder(env, {f"{env.pod}-slurm-config": {"a": seed}})
+        (stateful_set,) = files["statefulset.yaml"]
+        spec = stateful_set["spec"]["template"]["spec"]
+        names = {volume["configMap"]["name"] for volume in spec["volumes"] if "configMap" in volume}
+        names |= {source["configMapRef"]["name"] for item in spec["containers"] for source in item["envFrom"]}
+        assert names == {item["metadata"]["name"] for item in files["configmaps.yaml"]}
+        return names
 
-    name = f"{env.pod}-slurm-config"
-    assert (
-        annotation({name: {"a": b"1"}}) == annotation({name: {"a": b"1"}}) != annotation({name: {"a": b"2"}})
-    )
+    first = references(env, b"1")
+    assert references(env, b"1") == first
+    assert len(references(env, b"2") - first) == 1
+    changed = read_environment(env.root, env.name, settings=["log_level=DEBUG"])
+    assert len(references(changed, b"1") - first) == 1
+
+
+def test_a_changed_secret_replaces_the_pod(env: Environment) -> None:
+    """The pod's template says which versions of the Secrets it was started with."""
+
+    def template(secrets: str) -> Document:
+        files = kubernetes.resources(
+            env, read_templates(env.root), images(env), read_seeds(env), secrets=secrets
+        )
+        (stateful_set,) = files["statefulset.yaml"]
+        return dict(stateful_set["spec"]["template"])
+
+    assert template("1") == template("1") != template("2")
+
+
+def test_an_older_server_gets_nothing_that_it_lacks(root: Path) -> None:
+    """Before 1.22 a range of ports is unknown, and the kubelet refuses the sysctl."""
+    for name in ("dev_dummyauth", "prod"):
+        env = read_environment(root, name)
+        old, new = (
+            kubernetes.folder(env, read_templates(root), images(env), read_seeds(env), version=version)
+            for version in ((1, 21), (1, 22))
+        )
+        for text in ("endPort", "sysctls"):
+            assert text not in "".join(old.values())
+        assert ("endPort" if name == "prod" else "sysctls") in "".join(new.values())
+
+
+def test_a_name_too_long_for_a_stateful_set_is_refused(root: Path) -> None:
+    """Its pods' label would be too long, and none would start."""
+    env = read_environment(root, "dev_dummyauth", instance="a" * 22)
+    with pytest.raises(DefinitionError, match="52 characters"):
+        folder(env)
+
+
+def test_a_hub_that_hangs_keeps_users_servers_reachable(env: Environment) -> None:
+    """The Service leads to a pod that isn't ready, and what restarts the hub's container asks its proxy alone."""
+    files = folder(env)
+    (service,), (stateful_set,) = files["service.yaml"], files["statefulset.yaml"]
+    assert service["spec"]["publishNotReadyAddresses"] is True
+    hub, slurm = stateful_set["spec"]["template"]["spec"]["containers"]
+    assert hub["livenessProbe"]["httpGet"]["path"] == "/_chp_healthz"
+    assert "livenessProbe" not in slurm
 
 
 @pytest.mark.parametrize("files", [{"a b": b""}, {"a/b": b"1", "a__b": b"2"}, {"a": b"x" * (2**20 + 1)}])
@@ -148,8 +221,8 @@ def test_a_proxy_on_loopback_is_probed_from_inside(root: Path) -> None:
     """Where people come through a tunnel nothing else reaches the proxy, Kubernetes neither."""
 
     def probe(name: str) -> dict[str, object]:
-        (deployment,) = folder(read_environment(root, name))["deployment.yaml"]
-        containers = deployment["spec"]["template"]["spec"]["containers"]
+        (stateful_set,) = folder(read_environment(root, name))["statefulset.yaml"]
+        containers = stateful_set["spec"]["template"]["spec"]["containers"]
         (hub,) = (item for item in containers if item["name"] == "jupyterhub")
         return dict(hub["readinessProbe"])
 

@@ -16,6 +16,10 @@ case $(cat "$credentials/format") in
     *) decode='base64 --decode' ;;
 esac
 
+for key in "$credentials"/*; do
+    [ "$(head -c 8 "$key")" != REPLACE ] || { echo "Secret of $container: ${key##*/} is not filled in" >&2; exit 1; }
+done
+
 # secret KEY TARGET [MODE [OWNER]]: a copy of the Secret's KEY that OWNER (root) alone can write, and (0400) read.
 secret() {
     install -m "${3:-0400}" -o "${4:-root}" -g "${4:-root}" /dev/null "$2"

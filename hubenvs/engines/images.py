@@ -1,0 +1,157 @@
+"""Podman as what builds and keeps images: for its pods, and for a cluster's."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from .. import files
+from ..errors import CommandError, StateError, quoted
+from . import host
+from .engine import Finding
+from .process import ANSWER, Argv, Completed, Programs
+
+OLDEST = (4, 3)
+# The PATH of an imported image, which would have none.
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Images:
+    """Podman's images. ``folder``: where a containers.conf is written if this host needs one (None: never).
+
+    ``label`` is put on every image that is built, as ``name=value``.
+    """
+
+    def __init__(self, folder: Path | None, programs: Programs, label: str) -> None:
+        self.programs = programs
+        self._folder = folder
+        self._label = label
+
+    # -- running -----------------------------------------------------------------------------------
+
+    @cached_property
+    def variables(self) -> Mapping[str, str]:
+        """The environment variables that podman needs here; writes a containers.conf if it needs one."""
+        if not (self._folder and (configuration := host.containers_conf())):
+            return {}
+        path = self._folder / "containers.conf"
+        if not path.exists() or path.read_text() != configuration:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            files.write(path, configuration)
+        return {"CONTAINERS_CONF": str(path)}
+
+    def run(self, argv: Sequence[str], **options: Any) -> Completed:
+        """Run a command line of podman; ``options`` are those of `Programs.run`."""
+        return self.programs.run(argv, variables=self.variables, **options)
+
+    def _json(self, argv: Sequence[str]) -> Any:
+        """Return the JSON that ``argv`` prints, an empty list if it prints nothing."""
+        output = self.run(argv, timeout=ANSWER).stdout or b"[]"
+        try:
+            return json.loads(output) or []
+        except ValueError:
+            self.version()  # raises if podman is too old
+            raise StateError(f"`{quoted(argv)}` printed no JSON", f"is this the real {argv[0]}?") from None
+
+    def version(self) -> tuple[int, ...]:
+        """Return podman's version, such as (4, 3, 1); StateError if it is missing or too old."""
+        return self._version
+
+    @cached_property
+    def _version(self) -> tuple[int, ...]:
+        text = self.run(("podman", "--version"), timeout=ANSWER).text
+        try:
+            version = tuple(int(part) for part in text.split()[-1].split("-")[0].split(".")[:3])
+        except (ValueError, IndexError):
+            raise StateError(f"`podman --version` says {text!r}", "is this podman?") from None
+        if version < OLDEST:
+            raise StateError(f"podman {text.split()[-1]} is too old", "install podman 4.3 or newer")
+        return version
+
+    # -- images ------------------------------------------------------------------------------------
+
+    def has_image(self, name: str) -> bool:
+        """Return whether the image ``name`` is here."""
+        argv = ("podman", "image", "exists", name)  # a listing would take longer with every image on the host
+        done = self.run(argv, check=False, timeout=ANSWER)
+        if done.returncode not in (0, 1):
+            raise CommandError(argv, done.returncode, done.stderr)
+        return done.returncode == 0
+
+    def build_command(
+        self,
+        *,
+        tag: str,
+        context: Path,
+        base: str,
+        target: str | None = None,
+        contexts: Mapping[str, str] | None = None,
+        ca_bundle: str | None = None,
+    ) -> Argv:
+        """Return the command that builds the image ``tag`` from ``context``/Containerfile on top of ``base``.
+
+        ``target`` is the stage, ``contexts`` further folders and images (``container-image://…``) by name,
+        ``ca_bundle`` a certificate file that downloads during the build trust and the image doesn't keep.
+        """
+        caches = host.build_caches()
+        argv = [*(("env", f"TMPDIR={caches}") if caches else ()), "podman", "build", "--tag", tag]
+        argv += ["--file", str(context / "Containerfile"), "--build-arg", f"BASE_IMAGE={base}"]
+        argv += ["--label", self._label]
+        if target:
+            argv += ["--target", target]
+        for name, source in sorted((contexts or {}).items()):
+            argv += ["--build-context", f"{name}={source}"]
+        if ca_bundle:
+            argv += ["--volume", f"{Path(ca_bundle).parent}:/etc/ssl/certs:ro"]
+            # SELinux would keep the build from reading it, and `:z` would relabel the host's own trust store.
+            argv += ["--security-opt", "label=disable"]
+            argv += ["--build-arg", f"SSL_CERT_FILE=/etc/ssl/certs/{Path(ca_bundle).name}"]
+        return (*argv, str(context))
+
+    def prepare_builds(self) -> None:
+        """Create the folder for build caches if this host needs one; StateError if another user owns it."""
+        self.version()
+        host.make_build_caches()
+
+    def import_image_command(self, tar: str, tag: str) -> Argv:
+        """Return the command that turns the root file system ``tar`` into the image ``tag``."""
+        return ("podman", "import", "--quiet", "--change", f"ENV PATH={_PATH}", tar, tag)
+
+    def pull_command(self, tag: str) -> Argv:
+        """Return the command that pulls the image ``tag``."""
+        return ("podman", "pull", "--quiet", tag)
+
+    def push(self, tag: str, target: str) -> str:
+        """Push the image ``tag`` as ``target`` and return its digest."""
+        with tempfile.NamedTemporaryFile(prefix="hubenvs-") as digest:
+            self.run(("podman", "push", "--quiet", "--digestfile", digest.name, tag, target), timeout=None)
+            return digest.read().decode()
+
+    def save_images(self, tags: Sequence[str], tar: Path) -> None:
+        """Write the images ``tags`` to the file ``tar``; layers that they share are written once."""
+        options = ("--quiet", "--multi-image-archive", "--format=docker-archive", f"--output={tar}")
+        self.run(("podman", "save", *options, *tags), timeout=None)
+
+    def load_images(self, tar: Path) -> None:
+        """Load the images in the file ``tar``."""
+        self.run(("podman", "load", "--quiet", f"--input={tar}"), timeout=None)
+
+    def run_image_command(self, tag: str, *command: str, workdir: str) -> Argv:
+        """Return the command that runs ``command`` in a new container of ``tag`` without a network."""
+        options = ("--rm", "--init", "--network=none", f"--workdir={workdir}", "--entrypoint=")
+        return ("podman", "run", *options, tag, *command)
+
+    # -- this host ---------------------------------------------------------------------------------
+
+    def diagnose(self) -> list[Finding]:
+        """Examine this host for `doctor`."""
+        described = "--format={{.Host.OCIRuntime.Name}} {{.Store.GraphDriverName}} {{.Store.GraphRoot}}"
+
+        def info() -> host.Info:
+            return host.Info(*self.run(("podman", "info", described), timeout=ANSWER).text.split(" ", 2))
+
+        return host.diagnose(self.version, info)

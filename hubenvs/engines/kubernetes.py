@@ -1,0 +1,345 @@
+"""Kubernetes: every command line of kubectl, and every reading of its output.
+
+kubectl is run as a program, as the user runs it: it knows the user's kubeconfig and log-in plugins, `exec`
+and `port-forward`, and it is no dependency of ours. Images are still podman's.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence, Set
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..definition.containers import CONTAINERS
+from ..definition.names import LABEL_CHECKOUT, LABEL_INSTANCE, LABEL_PART_OF, PART_OF, part_name
+from ..errors import CommandError, StateError
+from .cluster import Cluster, load_command
+from .engine import Container, ContainerState, Listing, Pod, PublishedPort, Resource
+from .images import Images
+from .process import ANSWER, Argv, Completed, Programs
+from .rollout import Rollout
+
+OLDEST = (1, 20)
+MANAGER = "hubenvs"  # of the fields that we apply
+# The kinds that a deployment consists of; its volumes are removed only when asked for.
+KINDS = "statefulsets,services,configmaps,secrets,networkpolicies"
+# Seconds until port-forward listens, and until a pod that ends is gone.
+FORWARD, GONE = 15, 90
+
+
+class Kubernetes(Images):
+    """The engine of ``cluster``. A deployment there belongs to every checkout, so also to ``checkout``."""
+
+    name = "kubernetes"
+
+    def __init__(
+        self, folder: Path | None, programs: Programs, label: str, cluster: Cluster, checkout: str
+    ) -> None:
+        super().__init__(folder, programs, label)
+        self.cluster = cluster
+        self._checkout = checkout
+
+    # -- running kubectl ---------------------------------------------------------------------------
+
+    def command(self, *arguments: str) -> Argv:
+        """Return the command line of kubectl with ``arguments``, context and namespace named."""
+        return (
+            "kubectl", "--context", self.cluster.context, "--namespace", self.cluster.namespace, *arguments
+        )  # fmt: skip
+
+    def kubectl(self, *arguments: str, check: bool = True, **options: Any) -> Completed:
+        """Run kubectl; StateError for what a user can mend, else CommandError."""
+        argv = self.command(*arguments)
+        done = self.programs.run(argv, check=False, **options)
+        if check and done.returncode != 0:
+            self._explain(done.stderr)
+            raise CommandError(argv, done.returncode, done.stderr)
+        return done
+
+    def _explain(self, message: str) -> None:
+        """Raise StateError if ``message`` is one of those that need an explanation."""
+        context, namespace = self.cluster[:2]
+        where, last = f"{context}/{namespace}", message.strip().splitlines()[-1:]
+        if "does not exist" in message and "context" in message:
+            raise StateError(f"there is no context {context}", "`kubectl config get-contexts` lists them")
+        if "Forbidden" in message or "forbidden: User" in message:
+            hint = f"`kubectl --context {context} auth can-i --list -n {namespace}` shows your rights"
+            raise StateError(f"{where}: a right is missing", hint, last)
+        if f'namespaces "{namespace}" not found' in message:
+            hint = f"kubectl --context {context} create namespace {namespace}"
+            raise StateError(f"{where}: there is no such namespace", hint)
+        if "Unable to connect" in message or "connection to the server" in message:
+            raise StateError(
+                f"{where}: the cluster does not answer", "is its address right, and is it up?", last
+            )
+
+    def _get(self, *arguments: str) -> list[dict[str, Any]]:
+        """Return the objects that ``kubectl get`` finds."""
+        text = self.kubectl("get", *arguments, "--output=json", "--ignore-not-found", timeout=ANSWER).text
+        document = json.loads(text or "{}")
+        return list(document.get("items", [document] if document else []))
+
+    @cached_property
+    def server_version(self) -> tuple[int, ...]:
+        """The cluster's version, such as (1, 34); StateError if it is too old."""
+        info = json.loads(self.kubectl("version", "--output=json", timeout=ANSWER).text)["serverVersion"]
+        version = (int(info["major"]), int(info["minor"].rstrip("+")))
+        if version < OLDEST:
+            raise StateError(f"Kubernetes {info['gitVersion']} is too old", "1.20 or newer is needed")
+        return version
+
+    # -- resources ---------------------------------------------------------------------------------
+
+    def listing(self) -> Listing:
+        """Return StatefulSets as pods, with the containers of each one's pod, claims and Secrets."""
+        items, secrets = self.programs.at_once(
+            (
+                lambda: self._get("statefulsets,pods,persistentvolumeclaims"),
+                lambda: self.kubectl("get", "secrets", "--output=name", timeout=ANSWER),
+            )
+        )
+        pods: list[Pod] = []
+        containers: list[Container] = []
+        volumes: list[Resource] = []
+        for item in items:
+            metadata = item["metadata"]
+            name, labels = metadata["name"], {**metadata.get("labels", {}), LABEL_CHECKOUT: self._checkout}
+            if item["kind"] == "StatefulSet":
+                running = item.get("status", {}).get("readyReplicas") == 1
+                pods.append(Pod(name, labels, metadata["uid"], False, running))
+            elif item["kind"] == "PersistentVolumeClaim":
+                volumes.append(Resource(name, labels))
+            elif labels.get(LABEL_PART_OF) == PART_OF:
+                containers += _containers(item, labels)
+        names = frozenset(line.rpartition("/")[2] for line in secrets.text.splitlines())
+        return Listing(tuple(pods), tuple(containers), tuple(volumes), names)
+
+    def states(self, containers: Sequence[str]) -> dict[str, ContainerState]:
+        """Return the state of each of ``containers`` that exists."""
+        result = {}
+        for item in self._get("pods", f"--selector={LABEL_PART_OF}={PART_OF}"):
+            stem = item["metadata"]["labels"].get(LABEL_INSTANCE, "")
+            for status in item.get("status", {}).get("containerStatuses", ()):
+                result[part_name(stem, status["name"])] = _state(status)
+        return {name: state for name, state in result.items() if name in containers}
+
+    def pod(self, name: str) -> Pod | None:
+        """Return the StatefulSet ``name`` as a pod."""
+        return next((pod for pod in self.listing().pods if pod.name == name), None)
+
+    def remove(
+        self,
+        pod_name: str,
+        pods: Sequence[Pod],
+        names: set[str],
+        volumes: Set[str],
+        listing: Listing,
+        grace: int,
+    ) -> None:
+        """Remove everything with the label of ``pod_name`` except claims, and the claims ``volumes``."""
+        selector = f"--selector={LABEL_PART_OF}={PART_OF},{LABEL_INSTANCE}={pod_name}"
+        wait = (f"--timeout={GONE}s", "--wait")
+        self.kubectl("delete", KINDS, selector, "--cascade=foreground", *wait)
+        self.kubectl("delete", "pods", selector, *wait)
+        if existing := sorted(volumes & listing.volume_names):
+            self.kubectl("delete", "persistentvolumeclaims", *existing, *wait)
+
+    def apply_command(self) -> Argv:
+        """Return the command that applies the documents on standard input.
+
+        Server-side: a client-side apply keeps a copy in an annotation, which is too small for seed files and
+        would show Secrets.
+        """
+        options = ("--server-side", "--force-conflicts", f"--field-manager={MANAGER}")
+        return self.command("apply", *options, "--filename=-")
+
+    def apply(self, documents: str) -> None:
+        """Apply ``documents``; what somebody else has set in fields of ours is replaced."""
+        argv = self.apply_command()
+        done = self.programs.run(argv, stdin=documents.encode(), check=False, finish_on_interrupt=True)
+        if done.returncode != 0:
+            self._explain(done.stderr)
+            raise CommandError(argv, done.returncode, done.stderr)
+
+    def rollout(self, pod_name: str, timeout: float) -> Rollout:
+        """Return what waits for the rollout of the StatefulSet ``pod_name``."""
+        selector = f"--selector={LABEL_PART_OF}={PART_OF},{LABEL_INSTANCE}={pod_name}"
+
+        def look() -> list[dict[str, Any]]:
+            return self._get("statefulsets,pods", selector)
+
+        def events(uid: str) -> list[str]:
+            found = self._get("events", f"--field-selector=involvedObject.uid={uid},type=Warning")
+            return [f"{item['reason']}: {item['message']}" for item in found]
+
+        def delete(name: str) -> None:
+            self.kubectl("delete", "pod", name, "--wait=false", "--ignore-not-found")
+
+        def log(pod: str, container: str) -> list[str]:
+            return self._log(pod, container, 12)
+
+        return Rollout(pod_name, timeout, look, events, delete, log)
+
+    def prune(self, pod_name: str) -> None:
+        """Delete the ConfigMaps that no revision of the StatefulSet ``pod_name`` refers to."""
+        selector = f"--selector={LABEL_PART_OF}={PART_OF},{LABEL_INSTANCE}={pod_name}"
+        revisions = json.dumps(self._get("controllerrevisions", selector))
+        names = [item["metadata"]["name"] for item in self._get("configmaps", selector)]
+        if unused := [name for name in names if f'"{name}"' not in revisions]:
+            self.kubectl("delete", "configmaps", *unused, "--ignore-not-found")
+
+    # -- Secrets -----------------------------------------------------------------------------------
+
+    def secret_values(self, secrets: Sequence[str]) -> dict[str, str]:
+        """Return the values of ``secrets`` by key; those that don't exist have none."""
+        values: dict[str, str] = {}
+        for item in self._get("secrets", *secrets):
+            for key, value in item.get("data", {}).items():
+                values[key] = base64.b64decode(value).decode()
+        values.pop("format", None)
+        return values
+
+    def secret_versions(self, secrets: Sequence[str]) -> str:
+        """Return what changes when the content of one of ``secrets`` does."""
+        items = self._get("secrets", *secrets)
+        return ",".join(
+            f"{item['metadata']['uid'][:8]}.{item['metadata']['resourceVersion']}" for item in items
+        )
+
+    # -- volumes -----------------------------------------------------------------------------------
+
+    def create_volume_command(self, name: str, labels: Mapping[str, str]) -> Argv:
+        """Return the command that creates the volume ``name``: its claim is among what is applied."""
+        return self.apply_command()
+
+    def import_volume_command(self, name: str) -> Argv:
+        """Return the command that unpacks a tar, its standard input, into the volume ``name``."""
+        container, path = _mounted(name)
+        return self.exec_command(container, "tar", "-C", path, "-xf", "-", interactive=True)
+
+    def export_volume_command(self, name: str) -> Argv:
+        """Return the command that writes the volume ``name`` as a tar to standard output."""
+        container, path = _mounted(name)
+        return self.exec_command(container, "tar", "-C", path, "-cf", "-", ".")
+
+    def containers_with(self, volume: str) -> list[str]:
+        """Return the names of running containers that mount ``volume``."""
+        container, _ = _mounted(volume)
+        return [name for name, state in self.states([container]).items() if state.state == "running"]
+
+    # -- containers --------------------------------------------------------------------------------
+
+    def exec(self, container: str, *command: str, **options: Any) -> Completed:
+        """Run ``command`` in ``container``; ``options`` are those of `Programs.run`."""
+        interactive = options.get("stdin") is not None
+        return self.programs.run(self.exec_command(container, *command, interactive=interactive), **options)
+
+    def exec_command(
+        self,
+        container: str,
+        *command: str,
+        user: str | None = None,
+        interactive: bool = False,
+        tty: bool = False,
+    ) -> Argv:
+        """Return a command line that runs ``command`` in ``container``."""
+        pod, name = _split(container)
+        options = [*(["--stdin"] if interactive else []), *(["--tty"] if tty else [])]
+        if user:  # kubectl can't choose one
+            command = ("runuser", "-s", "/bin/sh", "-c", 'exec "$0" "$@"', "--", user, *command)
+        return self.command("exec", pod, "--container", name, *options, "--", *command)
+
+    def logs(self, container: str, lines: int = 20) -> list[str]:
+        """Return the last ``lines`` lines that ``container`` printed."""
+        return self._log(*_split(container), lines)
+
+    def _log(self, pod: str, name: str, lines: int) -> list[str]:
+        arguments = ("logs", pod, "--container", name, f"--tail={lines}")
+        text = self.kubectl(*arguments, check=False, timeout=ANSWER).text
+        if not text:  # it has just been started again
+            text = self.kubectl(*arguments, "--previous", check=False, timeout=ANSWER).text
+        return text.strip().splitlines()[-lines:]
+
+    def print_logs(self, containers: Sequence[str], lines: int, follow: bool) -> None:
+        """Print the last ``lines`` log lines of each container; ``follow``: and new ones until Ctrl-C."""
+        (pod, name), *others = [_split(container) for container in containers]
+        which = ("--all-containers", "--prefix", "--max-log-requests=20") if others else ("--container", name)
+        options = (f"--tail={lines}", *(["--follow"] if follow else []))
+        self.programs.run(self.command("logs", pod, *which, *options), terminal=True, timeout=None)
+
+    def forward_command(self, pod_name: str, ports: Sequence[PublishedPort]) -> Argv:
+        """Return the command that leads ``ports`` of this host to the pod until it is ended."""
+        addresses = ",".join(sorted({port.address for port in ports}))
+        pairs = (f"{port.host_port}:{port.container_port}" for port in ports)
+        return self.command("port-forward", f"pod/{pod_name}-0", f"--address={addresses}", *pairs)
+
+    @contextlib.contextmanager
+    def reachable(self, pod_name: str, ports: Sequence[PublishedPort]) -> Iterator[None]:
+        """Lead ``ports`` of this host to the pod during the block."""
+        if not ports:
+            yield
+            return
+        listening = [(port.address, port.host_port) for port in ports]
+        with self.programs.background(self.forward_command(pod_name, ports), listening, FORWARD):
+            yield
+
+    # -- images ------------------------------------------------------------------------------------
+
+    def load(self, tags: Sequence[str]) -> list[str]:
+        """Bring those of the images ``tags`` into the cluster that aren't on every node; return their names.
+
+        Raises StateError if there is no way: `kubernetes.load` isn't set, and it isn't kind or minikube.
+        """
+        missing = sorted(set(tags) - self._on_every_node())
+        if not missing:
+            return []
+        with tempfile.TemporaryDirectory(prefix="hubenvs-") as scratch:
+            tar = Path(scratch) / "images.tar"
+            command = load_command(self.cluster, str(tar))
+            self.save_images(missing, tar)
+            with tar.open("rb") as stream:
+                self.programs.run(command, stdin=stream)
+        return missing
+
+    def _on_every_node(self) -> set[str]:
+        """Return the names of images that every node has; none if we may not look at the nodes."""
+        done = self.kubectl("get", "nodes", "--output=json", check=False, timeout=ANSWER)
+        nodes = json.loads(done.text)["items"] if done.returncode == 0 else []
+        names = [
+            {name for image in node["status"].get("images", ()) for name in image.get("names") or ()}
+            for node in nodes
+        ]
+        return set.intersection(*names) if names else set()
+
+
+def _split(container: str) -> tuple[str, str]:
+    """Return the pod of ``container``, a name of `part_name`, and its name in the pod."""
+    name = max((row for row in CONTAINERS if container.endswith(f"-{row}")), key=len)
+    return f"{container.removesuffix(f'-{name}')}-0", name
+
+
+def _mounted(volume: str) -> tuple[str, str]:
+    """Return the container that mounts ``volume``, and where."""
+    for row in CONTAINERS.values():
+        for item in row.volumes:
+            if volume.endswith(f"-{item.name}"):
+                return part_name(volume.removesuffix(f"-{item.name}"), row.name), item.path
+    raise StateError(f"no container mounts {volume}", "`invoke status` lists the volumes")
+
+
+def _state(status: Mapping[str, Any]) -> ContainerState:
+    (word, about), *_ = status.get("state", {"waiting": {}}).items()
+    return ContainerState("exited" if word == "terminated" else word, str(about.get("exitCode", "")))
+
+
+def _containers(pod: Mapping[str, Any], labels: Mapping[str, str]) -> list[Container]:
+    stem = labels.get(LABEL_INSTANCE, "")
+    states = {item["name"]: _state(item) for item in pod.get("status", {}).get("containerStatuses", ())}
+    waiting = ContainerState("waiting", "")
+    names = [item["name"] for item in pod["spec"]["containers"]]
+    return [Container(part_name(stem, name), labels, states.get(name, waiting).state, stem) for name in names]

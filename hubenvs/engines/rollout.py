@@ -1,0 +1,129 @@
+"""Wait for a StatefulSet's pod, and say early why it can't become ready."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import StateError
+
+Document = Mapping[str, Any]
+REVISION = "controller-revision-hash"
+# Reasons for which a container waits that no further waiting cures.
+HOPELESS = {
+    "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError",
+    "CreateContainerError", "RunContainerError", "CrashLoopBackOff",
+}  # fmt: skip
+# Warnings that say why a pod has no node, no volumes or no network.
+STUCK = ("FailedScheduling", "FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox")
+# Seconds that a pod may go without a node or its volumes before its events are taken for the reason.
+PATIENCE = 30
+INTERVAL = 0.3
+PULLING = 900  # seconds more that a rollout may take while no container runs
+
+
+@dataclass
+class Rollout:
+    """A rollout of the StatefulSet ``name``, which may take ``timeout`` seconds.
+
+    ``look`` returns it and its pods, ``events`` the warnings about the object with a uid, ``log`` the end of
+    a container's log. ``delete`` deletes a pod.
+    """
+
+    name: str
+    timeout: float
+    look: Callable[[], list[dict[str, Any]]]
+    events: Callable[[str], list[str]]
+    delete: Callable[[str], None]
+    log: Callable[[str, str], list[str]]
+
+    def wait(self) -> None:
+        """Wait until the pod of the newest revision is ready; StateError if it can't or takes too long."""
+        deadline = time.monotonic() + self.timeout
+        last = deadline + PULLING
+        stuck_since: dict[str, float] = {}
+        while True:
+            items = self.look()
+            stateful_set = next((item for item in items if item["kind"] == "StatefulSet"), None)
+            pod = next((item for item in items if item["kind"] == "Pod"), None)
+            if stateful_set and self._is_current(stateful_set):
+                if pod and self._is_of(stateful_set, pod) and self._examine(pod, stuck_since):
+                    return
+                self._replace_broken(stateful_set, pod)
+            if pod and not _running(pod):  # its images are being pulled
+                deadline = min(time.monotonic() + self.timeout, last)
+            if time.monotonic() > deadline:
+                raise self._error(pod, f"not ready after {self.timeout:g} s")
+            time.sleep(INTERVAL)
+
+    @staticmethod
+    def _is_current(stateful_set: Document) -> bool:
+        """Return whether the controller has seen what was applied."""
+        status, generation = stateful_set.get("status", {}), stateful_set["metadata"]["generation"]
+        return bool(status.get("observedGeneration", 0) >= generation and status.get("updateRevision"))
+
+    @staticmethod
+    def _is_of(stateful_set: Document, pod: Document) -> bool:
+        revision = pod["metadata"].get("labels", {}).get(REVISION)
+        return bool(
+            revision == stateful_set["status"]["updateRevision"]
+            and not pod["metadata"].get("deletionTimestamp")
+        )
+
+    def _replace_broken(self, stateful_set: Document, pod: Document | None) -> None:
+        """Delete a pod of an earlier revision that isn't ready: the controller waits for it for ever."""
+        if pod is None or pod["metadata"].get("deletionTimestamp"):
+            return
+        if not self._is_of(stateful_set, pod) and not _is_ready(pod):
+            self.delete(pod["metadata"]["name"])
+
+    def _examine(self, pod: Document, stuck_since: dict[str, float]) -> bool:
+        """Return whether ``pod`` is ready; StateError if it never will be."""
+        if _is_ready(pod):
+            return True
+        status = pod.get("status", {})
+        for item in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
+            waiting = item.get("state", {}).get("waiting") or {}
+            if waiting.get("reason") in HOPELESS:
+                raise self._error(pod, f"{waiting['reason']}: {waiting.get('message', '')}", item["name"])
+            ended = item.get("lastState", {}).get("terminated")
+            if ended and item.get("restartCount", 0) > 1:
+                problem = f"ended {item['restartCount']} times, with exit status {ended.get('exitCode')}"
+                raise self._error(pod, problem, item["name"])
+        if status.get("reason") in ("Evicted", "SysctlForbidden"):
+            raise self._error(pod, f"{status['reason']}: {status.get('message', '')}")
+        uid, now = pod["metadata"]["uid"], time.monotonic()
+        if not _running(pod) and now - stuck_since.setdefault(uid, now) > PATIENCE:
+            if events := [event for event in self.events(uid) if event.startswith(STUCK)]:
+                raise self._error(pod, events[-1])
+            stuck_since[uid] = now
+        return False
+
+    def _error(self, pod: Document | None, problem: str, container: str = "") -> StateError:
+        where, details = self.name, []
+        if pod:
+            where = f"{pod['metadata']['name']}" + (f", container {container}" if container else "")
+            details = self.events(pod["metadata"]["uid"])[-5:]
+            for name in [container] if container else _not_ready(pod)[:1]:
+                details += self.log(pod["metadata"]["name"], name)
+        return StateError(f"{where}: {problem.strip()}", "mend it and run `invoke up` again", details)
+
+
+def _is_ready(pod: Document) -> bool:
+    conditions = pod.get("status", {}).get("conditions", ())
+    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+
+
+def _running(pod: Document) -> bool:
+    """Return whether a container of ``pod`` runs or has run."""
+    status = pod.get("status", {})
+    statuses = (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ()))
+    return any("waiting" not in item.get("state", {"waiting": {}}) for item in statuses)
+
+
+def _not_ready(pod: Document) -> list[str]:
+    """Return the names of the containers of ``pod`` that run and aren't ready."""
+    statuses = pod.get("status", {}).get("containerStatuses", ())
+    return [item["name"] for item in statuses if "running" in item.get("state", {}) and not item.get("ready")]

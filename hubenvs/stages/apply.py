@@ -1,0 +1,60 @@
+"""Stage `apply`: bring a deployment up in a Kubernetes cluster, or change it into what is defined now."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from ..definition.names import LABEL_CHECKOUT
+from ..deployment import folder
+from ..deployment.desired import record_definition
+from ..deployment.sources import executable_seeds, read_seeds, read_templates
+from ..engines.kubernetes import Kubernetes
+from ..plan import kubernetes
+from ..plan.images import Build, container_builds
+from ..plan.manifest import Document, dump, manifest
+from ..session import Session
+
+
+def apply(session: Session, engine: Kubernetes, builds: tuple[Build, ...], values: Mapping[str, str]) -> None:
+    """Bring images, Secrets and everything else into the cluster of ``engine``, and wait for the rollout.
+
+    StateError as soon as it can't succeed, with the event and the log's end that say why.
+    """
+    env, console = session.env, session.console
+    of_containers = container_builds(env, builds)
+    images = {name: build.tag for name, build in of_containers.items()}
+    with console.busy("load", "images into the cluster"):
+        loaded = engine.load([build.tag for build in of_containers.values() if not build.pulled])
+    if loaded:
+        console.say("load", ", ".join(loaded))
+    templates = read_templates(env.root)
+    documents = manifest(env, templates, images, values)
+    # First, and by standard input: the pod needs them, and nobody else sees them.
+    engine.apply(dump([_without_checkout(item) for item in documents if item["kind"] == "Secret"]))
+    versions = engine.secret_versions([secret.name for secret in env.secrets])
+    files = kubernetes.resources(
+        *(env, templates, images, read_seeds(env), executable_seeds(env), engine.server_version, versions)
+    )
+    for missing, since in kubernetes.LACKING.items():
+        newest = kubernetes.resources(env, templates, images, read_seeds(env))
+        if engine.server_version < since and missing in json.dumps(newest):
+            console.say("apply", f"Kubernetes {_text(engine.server_version)} has no {missing}: left out")
+    engine.apply(dump([item for name in kubernetes.RESOURCES for item in files.get(name, ())]))
+    with console.busy("apply", f"rollout of {env.pod}"):
+        engine.rollout(env.pod, env.wait_timeout).wait()
+    engine.prune(env.pod)
+    where = f"{engine.cluster.context}/{engine.cluster.namespace}"
+    console.say("apply", f"{env.pod} in {where}: {', '.join(env.containers)}")
+    record_definition(env, folder.read_record(env.deploy_folder))
+
+
+def _without_checkout(document: Document) -> Document:
+    """Return ``document`` without the label that is about one machine."""
+    metadata = document["metadata"]
+    labels = {key: value for key, value in metadata["labels"].items() if key != LABEL_CHECKOUT}
+    return {**document, "metadata": {**metadata, "labels": labels}}
+
+
+def _text(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))

@@ -1,0 +1,117 @@
+"""A deployment in a real cluster: `nox -s kubernetes`. The tests build on one another, in this order."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.integration.helpers import invoke, wait_until
+
+from .conftest import Deployed
+
+pytestmark = pytest.mark.usefixtures("deployed")
+# Seconds that a pod may take to be replaced.
+REPLACED = 180
+
+
+def setting(deployed: Deployed, name: str) -> str:
+    """Return the value of a setting in the hub's container."""
+    pod = f"{deployed.pod}-0"
+    return deployed.cluster.kubectl("exec", pod, "--container=jupyterhub", "--", "printenv", name).strip()
+
+
+def wait_ready(deployed: Deployed) -> None:
+    """Wait until the rollout is complete."""
+    deployed.cluster.kubectl("rollout", "status", f"statefulset/{deployed.pod}", f"--timeout={REPLACED}s")
+
+
+def test_a_user_computes(deployed: Deployed) -> None:
+    """All that `verify` and `check` prove of podman's pods holds here."""
+    assert "all well" in invoke("verify", *deployed.named).stdout
+    assert "FAIL" not in invoke("check", *deployed.named).stdout
+
+
+def test_the_same_again_changes_nothing(deployed: Deployed) -> None:
+    """The pod stays, whoever runs `up` again."""
+    before = deployed.pod_uid()
+    assert "load" not in deployed.up()
+    assert deployed.pod_uid() == before
+
+
+def test_tasks_find_it(deployed: Deployed) -> None:
+    """`status`, `logs`, `slurm` and `shell` work as they do with podman."""
+    listing = json.loads(invoke("status", *deployed.cluster.options, "--json").stdout)["environments"]
+    (entry,) = (item for item in listing if item["instance"] == deployed.instance)
+    assert (entry["env"], entry["state"]) == (deployed.env, "up")
+    assert "idle" in invoke("slurm", *deployed.named).stdout
+    shell = ("shell", *deployed.named, "--user", "alice.project1", "--command", "id -un")
+    assert invoke(*shell).stdout.strip() == "alice.project1"
+    assert (
+        "JupyterHub" in invoke("logs", *deployed.named, "--container", "jupyterhub", "--lines", "100").stdout
+    )
+
+
+def test_a_deleted_pod_comes_back(deployed: Deployed) -> None:
+    """Never two at a time, and with the same database."""
+    before = deployed.pod_uid()
+    deployed.cluster.kubectl("delete", "pod", f"{deployed.pod}-0", "--wait=false")
+
+    def is_replaced() -> bool:
+        pods = deployed.cluster.get("pods", deployed.selector)
+        assert len(pods) < 2
+        return [pod["metadata"]["uid"] for pod in pods] not in ([before], [])
+
+    wait_until(is_replaced, REPLACED, "there is no new pod")
+    wait_ready(deployed)
+    invoke("wait", *deployed.named)
+
+
+def test_a_setting_rolls_forth_and_back(deployed: Deployed) -> None:
+    """A rollback has the setting of before, since its ConfigMap is still there."""
+    before = deployed.pod_uid()
+    deployed.up("--set", "log_level=DEBUG")
+    assert deployed.pod_uid() != before
+    assert setting(deployed, "DEPLOY_CONFIG_LOG_LEVEL") == "DEBUG"
+    deployed.cluster.kubectl("rollout", "undo", f"statefulset/{deployed.pod}")
+    wait_ready(deployed)
+    assert setting(deployed, "DEPLOY_CONFIG_LOG_LEVEL") == "INFO"
+
+
+def test_new_secrets_replace_the_pod(deployed: Deployed) -> None:
+    """And a user computes with them."""
+    before = deployed.pod_uid()
+    invoke("secrets", *deployed.named, "--rotate")
+    assert deployed.pod_uid() != before
+    assert "all well" in invoke("verify", *deployed.named).stdout
+
+
+def test_a_broken_rollout_is_explained_and_mended(deployed: Deployed) -> None:
+    """`up` over a pod that can't start replaces it; a StatefulSet would wait for it for ever."""
+    image = "localhost/not-there:1"
+    deployed.cluster.kubectl("set", "image", f"statefulset/{deployed.pod}", f"jupyterhub={image}")
+
+    def is_broken() -> bool:
+        pods = deployed.cluster.get("pods", deployed.selector)
+        return any(item["image"] == image for pod in pods for item in pod["spec"]["containers"])
+
+    wait_until(is_broken, REPLACED, "the broken image isn't rolled out")
+    deployed.up()
+    invoke("wait", *deployed.named)
+
+
+def test_down_keeps_the_claims_and_the_key_to_the_database(deployed: Deployed) -> None:
+    """Nothing else is left, and `up` goes on with them."""
+    secret = f"{deployed.pod}-jupyterhub"
+
+    def crypt_key() -> str:
+        (found,) = deployed.cluster.get("secret", secret)
+        return str(found["data"]["crypt_keys"])
+
+    before = crypt_key()
+    invoke("down", *deployed.named)
+    assert deployed.left() == set()
+    assert deployed.cluster.get("persistentvolumeclaims", deployed.selector)
+    deployed.up()
+    assert crypt_key() == before
+    assert "all well" in invoke("verify", *deployed.named).stdout

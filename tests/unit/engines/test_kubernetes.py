@@ -1,0 +1,114 @@
+"""kubectl's command lines, and what its messages mean. What a cluster makes of them, `nox -s kubernetes` tries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from hubenvs import cli
+from hubenvs.engines.cluster import Cluster, load_command
+from hubenvs.engines.engine import PublishedPort
+from hubenvs.engines.kubernetes import Kubernetes
+from hubenvs.engines.process import Completed, Programs
+from hubenvs.errors import DefinitionError, StateError
+
+POD = "jupyterhub-slurm-dev-dummyauth"
+KUBECTL = ("kubectl", "--context", "lab", "--namespace", "hub")
+
+
+class Answer(Programs):
+    """Answers every command with ``stderr`` and exit status 1."""
+
+    def __init__(self, stderr: str = "") -> None:
+        super().__init__()
+        self.stderr = stderr
+
+    def run(self, argv: Sequence[str], **options: Any) -> Completed:
+        """Return the answer."""
+        return Completed(1, b"", self.stderr)
+
+
+def engine(stderr: str = "") -> Kubernetes:
+    return Kubernetes(None, Answer(stderr), "part-of=test", Cluster("lab", "hub"), "1234")
+
+
+def test_context_and_namespace_are_always_named() -> None:
+    """Every command line has both."""
+    ports = [PublishedPort(8000, "127.0.0.1", 8123)]
+    lines = [
+        engine().exec_command(f"{POD}-slurm", "sinfo"),
+        engine().forward_command(POD, ports),
+        engine().apply_command(),
+        engine().export_volume_command(f"{POD}-home"),
+    ]
+    assert all(line[:5] == KUBECTL for line in lines)
+    assert lines[0][5:] == ("exec", f"{POD}-0", "--container", "slurm", "--", "sinfo")
+    assert lines[1][5:] == ("port-forward", f"pod/{POD}-0", "--address=127.0.0.1", "8123:8000")
+    assert lines[3][5:] == (*lines[0][5:10], "tar", "-C", "/home", "-cf", "-", ".")
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("kubernetes", None, "hub"), "the cluster has to be named"),
+        (("kubernetes", "lab", None), "the cluster has to be named"),
+        ((None, "lab", "hub"), "--context and --namespace"),
+        (("docker", "lab", "hub"), "--engine docker"),
+    ],
+)
+def test_a_cluster_that_is_not_named_is_refused(
+    options: tuple[str | None, str | None, str | None], problem: str
+) -> None:
+    """The kubeconfig's current context and namespace are never taken."""
+    with pytest.raises(DefinitionError, match=problem):
+        cli.cluster_settings(*options)
+
+
+@pytest.mark.parametrize(
+    ("message", "problem", "hint"),
+    [
+        ('error: context "lab" does not exist', "there is no context lab", "get-contexts"),
+        (
+            'Error from server (Forbidden): pods is forbidden: User "u" cannot list resource "pods"',
+            "lab/hub: a right is missing",
+            "auth can-i --list",
+        ),
+        (
+            'Error from server (NotFound): namespaces "hub" not found',
+            "lab/hub: there is no such namespace",
+            "create",
+        ),
+        (
+            "The connection to the server 192.0.2.1 was refused",
+            "lab/hub: the cluster does not answer",
+            "is it up",
+        ),
+    ],
+)
+def test_what_a_user_can_mend_is_explained(message: str, problem: str, hint: str) -> None:
+    """In two lines, and not as kubectl's exit status."""
+    with pytest.raises(StateError) as error:
+        engine(message).listing()
+    assert (error.value.message, hint in error.value.hint) == (problem, True)
+
+
+def test_how_images_get_there() -> None:
+    """By the command that is set; else kind's or minikube's, by the context's name; else not at all."""
+    assert load_command(Cluster("x", "n", "ssh node 'ctr import -'"), "a.tar") == (
+        "ssh",
+        "node",
+        "ctr import -",
+    )
+    assert load_command(Cluster("kind-ci", "n"), "a.tar") == (
+        "kind",
+        "load",
+        "image-archive",
+        "a.tar",
+        "--name",
+        "ci",
+    )
+    assert load_command(Cluster("minikube", "n"), "a.tar")[-3:] == ("image", "load", "a.tar")
+    with pytest.raises(StateError, match="can't get images"):
+        load_command(Cluster("x", "n"), "a.tar")

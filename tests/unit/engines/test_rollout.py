@@ -1,0 +1,90 @@
+"""A rollout in a cluster: ready, hopeless, or stuck on a pod of an earlier revision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hubenvs.engines import rollout
+from hubenvs.engines.rollout import Rollout
+from hubenvs.errors import StateError
+
+Document = dict[str, Any]
+STATEFUL_SET: Document = {
+    "kind": "StatefulSet",
+    "metadata": {"generation": 2},
+    "status": {"observedGeneration": 2, "updateRevision": "new"},
+}
+
+
+def pod(revision: str = "new", ready: bool = False, **status: Any) -> Document:
+    labels = {rollout.REVISION: revision}
+    condition = {"type": "Ready", "status": str(ready)}
+    return {
+        "kind": "Pod",
+        "metadata": {"name": "hub-0", "uid": revision, "labels": labels},
+        "status": {"conditions": [condition], **status},
+    }
+
+
+def waiting(reason: str) -> Document:
+    return {"name": "slurm", "state": {"waiting": {"reason": reason, "message": "no such image"}}}
+
+
+def wait(*looks: list[Document], events: list[str] | None = None) -> list[str]:
+    """Wait for a rollout that looks like each of ``looks`` in turn, and return the pods that were deleted."""
+    deleted: list[str] = []
+    remaining = list(looks)
+
+    def look() -> list[Document]:
+        return remaining.pop(0) if len(remaining) > 1 else remaining[0]
+
+    Rollout("hub", 0.5, look, lambda _: events or [], deleted.append, lambda *_: ["its last line"]).wait()
+    return deleted
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look without a pause, and have no patience with what lacks a node."""
+    monkeypatch.setattr(rollout, "INTERVAL", 0)
+    monkeypatch.setattr(rollout, "PATIENCE", 0.1)
+    monkeypatch.setattr(rollout, "PULLING", 0.5)
+
+
+def test_it_ends_when_the_new_pod_is_ready() -> None:
+    """A ready pod of the earlier revision, or of before the controller has looked, doesn't count."""
+    stale = {**STATEFUL_SET, "status": {"observedGeneration": 1, "updateRevision": "old"}}
+    assert (
+        wait([stale, pod("old", True)], [STATEFUL_SET, pod("old", True)], [STATEFUL_SET, pod(ready=True)])
+        == []
+    )
+
+
+def test_a_broken_pod_of_before_is_deleted() -> None:
+    """The controller would wait for it for ever."""
+    broken = pod("old", containerStatuses=[waiting("CrashLoopBackOff")])
+    assert wait([STATEFUL_SET, broken], [STATEFUL_SET, pod(ready=True)]) == ["hub-0"]
+
+
+@pytest.mark.parametrize("reason", sorted(rollout.HOPELESS))
+def test_what_no_waiting_cures_is_said_at_once(reason: str) -> None:
+    """With the container, the reason, the events and the end of the log."""
+    with pytest.raises(StateError) as error:
+        wait([STATEFUL_SET, pod(containerStatuses=[waiting(reason)])], events=["Failed: pull"])
+    assert error.value.message == f"hub-0, container slurm: {reason}: no such image"
+    assert error.value.details == ("Failed: pull", "its last line")
+
+
+def test_a_pod_without_a_node_or_volume_is_explained() -> None:
+    """After a while its warnings are taken for the reason."""
+    with pytest.raises(StateError, match="FailedMount: secret not found"):
+        wait([STATEFUL_SET, pod()], events=["FailedMount: secret not found"])
+
+
+def test_it_takes_only_so_long() -> None:
+    """A pod that runs and never becomes ready ends the wait, with the log of what isn't ready."""
+    running = {"name": "jupyterhub", "state": {"running": {}}, "ready": False}
+    with pytest.raises(StateError, match=r"not ready after 0\.5 s") as error:
+        wait([STATEFUL_SET, pod(containerStatuses=[running])])
+    assert error.value.details == ("its last line",)
