@@ -13,6 +13,7 @@ from ..definition.layers import parse_yaml, read_text, shown
 from ..errors import DefinitionError
 from ..files import write
 from ..plan import keys
+from ..plan.known_hosts import host_trust
 
 # The value of the Secret key of a site without certificates of its own; it can't be empty.
 NO_CERTIFICATES = "# no certificates of the site's own\n"
@@ -106,10 +107,7 @@ def _certificates(env: Environment, path: Path) -> str:
 
 
 def _known_hosts(env: Environment, path: Path) -> str:
-    """Return the known_hosts file at ``path``; it must have a key of slurm.ssh_hostname."""
-    from paramiko import HostKeys
-    from paramiko.hostkeys import InvalidHostKey
-
+    """Return the known_hosts file at ``path``; it must have a key of slurm.ssh_hostname or of its authority."""
     name, host, port = shown(path, env.root), env.slurm.ssh_hostname, env.slurm.ssh_port
     compare = "compare their fingerprints with those that the site publishes"
     scan = f"`ssh-keyscan -p {port} {host}` prints its keys: {compare}"
@@ -119,9 +117,9 @@ def _known_hosts(env: Environment, path: Path) -> str:
         raise DefinitionError(f"{name}: everybody can write it", f"chmod o-w {name}")
     text = read_text(path, env.root)
     try:
-        known = HostKeys(str(path)).lookup(keys.host_pattern(host, port))
-    except InvalidHostKey as error:
-        raise DefinitionError(f"{name}: not a host key: {error.line}", "correct the line") from None
-    if not known:
+        trust = host_trust(text, host, port)
+    except ValueError as error:
+        raise DefinitionError(f"{name}: not a host key: {error}", "correct the line") from None
+    if not trust.keys and not trust.authorities:
         raise DefinitionError(f"{name}: has no key of {keys.host_pattern(host, port)}", scan)
     return text

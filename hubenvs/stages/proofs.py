@@ -12,7 +12,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import paramiko
 from fabric import Config, Connection
@@ -24,6 +24,7 @@ from ..definition.names import SERVICE_ACCOUNT
 from ..deployment import folder
 from ..errors import StateError
 from ..plan.keys import ssh_key_pair
+from ..plan.known_hosts import Key, host_trust
 from ..session import Session
 
 # Seconds for each connection and command; a healthy one takes well under one.
@@ -31,6 +32,12 @@ TIMEOUT = 15
 # Without output: sudo keeps the service account's folder, where the user can't write, and a job that can't
 # write its output fails at once.
 JOB = "#!/bin/sh\n#SBATCH --chdir=/ --output=/dev/null\nsleep 60\n"
+# Algorithms of host keys that Paramiko has.
+HOST_KEYS = (
+    "ssh-ed25519",
+    *(f"ecdsa-sha2-nistp{bits}" for bits in (256, 384, 521)),
+    *("rsa-sha2-512", "rsa-sha2-256"),
+)
 # Variables that make a wrapper run other code; sudo must refuse them.
 CODE_VARIABLES = ("LD_PRELOAD", "PYTHONPATH")
 
@@ -75,7 +82,8 @@ class Server:
         self.hub = env.container("jupyterhub")
         self.host, self.port = env.slurm.ssh_hostname, env.slurm.ssh_port
         self.key = paramiko.PKey.from_path(secrets / "ssh_key")  # a site's key can be of any kind
-        self._known_hosts = str(secrets / "known_hosts")
+        self._engine = session.engine
+        self._known_hosts = (secrets / "known_hosts").read_text()
         # -N ends the relay with its input. Otherwise its connection would remain, and sshd waits for that at
         # its end.
         relay = session.engine.exec_command(self.hub, "nc", "-N", self.host, str(self.port), interactive=True)
@@ -93,15 +101,43 @@ class Server:
                 "allow_agent": False,
                 "look_for_keys": False,
                 "banner_timeout": TIMEOUT,
+                # Of several host keys the server shows one of a kind that is known here.
+                "disabled_algorithms": {"keys": [name for name in HOST_KEYS if not self._is_known(name)]},
                 **credentials,
             },
             inline_ssh_env=False,
             config=Config(lazy=True),  # without the user's ~/.ssh/config
         )
-        connection.client.load_host_keys(self._known_hosts)
         # Fabric accepts unknown hosts unless told otherwise.
-        connection.client.set_missing_host_key_policy(paramiko.RejectPolicy())
+        connection.client.set_missing_host_key_policy(_Pinned(self.host_keys))
         return connection
+
+    def _is_known(self, algorithm: str) -> bool:
+        kind = "ssh-rsa" if algorithm.startswith("rsa") else algorithm
+        return not self.host_keys or any(key.startswith(f"{kind} ") for key in self.host_keys)
+
+    @cached_property
+    def host_keys(self) -> frozenset[Key]:
+        """The host keys to trust. Paramiko takes no certificates, so those of the server are looked at here."""
+        trust = host_trust(self._known_hosts, self.host, self.port)
+        if not trust.authorities:
+            return trust.keys
+        scan = ("ssh-keyscan", "-c", "-p", str(self.port), self.host)
+        lines = self._engine.exec(self.hub, *scan, check=False, timeout=TIMEOUT).text.splitlines()
+        shown = (" ".join(line.split()[-2:]) for line in lines)  # it leaves the server's name out
+        return trust.keys.union(key for line in shown if (key := trust.certified(line)))
+
+
+class _Pinned:
+    """Paramiko's policy for a server without an entry of its own: accept it if it shows one of ``keys``."""
+
+    def __init__(self, keys: frozenset[Key]) -> None:
+        self._keys = keys
+
+    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
+        if f"{key.get_name()} {key.get_base64()}" not in self._keys:
+            problem = f"BadHostKey: {hostname} shows a {key.get_name()} key that isn't in known_hosts"
+            raise paramiko.SSHException(problem)
 
 
 class Commands:

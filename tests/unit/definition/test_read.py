@@ -72,16 +72,13 @@ def test_later_layers_win_key_by_key(root: Path) -> None:
         ("overlays: [/not-there]", "local.yaml:1: overlays: there is no folder /not-there"),
         ("base_url: /jupyter/../hub", "local.yaml:1: base_url: string should match pattern"),
         ("base_url: /jüpyter", "local.yaml:1: base_url: string should match pattern"),
-        (
-            "auth: {oidc_server: 'https://jüpyter.example.org'}",
-            "auth.oidc_server: string should match pattern",
-        ),
+        ("auth: {oidc_server: 'https://jüpyter.example.org'}", "auth.oidc_server: string should match"),
         ("debian: {mirror: 'http://jüpyter.example.org'}", "debian.mirror: string should match pattern"),
         ("slurm: {env_prefix: /opt/jüpyter}", "slurm.env_prefix: string should match pattern"),
         ("slurm: {hub_connect_url: 'http://jüpyter:8081'}", "slurm.hub_connect_url: string should match"),
         ("hub: {job_log: ~/jüpyter-%j.log}", "hub.job_log: string should match pattern"),
         (
-            'hub: {form: {durations: ["\\u0660\\u0661:00:00"]}}',
+            "hub: {form: {durations: ['\u0660\u0661:00:00']}}",
             "hub.form.durations.0: string should match pattern",
         ),
         ('auth: {platform: "a\\nb"}', "auth.platform: string should match pattern"),

@@ -60,6 +60,17 @@ def test_the_sites_files_become_the_secrets(env: Environment) -> None:
     assert again["ssh_key"] == made["ssh_key"]
 
 
+@pytest.mark.parametrize("hosts", ["@cert-authority *.example.org", "*.example.org", "|1|"])
+def test_what_openssh_takes_is_taken(env: Environment, hosts: str) -> None:
+    """Authorities, wildcards and hashed names are as good as the server's own name."""
+    from paramiko import HostKeys
+
+    hosts = HostKeys.hash_host("login.example.org") if hosts == "|1|" else hosts
+    text = f"@revoked * {ssh_key_pair('')[1]}\n{hosts} {ssh_key_pair('')[1]}\n"
+    (env.root / FOLDER / "ssh_known_hosts").write_text(text)
+    assert site.read_site_files(env)["known_hosts"] == text
+
+
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
