@@ -8,7 +8,7 @@ import io
 import os
 import tarfile
 import tempfile
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -17,6 +17,8 @@ from .errors import StateError
 Tree = Mapping[str, bytes]  # content by path relative to the tree's root
 
 _CHUNK = 2**20
+# How a script and a Linux program begin.
+_PROGRAM = (b"#!", b"\x7fELF")
 
 
 def digest(*parts: str | bytes | Mapping[str, bytes]) -> str:
@@ -83,11 +85,16 @@ def read_tree(folder: Path) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in paths(folder).items()}
 
 
-def pack(files: Tree, owner: int, last: str = "", executable: Container[str] = ()) -> bytes:
+def is_program(content: bytes) -> bool:
+    """Return whether a file of this ``content`` is to be executable; a copy may have lost its mode."""
+    return content.startswith(_PROGRAM)
+
+
+def pack(files: Tree, owner: int, last: str = "") -> bytes:
     """Return ``files`` as a tar that depends on nothing but the arguments.
 
-    ``owner``: user and group id of all files. ``executable``: the names of those that are programs. The file
-    named ``last`` comes last, so that an import that was cut short doesn't contain it.
+    ``owner``: user and group id of all files. The file named ``last`` comes last, so that an import that was
+    cut short doesn't contain it.
     """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
@@ -96,7 +103,8 @@ def pack(files: Tree, owner: int, last: str = "", executable: Container[str] = (
             info = tarfile.TarInfo(name)
             info.uid = info.gid = owner
             if name in files:
-                info.size, info.mode = len(files[name]), 0o755 if name in executable else 0o644
+                info.size = len(files[name])
+                info.mode = 0o755 if is_program(files[name]) else 0o644
                 tar.addfile(info, io.BytesIO(files[name]))
             else:
                 info.type, info.mode = tarfile.DIRTYPE, 0o755

@@ -20,11 +20,16 @@ RANGE = 1000
 
 
 def require_free(env: Environment, engine: Engine, held: Container[int] = ()) -> None:
-    """Raise PortError, with the holder if it is known, unless every published port of ``env`` can be bound.
+    """Raise PortError, with the holder if it is known, unless every port of ``env`` can be published.
 
     ``held`` are ports that the deployment's own pod has.
     """
     for name, endpoint in env.published.items():
+        if problem := engine.address_problem(endpoint.address):
+            hint = (
+                f"--set publish.{name}=127.0.0.1:{endpoint.port}, and a web server of this host's before it"
+            )
+            raise PortError(f"publish.{name}: {endpoint} {problem}", hint)
         if endpoint.port in held:
             continue
         if problem := port_problem(endpoint):

@@ -52,20 +52,6 @@ def read_seeds(env: Environment) -> dict[str, dict[str, bytes]]:
     return result
 
 
-def executable_seeds(env: Environment) -> dict[str, frozenset[str]]:
-    """Return the names of the seed files that are programs, by the volume's name."""
-    return {
-        volume.name: frozenset(
-            name.removesuffix(".j2")
-            for folder in seed_folders(env)
-            for name, path in paths(folder / volume.suffix).items()
-            if path.stat().st_mode & 0o100
-        )
-        for volume in env.volumes
-        if volume.seeded
-    }
-
-
 def seed_source(env: Environment, volume: Volume, name: str) -> Path | None:
     """Return the file that ``name`` in ``volume`` is seeded from; None if there is none."""
     candidates = (

@@ -74,9 +74,7 @@ class Kubernetes(Images):
             hint = f"kubectl --context {context} create namespace {namespace}"
             raise StateError(f"{where}: there is no such namespace", hint)
         if "Unable to connect" in message or "connection to the server" in message:
-            raise StateError(
-                f"{where}: the cluster does not answer", "is its address right, and is it up?", last
-            )
+            raise StateError(f"{where}: the cluster does not answer", "is its address right? is it up?", last)
 
     def _get(self, *arguments: str) -> list[dict[str, Any]]:
         """Return the objects that ``kubectl get`` finds."""
@@ -88,8 +86,7 @@ class Kubernetes(Images):
     def server_version(self) -> tuple[int, ...]:
         """The cluster's version, such as (1, 34); StateError if it is too old."""
         info = json.loads(self.kubectl("version", "--output=json", timeout=ANSWER).text)["serverVersion"]
-        version = (int(info["major"]), int(info["minor"].rstrip("+")))
-        if version < OLDEST:
+        if (version := (int(info["major"]), int(info["minor"].rstrip("+")))) < OLDEST:
             raise StateError(f"Kubernetes {info['gitVersion']} is too old", "1.20 or newer is needed")
         return version
 
@@ -315,6 +312,14 @@ class Kubernetes(Images):
             for node in nodes
         ]
         return set.intersection(*names) if names else set()
+
+    def address_problem(self, address: str) -> str | None:
+        """Return None: nothing is published at addresses of this host."""
+        return None
+
+    def lost_ports_remedy(self) -> str:
+        """Return what to do where a container answers in its pod and not through port-forward."""
+        return "call the task again: the connection to the cluster was lost"
 
 
 def _split(container: str) -> tuple[str, str]:

@@ -170,6 +170,20 @@ class Podman(Images):
             options += ["--names", *(["--color"] if sys.stdout.isatty() else [])]
         self.run(("podman", "logs", *options, *containers), terminal=True, timeout=None)
 
+    # -- this host ---------------------------------------------------------------------------------
+
+    def address_problem(self, address: str) -> str | None:
+        """Return why no port can be published at ``address``, an IP address of this host; or None."""
+        if host.rootless() or ":" not in address:
+            return None
+        return "leads nowhere: as root podman gives pods IPv4 only"
+
+    def lost_ports_remedy(self) -> str:
+        """Return what to do where a container answers in its pod, and not where it is published."""
+        if host.rootless():
+            return "`invoke down` and `invoke up` publish its ports again"
+        return "`podman network reload --all` brings back the firewall rules that something has removed"
+
 
 def pod_network(version: tuple[int, ...], rootless: bool, has_pasta: bool) -> str:
     """Return the network of a pod that podman ``version`` plays; ``has_pasta``: that program is installed."""

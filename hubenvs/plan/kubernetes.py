@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,7 +16,7 @@ from ..definition.environment import Environment
 from ..definition.names import LABEL_CHECKOUT, LABEL_INSTANCE, LABEL_PART_OF, LABEL_SECRETS
 from ..definition.settings import container_settings
 from ..errors import DefinitionError
-from ..files import Tree, digest
+from ..files import Tree, digest, is_program
 from .manifest import Document, check, dump, manifest, render
 
 RESOURCES = ("configmaps.yaml", "volumes.yaml", "statefulset.yaml", "service.yaml", "networkpolicy.yaml")
@@ -52,14 +52,13 @@ def resources(
     templates: jinja2.Environment,
     images: Mapping[str, str],
     seeds: Mapping[str, Tree],
-    executable: Mapping[str, Set[str]] | None = None,
     version: tuple[int, ...] = NEWEST,
     secrets: str = "",
 ) -> dict[str, list[Document]]:
     """Return the documents of each file of the folder by its name.
 
-    ``images`` has the image reference of each container, ``seeds`` the seed files by the volume's name, and
-    ``executable`` the names of those that are programs. ``version`` is the server's: what it lacks is left
+    ``images`` has the image reference of each container, ``seeds`` the seed files by the volume's name.
+    ``version`` is the server's: what it lacks is left
     out. ``secrets`` stands for the content of the Secrets: the pod is replaced when it changes. The Secrets'
     values are placeholders. Raises DefinitionError if a template can't be rendered, or if the result or a
     seed file isn't valid in Kubernetes.
@@ -71,7 +70,7 @@ def resources(
     pod = next(document["spec"] for document in played if document["kind"] == "Pod")
     settings = container_settings(env)
     data = {name: _data(name, files) for name, files in seeds.items()}
-    modes = {name: _modes(files, (executable or {}).get(name, ())) for name, files in seeds.items()}
+    modes = {name: _modes(files) for name, files in seeds.items()}
     contents = {env.config_map: json.dumps(settings)} | {name: json.dumps(data[name]) for name in data}
     context: dict[str, Any] = {
         "env": env,
@@ -136,9 +135,9 @@ def _data(volume: str, files: Tree) -> dict[str, dict[str, str]]:
     return {name: field for name, field in fields.items() if field}
 
 
-def _modes(files: Tree, executable: Iterable[str]) -> dict[str, int]:
+def _modes(files: Tree) -> dict[str, int]:
     """Return the mode of each of ``files`` in a ConfigMap's volume."""
-    return {name: 0o755 if name in executable else 0o644 for name in sorted(files)}
+    return {name: 0o755 if is_program(files[name]) else 0o644 for name in sorted(files)}
 
 
 def _served(env: Environment) -> dict[str, int]:

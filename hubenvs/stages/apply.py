@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from ..definition.names import LABEL_CHECKOUT
 from ..deployment import folder
 from ..deployment.desired import record_definition
-from ..deployment.sources import executable_seeds, read_seeds, read_templates
+from ..deployment.sources import read_seeds, read_templates
 from ..engines.kubernetes import Kubernetes
 from ..plan import kubernetes
 from ..plan.images import Build, container_builds
@@ -33,9 +33,7 @@ def apply(session: Session, engine: Kubernetes, builds: tuple[Build, ...], value
     # First, and by standard input: the pod needs them, and nobody else sees them.
     engine.apply(dump([_without_checkout(item) for item in documents if item["kind"] == "Secret"]))
     versions = engine.secret_versions([secret.name for secret in env.secrets])
-    files = kubernetes.resources(
-        *(env, templates, images, read_seeds(env), executable_seeds(env), engine.server_version, versions)
-    )
+    files = kubernetes.resources(*(env, templates, images, read_seeds(env), engine.server_version, versions))
     for missing, since in kubernetes.LACKING.items():
         newest = kubernetes.resources(env, templates, images, read_seeds(env))
         if engine.server_version < since and missing in json.dumps(newest):

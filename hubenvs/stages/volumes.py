@@ -6,7 +6,7 @@ from collections.abc import Container
 from functools import partial
 
 from ..definition.environment import Volume
-from ..deployment.sources import executable_seeds, read_seeds
+from ..deployment.sources import read_seeds
 from ..files import Tree, pack, unpack
 from ..plan.seeds import RECORD, merge_seeds
 from ..session import Session
@@ -21,16 +21,9 @@ def volumes(session: Session) -> None:
 def fill_volumes(session: Session, existing: Container[str]) -> None:
     """Do the work of `volumes`; ``existing`` has the names of all volumes."""
     env = session.env
-    seeds, programs = read_seeds(env), executable_seeds(env)
+    seeds = read_seeds(env)
     calls = [
-        partial(
-            _fill,
-            session,
-            volume,
-            seeds.get(volume.name),
-            volume.name in existing,
-            programs.get(volume.name, ()),
-        )
+        partial(_fill, session, volume, seeds.get(volume.name), volume.name in existing)
         for volume in env.volumes
     ]
     notes = session.programs.at_once(calls)
@@ -41,9 +34,7 @@ def fill_volumes(session: Session, existing: Container[str]) -> None:
         session.console.say("volumes", note)
 
 
-def _fill(
-    session: Session, volume: Volume, seeds: Tree | None, exists: bool, executable: Container[str]
-) -> list[str]:
+def _fill(session: Session, volume: Volume, seeds: Tree | None, exists: bool) -> list[str]:
     """Create ``volume`` if needed and write its ``seeds`` (None: not seeded); return notes for the user."""
     engine = session.engine
     present: Tree = {}
@@ -55,6 +46,6 @@ def _fill(
         return []
     seeding = merge_seeds(seeds, present)
     if seeding.files:
-        tar = pack(seeding.files, volume.owner, last=RECORD, executable=executable)
+        tar = pack(seeding.files, volume.owner, last=RECORD)
         engine.run(engine.import_volume_command(volume.name), stdin=tar)
     return [f"{volume.suffix}: {note}" for note in seeding.notes]

@@ -23,11 +23,15 @@ LOOK_AT_CONTAINERS = 1
 
 @dataclass(frozen=True)
 class Condition:
-    """Something to wait for. The logs of ``container`` explain a failure."""
+    """Something to wait for. The logs of ``container`` explain a failure.
+
+    ``port``: its port in the pod, if ``holds`` looks at where that is published.
+    """
 
     name: str
     container: str
     holds: Callable[[], bool]
+    port: int | None = None
 
 
 def wait(session: Session, timeout: float | None = None) -> None:
@@ -61,6 +65,9 @@ def _wait_for(session: Session, condition: Condition, started: float, seconds: f
         return False
 
     if not poll(holds, started + seconds - time.monotonic()):
+        if condition.port and "HTTP/" in _ask(session, condition.port, "/"):
+            problem = "answers in its pod, and not at the port of this host that leads there"
+            raise StateError(f"{condition.name} {problem}", session.engine.lost_ports_remedy())
         raise StateError(
             f"{condition.name} did not answer within {seconds:g} s",
             f"`invoke logs {session.env.options}` shows more",
@@ -80,7 +87,8 @@ def conditions(session: Session) -> tuple[Condition, ...]:
         for port in row.ports:
             if page := env.page(port):
                 answers = partial(_answers, *page)
-                result.append(Condition(names.get(port.name, port.name), row.name, answers))
+                name = names.get(port.name, port.name)
+                result.append(Condition(name, row.name, answers, port.number))
     if "jupyterhub" in env.containers:
         result.append(Condition("hub", "jupyterhub", lambda: hub_answers(session)))
     if "slurm" in env.containers:
@@ -103,10 +111,16 @@ def hub_answers(session: Session) -> bool:
 
     Until the hub has registered with the proxy, the proxy answers 404.
     """
-    request = f"GET {session.env.base_url.rstrip('/')}/hub/api/ HTTP/1.0\r\n\r\n".encode()
-    container, port = session.env.container("jupyterhub"), str(PORTS["jupyterhub"].number)
-    answer = session.engine.exec(container, "nc", "-w2", "127.0.0.1", port, stdin=request, check=False)
-    return answer.text.partition("\r\n")[0].endswith(" 200 OK")
+    path = f"{session.env.base_url.rstrip('/')}/hub/api/"
+    return _ask(session, PORTS["jupyterhub"].number, path).endswith(" 200 OK")
+
+
+def _ask(session: Session, port: int | None, path: str) -> str:
+    """Return the first line of the answer to a request for ``path`` at ``port``, made in the pod."""
+    container, request = session.env.container("jupyterhub"), f"GET {path} HTTP/1.0\r\n\r\n".encode()
+    command = ("nc", "-w2", "127.0.0.1", str(port))
+    answer = session.engine.exec(container, *command, stdin=request, check=False)
+    return answer.text.partition("\r\n")[0]
 
 
 def nodes_answer(states: str) -> bool:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 from ..console import Console
+from ..definition.names import LABEL_CHECKOUT, checkout_id
 from ..definition.read import readable_environments
+from ..definition.schema import Endpoint
 from ..deployment.existing import belongs_to_us
 from ..deployment.ports import port_problem
 from ..deployment.sources import on_host
 from ..engines.engine import Engine, Finding
 from ..engines.host import finding, python_index
 from ..plan.images import debian_releases
+from ..polling import poll
 from ..web import http_status
+
+# Seconds in which a published port must answer.
+PATIENCE = 10
 
 Result = tuple[bool, str, str]
 
@@ -49,6 +56,7 @@ def examine(root: Path, engine: Engine) -> list[Finding]:
         *engine.diagnose(),
         finding("git", _git),
         finding("ports", lambda: _ports(root, engine)),
+        finding("published ports", lambda: _published(root, engine)),
         finding("Debian mirror", lambda: _mirrors(root)),
         finding("Python packages", _index),
         finding("checkout", lambda: _checkout(root)),
@@ -72,6 +80,27 @@ def _ports(root: Path, engine: Engine) -> Result:
                 return False, f"{endpoint} of {name} {problem}", remedy
             free.append(f"{endpoint} ({name})")
     return True, f"free, or a pod's of ours: {', '.join(free)}", ""
+
+
+def _published(root: Path, engine: Engine) -> Result:
+    """Ask each published port of this checkout's running pods; all of them serve HTTP."""
+    ours = [
+        container
+        for container in engine.listing().containers
+        if container.labels.get(LABEL_CHECKOUT) == checkout_id(root) and container.state == "running"
+    ]
+    ports = {(port.address, port.host_port, container.pod) for container in ours for port in container.ports}
+    for address, number, pod in sorted(ports):
+        address = address.replace("0.0.0.0", "127.0.0.1")
+        url = f"http://{Endpoint(address=address, port=number)}/"
+        if not poll(partial(_answers, url), PATIENCE):
+            remedy = f"if it is not just starting: {engine.lost_ports_remedy()}"
+            return False, f"nothing answers at {url}, where {pod} is published", remedy
+    return True, "those of running pods answer" if ours else "no pod is running", ""
+
+
+def _answers(url: str) -> bool:
+    return http_status(url) is not None
 
 
 def _mirrors(root: Path) -> Result:

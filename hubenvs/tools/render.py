@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..deployment import folder
 from ..deployment.desired import desired_pod, planned_images
-from ..deployment.sources import executable_seeds, read_seeds, read_templates
+from ..deployment.sources import read_seeds, read_templates
 from ..errors import DefinitionError
 from ..files import write
 from ..plan import kubernetes
@@ -65,4 +65,4 @@ def kubernetes_folder(session: Session) -> dict[str, str]:
     env = session.env
     builds = container_builds(env, planned_images(env, session.engine))
     images = {name: build.tag for name, build in builds.items()}
-    return kubernetes.folder(env, read_templates(env.root), images, read_seeds(env), executable_seeds(env))
+    return kubernetes.folder(env, read_templates(env.root), images, read_seeds(env))

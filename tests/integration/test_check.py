@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import signal
 import subprocess
 import sys
 
 import pytest
 
-from .helpers import ROOT, START, STOP, Deployment, invoke, once, ssh_key_pair, wait_until
+from .helpers import ROOT, START, STOP, Deployment, entry, invoke, once, ssh_key_pair, wait_until
 
 pytestmark = pytest.mark.environments("dev_dummyauth", "dev_realauth")
 
@@ -41,6 +43,42 @@ def test_check_proves_every_row(deployment: Deployment) -> None:
 
 
 @once
+def test_lost_firewall_rules_are_named(deployment: Deployment) -> None:
+    """A flushed firewall leaves a pod that is well and can't be reached: `wait` and `doctor` name the remedy."""
+    port = deployment.status["url"].rpartition(":")[2].partition("/")[0]
+    rules = subprocess.run(
+        ("iptables", "-t", "nat", "-S"), capture_output=True, text=True, check=False
+    ).stdout
+    lost = [rule for rule in rules.splitlines() if f"--dport {port} " in rule and "DNAT" in rule]
+    if not lost:
+        pytest.skip("podman has no rules of iptables' here")
+    for rule in lost:
+        subprocess.run(("iptables", "-t", "nat", *shlex.split(rule.replace("-A", "-D", 1))), check=True)
+    try:
+        remedy = "podman network reload"
+        assert remedy in invoke("wait", *deployment.options, "--timeout", "10", check=False).stderr
+        assert remedy in invoke("doctor", check=False).stdout
+    finally:
+        pod = deployment.status["pod"]
+        (infra,) = deployment.engine.run(
+            ("podman", "pod", "inspect", "--format={{.InfraContainerID}}", pod)
+        ).text.split()
+        deployment.engine.run(("podman", "network", "reload", infra))
+    wait_until(lambda: deployment.health == 200, START, "the remedy doesn't help")
+
+
+@once
+def test_an_address_that_leads_nowhere_is_refused(deployment: Deployment) -> None:
+    """Before anything is created: as root podman takes an IPv6 address and forwards nothing."""
+    if os.geteuid():
+        pytest.skip("an ordinary user's podman forwards it")
+    setting, instance = "publish.jupyterhub='[::1]:8000'", f"six{os.getpid()}"
+    refused = invoke("up", "--env", deployment.env, "--instance", instance, "--set", setting, check=False)
+    assert "error: publish.jupyterhub: [::1]:8000 leads nowhere: " in refused.stderr
+    assert entry(instance) is None
+
+
+@once
 def test_check_notices_a_wrong_host_key(deployment: Deployment) -> None:
     """A server that shows another key than the pinned one is not talked to."""
     pinned = deployment.secrets["known_hosts"]
@@ -52,6 +90,42 @@ def test_check_notices_a_wrong_host_key(deployment: Deployment) -> None:
         pinned.write_text(right)
     assert done.returncode == 1
     assert "BadHostKey" in done.stdout + done.stderr
+
+
+@once
+def test_a_certified_host_key_is_trusted(deployment: Deployment) -> None:
+    """By the hub's ssh and by Fabric: an authority and a wildcard do; a revoked key doesn't."""
+    pinned, inside = deployment.secrets["known_hosts"], "/run/jupyterhub/known_hosts"
+    right, key, options = pinned.read_text(), "/etc/ssh/ssh_host_ed25519_key", "/etc/ssh/sshd_config"
+    ca = deployment.run_in("slurm", "sh", "-c", "ssh-keygen -q -t ed25519 -N '' -f /tmp/ca; cat /tmp/ca.pub")
+    host_key = " ".join(right.split()[1:3])
+
+    def check(known_hosts: str) -> subprocess.CompletedProcess[str]:
+        """Run `check` with these lines in place of those that the deployment has."""
+        pinned.write_text(known_hosts)
+        tee = ("podman", "exec", "--interactive", f"{deployment.status['pod']}-jupyterhub", "tee", inside)
+        deployment.engine.run(tee, stdin=known_hosts.encode())
+        # Otherwise the hub's ssh goes on with the connection that it has.
+        deployment.run_in("jupyterhub", "ssh", "-O", "exit", "jupyterspawner@slurm", check=False)
+        return invoke("check", *deployment.options, check=False)
+
+    try:
+        assert check(f"slur? {host_key}").returncode == 0
+        done = check(f"@revoked * {host_key}\n{right}")
+        assert "revoked" in (done.stdout + done.stderr).lower()
+        sign = f"ssh-keygen -y -f {key} >{key}.pub && ssh-keygen -q -s /tmp/ca -I x -h -n slurm {key}.pub"
+        serve = (
+            f"$aHostCertificate {key}-cert.pub\n/^HostKeyAlgorithms/s/$/,ssh-ed25519-cert-v01@openssh.com/"
+        )
+        deployment.run_in("slurm", "sh", "-c", sign)
+        deployment.run_in("slurm", "sed", "-i", serve, options)
+        deployment.run_in("slurm", "s6-svc", "-h", "/run/service/sshd")
+        done = check(f"@cert-authority s* {ca}")
+        assert done.returncode == 0, done.stdout
+    finally:
+        deployment.run_in("slurm", "sed", "-i", "/^HostCertificate/d; s/,ssh-ed25519-cert.*//", options)
+        deployment.run_in("slurm", "s6-svc", "-h", "/run/service/sshd")
+        assert check(right).returncode == 0
 
 
 @once

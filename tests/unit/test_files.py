@@ -23,6 +23,14 @@ def test_a_tar_depends_on_nothing_but_its_content() -> None:
     assert unpack(pack(files, 0)) == files
 
 
+def test_scripts_stay_executable() -> None:
+    """Slurm drains a node whose Prolog it can't run; what isn't a program is data."""
+    files = {"prolog": b"#!/bin/sh\n", "program": b"\x7fELF\x02", "slurm.conf": b"# a comment"}
+    with tarfile.open(fileobj=io.BytesIO(pack(files, 0))) as tar:
+        modes = {member.name: member.mode for member in tar if member.isfile()}
+    assert modes == {"prolog": 0o755, "program": 0o755, "slurm.conf": 0o644}
+
+
 def test_a_digest_tells_where_one_part_ends() -> None:
     """Moving a byte from one part to the next changes the digest."""
     assert digest("ab", "c") != digest("a", "bc")

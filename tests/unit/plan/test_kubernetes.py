@@ -88,13 +88,11 @@ def test_every_seed_file_is_brought_in(env: Environment) -> None:
 def test_a_seed_that_is_a_program_stays_one(env: Environment) -> None:
     """The ConfigMap's volume has the mode that the init container copies."""
     name = f"{env.pod}-slurm-config"
-    executable = {name: frozenset({"prolog"})}
     files = kubernetes.resources(
         env,
         read_templates(env.root),
         images(env),
-        {**read_seeds(env), name: {"prolog": b"", "x": b""}},
-        executable,
+        {**read_seeds(env), name: {"prolog": b"#!/bin/sh\n", "x": b""}},
     )
     (stateful_set,) = files["statefulset.yaml"]
     volumes = {item["name"]: item for item in stateful_set["spec"]["template"]["spec"]["volumes"]}
