@@ -44,6 +44,8 @@ def container_settings(env: Environment) -> dict[str, str]:
         "HTTP_TIMEOUT": hub.http_timeout,
         "ADMIN_USERS": ",".join(hub.admin_users),
         "COOKIE_MAX_AGE_DAYS": hub.cookie_max_age_days,
+        # Cookies are a host's, not a port's: other hubs on this host have a name of their own.
+        "HUB_COOKIE": f"jupyterhub-hub-login-{env.pod}",
         "NAMED_SERVERS": hub.named_servers,
         "REQUEST_GPUS": _either(hub.request_gpus, slurm.gpus_per_node > 0),
         "FORM": _form(env),

@@ -107,7 +107,7 @@ def _certificates(env: Environment, path: Path) -> str:
 
 
 def _known_hosts(env: Environment, path: Path) -> str:
-    """Return the known_hosts file at ``path``; it must have a key of slurm.ssh_hostname or of its authority."""
+    """Return the known_hosts file at ``path``, with a key of slurm.ssh_hostname or of its authority."""
     name, host, port = shown(path, env.root), env.slurm.ssh_hostname, env.slurm.ssh_port
     compare = "compare their fingerprints with those that the site publishes"
     scan = f"`ssh-keyscan -p {port} {host}` prints its keys: {compare}"

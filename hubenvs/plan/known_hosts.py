@@ -35,7 +35,7 @@ class HostTrust:
     revoked: frozenset[Key]
 
     def certified(self, certificate: str) -> Key | None:
-        """Return the host key in ``certificate``, a line as in a .pub file; None unless it is to be trusted."""
+        """Return the host key in ``certificate``, a line as in a .pub file, if it is to be trusted."""
         try:
             identity = load_ssh_public_identity(certificate.encode())
             if not isinstance(identity, SSHCertificate) or identity.type != SSHCertificateType.HOST:
@@ -54,8 +54,8 @@ class HostTrust:
 def host_trust(text: str, hostname: str, port: int) -> HostTrust:
     """Return what the known_hosts file ``text`` says of the server at ``hostname`` and ``port``.
 
-    A key must be that of the port; an authority, or a key to refuse, may be the host's. Raises ValueError, with
-    the line as its message, for one that isn't an entry of such a file.
+    A key must be that of the port; an authority, or a key to refuse, may be the host's. Raises ValueError,
+    with the line as its message, for one that isn't an entry of such a file.
     """
     found: dict[str, set[Key]] = {"": set(), "@cert-authority": set(), "@revoked": set()}
     for line in text.splitlines():

@@ -118,7 +118,7 @@ class Server:
 
     @cached_property
     def host_keys(self) -> frozenset[Key]:
-        """The host keys to trust. Paramiko takes no certificates, so those of the server are looked at here."""
+        """The host keys to trust. Paramiko takes no certificates: the server's are looked at here."""
         trust = host_trust(self._known_hosts, self.host, self.port)
         if not trust.authorities:
             return trust.keys

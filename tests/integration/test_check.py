@@ -42,6 +42,13 @@ def test_check_proves_every_row(deployment: Deployment) -> None:
     assert "FAIL" not in done.stdout
 
 
+def test_the_log_in_has_a_cookie_of_this_hubs_own(deployment: Deployment) -> None:
+    """Cookies know no ports: a log-in at another hub on this host doesn't end it."""
+    with deployment.user() as user:
+        names = {cookie.name for cookie in user.http.cookies.jar if "hub-login" in cookie.name}
+    assert names == {f"jupyterhub-hub-login-{deployment.status['pod']}"}
+
+
 @once
 def test_lost_firewall_rules_are_named(deployment: Deployment) -> None:
     """A flushed firewall leaves a pod that is well and can't be reached: `wait` and `doctor` name the remedy."""

@@ -70,6 +70,13 @@ def test_a_slurm_elsewhere_need_not_let_variables_pass(root: Path) -> None:
         assert container_settings(env)["DEPLOY_CONFIG_ENVIRONMENT_IN_SCRIPT"] == script
 
 
+def test_hubs_on_one_host_have_cookies_of_their_own(root: Path) -> None:
+    """Cookies know no ports: logging in at one hub would end the log-in at the other."""
+    others = (("dev_dummyauth", None), ("dev_dummyauth", "two"), ("dev_realauth", None))
+    hubs = [read_environment(root, name, instance=instance) for name, instance in others]
+    assert len({container_settings(hub)["DEPLOY_CONFIG_HUB_COOKIE"] for hub in hubs}) == len(hubs)
+
+
 def test_no_secret_is_among_the_settings(env: Environment) -> None:
     """A ConfigMap can be read by anyone who can read the manifest."""
     assert not any(word in key for key in container_settings(env) for word in ("PASSWORD", "KEY", "SECRET"))

@@ -14,6 +14,7 @@ import sys
 from functools import partialmethod
 from urllib.parse import unquote, urlsplit
 
+from jupyterhub.objects import Hub
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
 from tornado.web import Application, ErrorHandler
@@ -36,6 +37,8 @@ c.JupyterHub.upgrade_db = (
 c.JupyterHub.cleanup_servers = False
 c.JupyterHub.allow_named_servers = setting("NAMED_SERVERS") == "true"
 c.JupyterHub.cookie_max_age_days = float(setting("COOKIE_MAX_AGE_DAYS", "14"))
+# The log-in's cookie. It can't be configured, and a browser sends the cookies of one host to all its ports.
+Hub.cookie_name = setting("HUB_COOKIE", Hub.cookie_name)
 
 # A job that waits in Slurm's queue costs the hub nothing, so starts are not counted.
 c.JupyterHub.concurrent_spawn_limit = 0
