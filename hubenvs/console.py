@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from .errors import printable
+
 
 class Console:
     """Prints to standard output; ``quiet`` (for --json) prints results only, ``echo`` shows each command."""
@@ -29,6 +31,7 @@ class Console:
         """Print a line about ``stage``."""
         if self._quiet:
             return
+        text = printable(text)
         if self._rich:
             from rich.markup import escape
 
@@ -40,13 +43,16 @@ class Console:
     def busy(self, stage: str, text: str) -> Iterator[None]:
         """Show a spinner while the block runs; prints nothing when standard output isn't a terminal."""
         if self._rich:
-            with self._rich.status(f"[bold cyan]{stage:<8}[/] {text}"):
+            from rich.markup import escape
+
+            with self._rich.status(f"[bold cyan]{stage:<8}[/] {escape(printable(text))}"):
                 yield
         else:
             yield
 
     def table(self, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print ``rows`` under ``headings``."""
+        rows = [tuple(map(printable, row)) for row in rows]
         if self._rich:
             from rich.markup import escape
             from rich.table import Table

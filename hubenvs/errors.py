@@ -29,7 +29,8 @@ class HubEnvsError(Exception):
     def report(self) -> str:
         """Return the lines that a user reads: the details, the error, the hint."""
         hint = (f"hint: {self.hint}",) if self.hint else ()
-        return "\n".join((*(f"  | {line}" for line in self.details), f"error: {self.message}", *hint))
+        lines = (*(f"  | {line}" for line in self.details), f"error: {self.message}", *hint)
+        return printable("\n".join(lines))
 
     @property
     def json(self) -> str:
@@ -60,6 +61,16 @@ class CommandError(HubEnvsError):
         lines = [line for line in output.splitlines() if line.strip()]
         what = "did not end" if returncode is None else f"failed (exit status {returncode})"
         super().__init__(f"`{quoted(argv)}` {what}", hint, lines[-12:])
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with control characters escaped: a terminal would obey them, some can't be encoded."""
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each in "\n\t" else each.encode("unicode_escape").decode()
+        for each in text
+    )
 
 
 def quoted(argv: Sequence[str]) -> str:

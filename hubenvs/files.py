@@ -80,9 +80,18 @@ def paths(folder: Path, skip: Iterable[str] = ()) -> dict[str, Path]:
     }
 
 
-def read_tree(folder: Path) -> dict[str, bytes]:
-    """Return the content of the files under ``folder`` by relative path."""
-    return {name: path.read_bytes() for name, path in paths(folder).items()}
+def read_tree(folder: Path, within: Path | None = None) -> dict[str, bytes]:
+    """Return the content of the files under ``folder`` by relative path.
+
+    Raises StateError for a link that leads out of ``within`` (``folder``): what it leads to would get into a
+    volume or a ConfigMap.
+    """
+    top = (within or folder).resolve()
+    files = paths(folder)
+    for path in files.values():
+        if not path.resolve().is_relative_to(top):
+            raise StateError(f"{path}: leads out of {within or folder}", "put a copy in its place")
+    return {name: path.read_bytes() for name, path in files.items()}
 
 
 def is_program(content: bytes) -> bool:

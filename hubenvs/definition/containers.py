@@ -15,8 +15,10 @@ from typing import Literal
 Condition = Literal["always", "dummy", "external", "site"]
 # Debian's own number for the slurm user and group, so that files on volumes keep their owner.
 SLURM_ID = 64030
-# The key of the Secret with the dummy authenticator's password; not a password itself.
+# The keys of the Secrets with the passwords that people type: of the dummy authenticator, and of the bundled
+# provider. Not passwords themselves.
 PASSWORD_KEY = "dummyauth_password"
+PROVIDER_PASSWORD_KEY = "provider_password"
 
 
 @dataclass(frozen=True)
@@ -89,12 +91,11 @@ class Probe:
 
 @dataclass(frozen=True)
 class Resources:
-    """CPUs and memory that Kubernetes reserves for the container, and its limits."""
+    """What Kubernetes reserves for the container, and its most CPUs; its most memory is in `limits`."""
 
     cpu: str = "50m"
     memory: str = "64Mi"
     cpu_limit: str = "1"
-    memory_limit: str = "512Mi"
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ _TABLE = (
         ready=Probe("jupyterhub", "/hub/health", command=("hub-health",)),
         # The proxy's own page: a hub that hangs must not end the connections to users' servers.
         alive=Probe("jupyterhub", "/_chp_healthz", False, ("hub-health", "/_chp_healthz")),
-        resources=Resources("250m", "512Mi", "2", "2Gi"),
+        resources=Resources("250m", "512Mi", "2"),
     ),
     Container(
         "slurm",
@@ -162,14 +163,14 @@ _TABLE = (
         keys=(Key("munge_key"), Key("ssh_host_ed25519_key"), Key("authorized_keys")),
         # None for `alive`: users' jobs would end with the container, and s6 restarts its programs.
         ready=Probe(command=("slurm-health",)),
-        resources=Resources("500m", "1Gi", "4", "8Gi"),
+        resources=Resources("500m", "1Gi", "4"),
         privilege_escalation=True,  # jobs are submitted by way of sudo
     ),
     Container(
         "oidc-provider",
         identity=True,
         ports=(Port("oidc-provider", None, Page("/.well-known/openid-configuration", {"oidc": 200}, False)),),
-        keys=(Key("jwks"), Key("client_secret"), Key("cookie_keys")),
+        keys=(Key("jwks"), Key("client_secret"), Key("cookie_keys"), Key(PROVIDER_PASSWORD_KEY)),
         ready=Probe("oidc-provider"),
         alive=Probe("oidc-provider"),
     ),
@@ -213,5 +214,6 @@ SLURM_IMAGES = ("slurm-base", "accounting")
 REPOSITORIES = {row.repository: row.name for row in _TABLE if row.repository}
 PORTS: Mapping[str, Port] = {port.name: port for row in _TABLE for port in row.ports}
 IDENTITY = tuple(row.name for row in _TABLE if row.identity)
+FRONT_ENDS = ("gateway", "zenith-client")  # containers that find the hub inside the pod
 TUNNEL = "zenith-client"  # people reach a hub that isn't published through this container
 ACCOUNTING = "accounting"  # exists when slurm.accounting is set

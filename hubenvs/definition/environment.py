@@ -14,7 +14,20 @@ from ..files import digest
 from . import containers as table
 from . import names
 from .containers import ACCOUNTING, BASE_IMAGES, CONTAINERS, IDENTITY, PORTS, REPOSITORIES, Condition
-from .schema import Auth, Debian, DevUser, Endpoint, Frozen, Hub, Image, Kubernetes, Repository, Slurm, Zenith
+from .schema import (
+    Auth,
+    Debian,
+    DevUser,
+    Endpoint,
+    Frozen,
+    Hub,
+    Image,
+    Kubernetes,
+    Limits,
+    Repository,
+    Slurm,
+    Zenith,
+)
 
 
 class Port(NamedTuple):
@@ -72,6 +85,7 @@ class Environment(Frozen):
     slurm: Slurm
     zenith: Zenith
     publish: Mapping[str, Endpoint | None]
+    limits: Mapping[str, Limits]
     overlays: tuple[str, ...]
     debian: Debian
     images: Mapping[str, Image]
@@ -86,7 +100,7 @@ class Environment(Frozen):
                 raise ValueError(f"there is no container {name!r} (known: {', '.join(CONTAINERS)})")
         return value
 
-    @field_validator("publish", "images", mode="before")
+    @field_validator("publish", "images", "limits", mode="before")
     @classmethod
     def _defaults(cls, value: Any, info: Any) -> Any:
         """Add the keys that the table of containers has and the definition doesn't."""
@@ -95,7 +109,8 @@ class Environment(Frozen):
         if info.field_name == "publish":
             return {**dict.fromkeys(PORTS), **value}
         built = [row.name for row in CONTAINERS.values() if row.below]
-        return {name: {} for name in (*BASE_IMAGES, *built)} | dict(value)
+        known = CONTAINERS if info.field_name == "limits" else (*BASE_IMAGES, *built)
+        return {name: {} for name in known} | dict(value)
 
     # -- names -------------------------------------------------------------------------------------
 
@@ -214,6 +229,7 @@ class Environment(Frozen):
     def host_aliases(self) -> list[dict[str, Any]]:
         """Return the lines of the pod's /etc/hosts, as Kubernetes takes them."""
         own = [self.slurm.ssh_hostname, *self.slurm.node_names] if "slurm" in self.containers else []
+        own += [self.pod] if own and "jupyterhub" in self.containers else []  # Slurm's daemons listen there
         aliases = [alias.model_dump(mode="json") for alias in self.slurm.host_aliases]
         return [{"ip": "127.0.0.1", "hostnames": own}, *aliases] if own else aliases
 
@@ -230,12 +246,15 @@ class Environment(Frozen):
         if page is None or port.name not in self.published or self.auth.kind not in page.status:
             return None
         base = self.base_url.rstrip("/") if page.below_base_url else ""
+        if self.hub.subdomain_host and port.name == "jupyterhub":  # pages have another host's name
+            return f"http://{self.published[port.name]}{base}/hub/health", 200
         return f"http://{self.published[port.name]}{base}{page.path}", page.status[self.auth.kind]
 
     @property
     def url(self) -> str | None:
         """Return the hub's URL for a browser; None if it isn't published."""
-        return self.gateway_url or self.hub_url
+        origin = self.hub.external_url or self.hub.subdomain_host
+        return f"{origin}{self.base_url.rstrip('/')}" if origin else self.gateway_url or self.hub_url
 
     @property
     def hub_url(self) -> str | None:
@@ -253,8 +272,8 @@ class Environment(Frozen):
     @property
     def proxy_address(self) -> str:
         """Return the address in the pod at which the hub's proxy listens; empty for all of them."""
-        by_tunnel = table.TUNNEL in self.containers and "jupyterhub" not in self.published
-        return self.hub.proxy_address or ("127.0.0.1" if by_tunnel else "")
+        loopback = "jupyterhub" not in self.published and set(table.FRONT_ENDS) & set(self.containers)
+        return self.hub.proxy_address or ("127.0.0.1" if loopback else "")
 
     @property
     def issuer(self) -> str:
@@ -299,7 +318,7 @@ class Environment(Frozen):
         url = self.repositories[repository].url
         if url == "bundled" and self.stage == "prod":
             return self.bundled(repository)  # the released source, without a developer's edits
-        if is_folder(url):
+        if self.repositories[repository].is_folder:
             return (self.root / os.path.expanduser(url)).resolve()
         return working_copy(self.root, repository, url)
 
@@ -340,8 +359,3 @@ def working_copy(root: Path, repository: str, url: str) -> Path:
     """Return the folder of the working copy of ``repository`` from ``url``, `bundled` or a Git URL."""
     folder = root / "containers" / REPOSITORIES[repository] / names.WORKING_COPIES
     return folder / (repository if url == "bundled" else f"{repository}.{digest(url)}")
-
-
-def is_folder(url: str) -> bool:
-    """Return whether a repository's ``url`` is a folder of this host (``/…``, ``./…``, ``../…``, ``~…``)."""
-    return url.startswith(("/", "./", "../", "~"))

@@ -29,6 +29,8 @@ _LENGTH = r"^([0-9]+-)?[0-9]+(:[0-9][0-9]){0,2}$|^UNLIMITED$"
 _HOST = r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$"
 # What the spawn form accepts as a partition or reservation.
 _OPTION = r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$"
+# Scheme, host and maybe port of a URL.
+_ORIGIN = r"^https?://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[1-9]\d{0,4})?$"
 _LINE = r"^[^\x00-\x1f\x7f]+$"
 
 
@@ -104,6 +106,7 @@ class Auth(Frozen):
     kind: Literal["dummy", "oidc"]
     user: str | None
     provider: Literal["bundled", "external"]
+    provider_password: StrictBool
     oidc_server: Annotated[str, Field(pattern=r"^https?://[!-.0-~]+(/[!-~]*)?$")] | None
     platform: Annotated[str, Field(pattern=_LINE)]
     portal: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
@@ -143,6 +146,8 @@ class Hub(Frozen):
     form: Form
     admin_users: tuple[Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]*$")], ...]
     cookie_max_age_days: Annotated[float, Field(gt=0, le=3650, allow_inf_nan=False)]
+    external_url: Annotated[str, Field(pattern=_ORIGIN)] | None
+    subdomain_host: Annotated[str, Field(pattern=_ORIGIN)] | None
     named_servers: StrictBool
     # Below 0.1 s the hub would do little but run queries.
     start_poll_interval: Annotated[float, Field(ge=0.1, le=3600, allow_inf_nan=False)]
@@ -231,6 +236,8 @@ class Slurm(Frozen):
     # Slurm keeps CPUs in 16 bits and memory in 64.
     cpus_per_node: Annotated[StrictInt, Field(ge=1, le=65533)]
     memory_mb: Annotated[StrictInt, Field(ge=256, le=2**40)]
+    # A JupyterLab with two kernels has about 40.
+    max_processes: Annotated[StrictInt, Field(ge=128, le=32768)]
     gpus_per_node: Annotated[StrictInt, Field(ge=0, le=64)]  # each is a line of gres.conf
     partitions: Annotated[tuple[Partition, ...], Field(min_length=1)]
     reservations: tuple[Reservation, ...]
@@ -290,10 +297,19 @@ class Image(Frozen):
     image: Annotated[str, Field(pattern=r"^[^-\s@][^\s@]*@sha256:[0-9a-f]{64}$")] | None = None
 
 
+class Limits(Frozen):
+    memory: Annotated[str, Field(pattern=r"^[1-9]\d*[MG]i$")] | None = None
+
+
 class Repository(Frozen):
     # No leading "-": the value reaches git's command line.
     url: Annotated[str, Field(pattern=r"^[^-\s]\S*$")]
     ref: Annotated[str, Field(pattern=r"^[^-\s]\S*$")] | None
+
+    @property
+    def is_folder(self) -> bool:
+        """Return whether ``url`` is a folder of this host (``/…``, ``./…``, ``../…``, ``~…``)."""
+        return self.url.startswith(("/", "./", "../", "~"))
 
     @model_validator(mode="after")
     def _no_password(self) -> Repository:

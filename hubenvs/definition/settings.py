@@ -16,6 +16,8 @@ def container_settings(env: Environment) -> dict[str, str]:
     values = {
         "LOG_LEVEL": env.log_level,
         "BASE_URL": env.base_url,
+        "EXTERNAL_URL": hub.external_url,
+        "SUBDOMAIN_HOST": hub.subdomain_host,
         "DEV_USERS": "\n".join(dev_user.account for dev_user in env.dev_users),
         "SSH_HOSTNAME": slurm.ssh_hostname,
         "SSH_PORT": slurm.ssh_port,
@@ -25,6 +27,7 @@ def container_settings(env: Environment) -> dict[str, str]:
         "JUPYTER_DATA_DIR": slurm.jupyter_data_dir,
         "HUB_CONNECT_URL": slurm.hub_connect_url,
         "OIDC_SERVER": env.issuer,
+        "PROVIDER_ASKS": auth.provider_password,
         "GATEWAY_URL": gateway and f"http://{gateway}",
         "TOKEN_LIFETIME": auth.token_lifetime,
         "BRICS_PLATFORM": auth.platform,
@@ -55,6 +58,10 @@ def container_settings(env: Environment) -> dict[str, str]:
         "JOB_LOG": hub.job_log,
         "ENVIRONMENT_IN_SCRIPT": _either(slurm.environment_in_script, env.slurm_elsewhere),
         "SLURM_NODES": slurm.nodes,
+        "SLURM_MAX_PROCESSES": slurm.max_processes,
+        # All accounts of the host reach a rootful pod's address: Slurm listens on loopback, unless it serves
+        # a hub elsewhere. In a cluster the network policy guards its ports, and probes have to reach them.
+        "SLURM_ADDRESS": "127.0.0.1" if "jupyterhub" in env.containers else "",
         "ZENITH_SERVER_ADDRESS": env.zenith.server_address,
         "ZENITH_SERVER_PORT": env.zenith.server_port,
     }

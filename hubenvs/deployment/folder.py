@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from ..definition.containers import PASSWORD_KEY, PROVIDER_PASSWORD_KEY
 from ..errors import StateError
 from ..files import write
 
@@ -113,6 +114,13 @@ def _is_file_at(stream: TextIO, path: Path) -> bool:
         return os.path.samestat(os.fstat(stream.fileno()), path.stat())
     except FileNotFoundError:
         return False
+
+
+def password_file(env: Environment) -> Path | None:
+    """Return the file with the generated password that people log in with; None if there is none."""
+    asks = env.gateway_url and env.auth.provider_password
+    key = PASSWORD_KEY if env.auth.kind == "dummy" else PROVIDER_PASSWORD_KEY if asks else None
+    return env.deploy_folder / SECRETS / key if key else None
 
 
 def read_secrets(folder: Path, only: Container[str] | None = None) -> dict[str, str]:

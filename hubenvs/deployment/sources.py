@@ -47,7 +47,7 @@ def read_seeds(env: Environment) -> dict[str, dict[str, bytes]]:
         if volume.seeded:
             tree: dict[str, bytes] = {}
             for folder in seed_folders(env):
-                tree.update(read_tree(folder / volume.suffix))
+                tree.update(read_tree(folder / volume.suffix, within=folder))
             result[volume.name] = render_seeds(env, read_templates(env.root), tree)
     return result
 

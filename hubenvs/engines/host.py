@@ -200,6 +200,7 @@ def diagnose(version: Callable[[], tuple[int, ...]], info: Callable[[], Info]) -
         "runtime": lambda: _runtime(info()),
         "storage": lambda: _storage(info()),
         "resource limits": _limits,
+        "memory of containers": lambda: (True, unenforced() or "limited as `limits` says", ""),
         "user namespaces": _user_namespaces,
         "base image": _base_image,
         "disk": lambda: _disk(info()),
@@ -258,6 +259,23 @@ def _storage(info: Info) -> Result:
 def _limits() -> Result:
     adapted = containers_conf() is not None
     return True, "adapted in .deploy/containers.conf" if adapted else "the defaults work", ""
+
+
+def unenforced() -> str:
+    """Return why the memory limits of containers aren't enforced here; empty if they are."""
+    if platform.system() != "Linux":
+        return ""
+    if _cgroup_v1():
+        if rootless():
+            return "the containers' memory is not limited: rootless podman can't on cgroup version 1"
+        enforced = Path("/sys/fs/cgroup/memory").is_dir()
+    else:
+        own = f"user.slice/user-{os.geteuid()}.slice/user@{os.geteuid()}.service" if rootless() else ""
+        controllers = Path("/sys/fs/cgroup") / own / "cgroup.controllers"
+        enforced = controllers.exists() and "memory" in controllers.read_text().split()
+    return (
+        "" if enforced else "the containers' memory is not limited: podman's cgroup has no memory controller"
+    )
 
 
 def _user_namespaces() -> Result:

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from ..definition.containers import PASSWORD_KEY
+from ..definition.containers import PASSWORD_KEY, PROVIDER_PASSWORD_KEY
 
 # JupyterHub requires a crypt key of 32 bytes (a Fernet key), here as hexadecimal digits. munge accepts 32 to
 # 1024 bytes; 64 bytes as hexadecimal digits are the 128 that mungekey generates, as text.
@@ -70,6 +70,7 @@ def generate(hostname: str, port: int, wanted: Container[str]) -> dict[str, str]
         "known_hosts": known_hosts(hostname, port, host_public),
         "munge_key": secrets.token_hex(MUNGE_KEY_BYTES),
         PASSWORD_KEY: secrets.token_urlsafe(PASSWORD_BYTES),
+        PROVIDER_PASSWORD_KEY: secrets.token_urlsafe(PASSWORD_BYTES),
         **{key: secrets.token_hex(CRYPT_KEY_BYTES) for key in HEXADECIMAL},
     }
     if "jwks" in wanted:  # takes a tenth of a second

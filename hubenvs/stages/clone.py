@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..definition.environment import is_folder, working_copy
+from ..definition.environment import working_copy
 from ..definition.names import WORKING_COPIES
 from ..engines import git
 from ..engines.git import Git
@@ -37,7 +37,7 @@ def _clone(session: Session, repository: str) -> str:
     """Create the working copy of ``repository`` if it doesn't exist; return what to say about it."""
     env = session.env
     source, target = env.repositories[repository], env.working_copy(repository)
-    if is_folder(source.url):
+    if source.is_folder:
         return _in_place(repository, target)
     if target == env.bundled(repository):
         return "the bundled source, without a working copy"

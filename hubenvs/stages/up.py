@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..definition.configmap import as_yaml, read_config_map
-from ..definition.containers import PASSWORD_KEY
 from ..definition.dev_users import write_file
 from ..definition.layers import merge, parse_yaml
 from ..definition.read import environment_folder
@@ -19,6 +18,7 @@ from ..deployment.existing import Existing
 from ..deployment.ports import require_free
 from ..deployment.site import read_site_files
 from ..deployment.sources import read_seeds
+from ..engines.host import unenforced
 from ..engines.kubernetes import Kubernetes
 from ..errors import PortError
 from ..files import write
@@ -142,13 +142,16 @@ def _announce(session: Session) -> None:
     say("up", env.url or "the hub is not published on this host")
     if isinstance(session.engine, Kubernetes) and (ports := session.published):
         say("", f"for a browser: {shlex.join(session.engine.forward_command(env.pod, ports))}")
+    path = folder.password_file(env)
+    password = f" with the password in {_from_here(path)}" if path else ""
     if env.auth.kind == "dummy":
-        password = env.deploy_folder / folder.SECRETS / PASSWORD_KEY
-        say("", f"log in as {env.user} with the password in {_from_here(password)}")
+        say("", f"log in as {env.user}{password}")
     elif env.gateway_url:
-        say("", f"choose who to be at the provider's page: {', '.join(env.users)}")
+        say("", f"choose who to be at the provider's page{password}: {', '.join(env.users)}")
     else:
         say("", f"log in with an ID token of {env.issuer} in the header X-Auth-Id-Token")
+    if not isinstance(session.engine, Kubernetes) and (problem := unenforced()):
+        say("limits", problem)
     say(
         "",
         f"next: invoke verify {env.options}; invoke logs {env.options} --follow; invoke down {env.options}",

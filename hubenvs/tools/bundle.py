@@ -121,8 +121,12 @@ def read_index(source: Path) -> Index:
         with tarfile.open(source, "r:") as tar:
             index = _first_member(tar, source)
             expected = dict(index.files)
+            if absent := {IMAGES, *index.repositories} - expected.keys():
+                raise StateError(f"{source}: {INDEX} has no {', '.join(sorted(absent))}", DAMAGED)
             while member := tar.next():
-                content = tar.extractfile(member) if member.isfile() else None
+                # A sparse file may claim any size, a negative one leads back to where it was read.
+                plain = member.isfile() and not member.issparse() and member.size >= 0
+                content = tar.extractfile(member) if plain else None
                 if content is None or expected.pop(member.name, None) != sha256(content):
                     raise StateError(f"{source}: {member.name} is not what the bundle was made with", DAMAGED)
             if expected:
@@ -130,7 +134,7 @@ def read_index(source: Path) -> Index:
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
         raise StateError(f"{source}: {INDEX}: {where}: {error.errors()[0]['msg']}", DAMAGED) from None
-    except (tarfile.TarError, EOFError, ValueError) as error:
+    except (tarfile.TarError, EOFError, ValueError, ArithmeticError, RecursionError) as error:
         raise StateError(f"{source}: is no bundle, or damaged ({error})", DAMAGED) from None
     return index
 

@@ -74,11 +74,11 @@ class HubUser:
         self._ok(answer, "POST /hub/login")
         self._after_log_in()
 
-    def log_in_at_provider(self, name: str) -> None:
-        """Log in through the gateway, as ``name`` at the bundled provider's page."""
+    def log_in_at_provider(self, name: str, password: str) -> None:
+        """Log in through the gateway, as ``name`` at the bundled provider's page, with its ``password``."""
         page = self.page("/hub/login")
         fields, _ = form_fields(page.text)
-        answer = self.http.post(page.url, data={**fields, "login": name})
+        answer = self.http.post(page.url, data={**fields, "login": name, "password": password})
         self._ok(answer, f"POST {page.url.path}")
         self._after_log_in()
 

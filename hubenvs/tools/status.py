@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..console import Console
-from ..definition.containers import PASSWORD_KEY, PORTS
+from ..definition.containers import PORTS
 from ..definition.environment import Environment
 from ..definition.read import readable_environments
 from ..definition.schema import Endpoint
@@ -32,7 +32,8 @@ def status(root: Path, engine: Engine, console: Console, json: bool) -> None:
         console.say("", ", ".join(f"{item['name']} {item['state']}" for item in row["containers"]))
         console.say("", f"volumes: {', '.join(row['volumes']) or 'none'}")
         if row["password_file"]:
-            console.say("", f"log in as {row['user']} with the password in {row['password_file']}")
+            who = f" as {row['user']}" if row["user"] else ""
+            console.say("", f"log in{who} with the password in {row['password_file']}")
         for item in row["repositories"]:
             edited = " (edited)" if item["edited"] else ""
             console.say("", f"{item['name']} {item['commit'] or 'no commit'}{edited} from {item['url']}")
@@ -52,7 +53,7 @@ def _row(
     path = existing.folder(root)
     env = _environment(existing, path, environments)
     session = Session(env, engine, console) if env else None
-    password = path / folder.SECRETS / PASSWORD_KEY if path else None
+    password = folder.password_file(env) if env and path else None
     state = existing.state(env)
     if state == "up" and session and "jupyterhub" in session.env.containers and not hub_answers(session):
         state = "starting"

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 from websockets.exceptions import WebSocketException
 
-from ..definition.containers import PASSWORD_KEY
+from ..definition.containers import PASSWORD_KEY, PROVIDER_PASSWORD_KEY
 from ..definition.layers import read_text
 from ..deployment import folder
 from ..engines.process import Completed
@@ -121,7 +121,7 @@ def log_in(session: Session, token: str | None = None) -> Callable[[HubUser], No
     if env.auth.kind == "dummy":
         return lambda user: user.log_in(secrets[PASSWORD_KEY], env.user)
     if env.gateway_url:
-        return lambda user: user.log_in_at_provider(env.user)
+        return lambda user: user.log_in_at_provider(env.user, secrets.get(PROVIDER_PASSWORD_KEY, ""))
     problem = f"{env.name}: there is no way to log in at {env.issuer} from here"
     raise StateError(problem, "give one of its ID tokens with --token-file")
 

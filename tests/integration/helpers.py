@@ -25,6 +25,7 @@ from hubenvs.engines.engine import Engine as Engine
 from hubenvs.engines.git import working_files as working_files
 from hubenvs.engines.host import ca_bundle as ca_bundle
 from hubenvs.engines.host import rootless as rootless
+from hubenvs.engines.host import unenforced as unenforced
 from hubenvs.errors import CommandError as CommandError
 from hubenvs.errors import StateError as StateError
 from hubenvs.files import write as write_private  # noqa: F401
@@ -151,7 +152,7 @@ class Deployment:
 
     @property
     def password(self) -> str:
-        """Return the dummy authenticator's password."""
+        """Return the password that people log in with."""
         return Path(self.status["password_file"]).read_text()
 
     @property
@@ -180,7 +181,7 @@ class Deployment:
         gateway = self.status["gateway_url"]
         user = HubUser(gateway or self.status["url"])
         if gateway:
-            user.log_in_at_provider(name)
+            user.log_in_at_provider(name, self.password)
         else:
             user.log_in(self.password)
         return user

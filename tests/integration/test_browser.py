@@ -58,6 +58,7 @@ def log_in(page: Page, deployment: Deployment, album: Album) -> None:
     if deployment.status["gateway_url"]:
         expect(page.get_by_text("Who are you today?")).to_be_visible()
         album.take("provider")
+        page.get_by_label("Password").fill(deployment.password)
         page.get_by_text("alice", exact=True).click()
     else:
         album.take("log-in")

@@ -335,6 +335,6 @@ def test_pod_restart(scene: Scene) -> None:
     scene.podman("pod", "restart")
     wait_until(scene.hub_answers, 2 * AGREE, "the hub doesn't answer")
     for user in {server.user.name: server.user for server in scene.servers}.values():
-        user.log_in_at_provider(user.name)
+        user.log_in_at_provider(user.name, scene.deployment.password)
     wait_until(lambda: not any(server.listed() for server in scene.servers), AGREE, "the hub hasn't noticed")
     scene.survive(*scene.servers)

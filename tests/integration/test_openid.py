@@ -264,11 +264,22 @@ def test_people_have_the_projects_of_dev_users(deployment: Deployment) -> None:
             user.stop(STOP)
 
 
+@pytest.mark.parametrize("password", [{}, {"password": ""}, {"password": "guessed"}])
+def test_nobody_is_anybody_without_the_password(deployment: Deployment, password: dict[str, str]) -> None:
+    """Jobs, other accounts of this host and other pods reach the provider's page, and get no further."""
+    with HubUser(deployment.status["gateway_url"]) as user:
+        page = user.page("/hub/login")
+        answer = user.http.post(page.url, data={"login": "alice", **password})
+        assert answer.status_code == 403
+        assert "That is not the password." in answer.text
+        assert user.http.get(f"{user.url}/hub/home").url.path.startswith("/interaction/")
+
+
 def test_somebody_without_a_project_is_told_so(deployment: Deployment) -> None:
     """403, and a page that says why."""
     with HubUser(deployment.status["gateway_url"]) as user:
         page = user.page("/hub/login")
-        answer = user.http.post(page.url, data={"login": "nobody-here"})
+        answer = user.http.post(page.url, data={"other": "nobody-here", "password": deployment.password})
     assert answer.status_code == 403
     assert "None of your projects may use this service" in answer.text
 

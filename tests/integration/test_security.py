@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from .helpers import STOP, Deployment, spawned, wait_until
+from .helpers import STOP, Deployment, spawned, unenforced, wait_until
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
@@ -143,6 +143,48 @@ def test_a_job_gets_no_port_of_the_pods_services(deployment: Deployment) -> None
         deployment.engine.run(("podman", "restart", hub))
         wait_until(lambda: deployment.health == 200, 60, "the hub did not come back")
         assert got() == [OWN_PORT]
+
+
+@pytest.mark.environments("dev_dummyauth", "dev_realauth")
+def test_other_accounts_and_pods_reach_only_what_is_published(deployment: Deployment) -> None:
+    """A rootful pod has an address: there only the ports answer that its manifest publishes."""
+    rows = deployment.run_in("slurm", "cat", "/proc/net/tcp", "/proc/net/tcp6").splitlines()
+    ends = [row.split()[1].split(":") for row in rows if row.split()[3] == "0A"]
+    everywhere = {int(port, 16) for address, port in ends if not address.endswith("0100007F")}
+    containers = [f"{deployment.status['pod']}-{name}" for name in ("jupyterhub", "gateway", "oidc-provider")]
+    listed = {item.name: item.ports for item in deployment.engine.listing().containers}
+    published = {port.container_port for name in containers for port in listed.get(name, ())}
+    assert published
+    assert everywhere == published
+
+
+# Starts processes until that is refused, and prints how many it got.
+FORKS = """
+import os, signal
+children = []
+try:
+    while len(children) < 4096:
+        children.append(os.fork())
+        if not children[-1]:
+            signal.pause()
+except OSError:
+    pass
+finally:
+    if all(children):
+        print(len(children), flush=True)
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+"""
+
+
+def test_a_job_takes_no_more_than_its_share(deployment: Deployment) -> None:
+    """The containers' memory has a limit, where the host enforces one, and an account's processes have theirs."""
+    job = ("srun", "--quiet", "--chdir=/", "python3", "-c", FORKS)
+    assert 1500 < int(deployment.run_in("slurm", "runuser", "-u", ACCOUNT, "--", *job)) < 2048
+    if not unenforced():
+        read = "cat /sys/fs/cgroup/memory.max 2>/dev/null || cat /sys/fs/cgroup/memory/memory.limit_in_bytes"
+        limits = [int(deployment.run_in(name, "sh", "-c", read)) for name in ("slurm", "jupyterhub")]
+        assert limits == [20 * 2**30, 2 * 2**30]
 
 
 # In a user's own configuration of the Jupyter server: write down the headers of each request.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hubenvs.errors import StateError
-from hubenvs.files import digest, pack, unpack, write
+from hubenvs.files import digest, pack, read_tree, unpack, write
 
 
 def test_a_tar_depends_on_nothing_but_its_content() -> None:
@@ -45,3 +45,21 @@ def test_nothing_but_a_file_is_written_over(tmp_path: Path) -> None:
         write(pipe, "x")
     assert pipe.is_fifo()
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_no_link_leads_out_of_a_tree(tmp_path: Path) -> None:
+    """A link to a file beside it is read, one to this host's files is not, whatever way it takes there."""
+    tree = tmp_path / "overlay"
+    (tree / "config").mkdir(parents=True)
+    (tree / "config/file").write_bytes(b"1")
+    (tree / "config/link").symlink_to("file")
+    assert read_tree(tree / "config", within=tree) == {"file": b"1", "link": b"1"}
+    (tmp_path / "secret").write_bytes(b"2")
+    (tree / "config/out").symlink_to("../../secret")
+    with pytest.raises(StateError, match="config/out: leads out of"):
+        read_tree(tree / "config", within=tree)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/secret").write_bytes(b"3")
+    (tree / "folder").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StateError, match="folder/secret: leads out of"):
+        read_tree(tree / "folder", within=tree)

@@ -38,6 +38,9 @@ label { display: block; font-size: .875rem; margin-bottom: .25rem; }
 .row { display: flex; gap: .5rem; } .row input { flex: 1; min-width: 0; }
 `;
 
+const PASSWORD = `<p><label for="password">Password, which <code>invoke status</code> says where to find</label>
+<input id="password" name="password" type="password" required autofocus autocomplete="current-password"></p>`;
+
 /** Return `text` with the characters escaped that mean something in HTML. */
 export function escape(text) {
   return String(text).replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
@@ -62,18 +65,20 @@ ${body}
 `;
 }
 
-/** The log-in page: `users` has the projects of each user; `problem` is what was wrong with the name entered. */
-export function logIn(users, platform, problem) {
+/** The log-in page: `users` has the projects of each user, `asks`: for the password; `problem` is what was wrong. */
+export function logIn(users, platform, asks, problem) {
   const buttons = [...users].map(([user, projects]) => `<li><button name="login" value="${escape(user)}">
 <strong>${escape(user)}</strong> <span class="soft">${escape(projects.join(', '))}</span></button></li>`);
+  const whoever = asks ? 'Whoever knows its password' : 'It asks for no password: whoever can open this page';
   return page('Who are you today?', `
-<p class="note">This provider is for development: it asks for no password. Whoever can open this page can be anybody.</p>
-${buttons.length ? `<form method="post"><ul>${buttons.join('\n')}</ul></form>` : ''}
-<h2>Somebody else</h2>
+<p class="note">This provider is for development. ${whoever} can be anybody.</p>
 <form method="post">
 ${problem ? `<p class="note" role="alert">${escape(problem)}</p>` : ''}
-<label for="login">Any other short name; that person has no project on ${escape(platform)}</label>
-<div class="row"><input id="login" name="login" required maxlength="32" autocomplete="off" autocapitalize="none"
+${asks ? PASSWORD : ''}
+<ul>${buttons.join('\n')}</ul>
+<h2>Somebody else</h2>
+<label for="other">Any other short name; that person has no project on ${escape(platform)}</label>
+<div class="row"><input id="other" name="other" maxlength="32" autocomplete="off" autocapitalize="none"
  spellcheck="false"><button>Sign in</button></div>
 </form>`);
 }

@@ -1,4 +1,6 @@
-// oidc-provider, set up for one client (the gateway), with people who need no password.
+// oidc-provider, set up for one client (the gateway), with people who share one password.
+
+import { timingSafeEqual } from 'node:crypto';
 
 import { Provider, errors } from 'oidc-provider';
 
@@ -18,6 +20,7 @@ const BROWSERS = '/oidc';
 
 const home = `${gateways[0]}${baseUrl}/`;
 const clientId = setting('JWT_AUDIENCE', 'jupyterhub');
+const asks = setting('PROVIDER_ASKS', 'true') === 'true';
 const lifetime = Number(setting('TOKEN_LIFETIME', '3600'));
 
 /** Return a provider that signs with the keys that there are now. */
@@ -133,18 +136,29 @@ async function logIn(ctx, provider) {
     return;
   }
   if (ctx.method !== 'POST') {
-    show(ctx, pages.logIn(devUsers, platform));
+    show(ctx, pages.logIn(devUsers, platform, asks));
     return;
   }
-  const name = (await form(ctx)).get('login')?.trim() ?? '';
+  const sent = await form(ctx);
+  if (asks && !isPassword(sent.get('password') ?? '')) {
+    show(ctx, pages.logIn(devUsers, platform, asks, 'That is not the password.'));
+    ctx.status = 403;
+    return;
+  }
+  const name = (sent.get('login') || sent.get('other') || '').trim();
   if (!SHORT_NAME.test(name)) {
     const rule = "A short name has 1 to 32 lower-case letters, digits, '_' and '-', and starts with a letter or '_'.";
-    show(ctx, pages.logIn(devUsers, platform, rule));
+    show(ctx, pages.logIn(devUsers, platform, asks, rule));
     ctx.status = 400;
     return;
   }
   ctx.status = 303;
   ctx.set('Location', await provider.interactionResult(ctx.req, ctx.res, { login: { accountId: name } }));
+}
+
+function isPassword(text) {
+  const [given, expected] = [text.trim(), secret('provider_password')].map((each) => Buffer.from(each));
+  return given.length === expected.length && timingSafeEqual(given, expected);
 }
 
 async function form(ctx) {

@@ -50,7 +50,7 @@ def test_nodes_and_the_ssh_host_resolve_in_the_pod(root: Path) -> None:
     env = read_environment(root, "dev_dummyauth", settings=["slurm.nodes=3"])
     (pod,) = only(manifest(env), "Pod")
     assert pod["spec"]["hostAliases"] == [
-        {"ip": "127.0.0.1", "hostnames": ["slurm", "node1", "node2", "node3"]}
+        {"ip": "127.0.0.1", "hostnames": ["slurm", "node1", "node2", "node3", env.pod]}
     ]
 
 

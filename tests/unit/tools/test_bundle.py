@@ -81,3 +81,45 @@ def test_a_foreign_file_is_refused(tmp_path: Path, index: object) -> None:
     (tmp_path / "text").write_text("no tar at all")
     with pytest.raises(HubEnvsError, match="is no bundle"):
         bundle.read_index(tmp_path / "text")
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        RIGHT | {"files": {}},
+        RIGHT | {"files": {"images.tar": "1"}, "repositories": {"bricsauthenticator": "abc"}},
+        RIGHT | {"files": {"images.tar": "1", "\x1b]0;title\x07": "2", "\ud800": "3"}},
+    ],
+    ids=["no images", "no working copy", "control characters"],
+)
+def test_an_index_that_leads_nowhere_is_refused(tmp_path: Path, index: object) -> None:
+    """Whatever an index names must be there, and a terminal isn't told what to do by a name."""
+    with pytest.raises(HubEnvsError) as refused:
+        bundle.read_index(made(tmp_path / "site.tar", index=index))
+    assert refused.value.report.replace("\n", "").isprintable()
+
+
+def test_an_index_without_a_bottom_is_refused(tmp_path: Path) -> None:
+    """More brackets than Python counts."""
+    path = tmp_path / "site.tar"
+    with tarfile.open(path, "w") as tar:
+        info = tarfile.TarInfo(bundle.INDEX)
+        info.size = 500_000
+        tar.addfile(info, io.BytesIO(b"[" * info.size))
+    with pytest.raises(HubEnvsError, match="damaged"):
+        bundle.read_index(path)
+
+
+def test_what_only_claims_to_be_large_is_refused(tmp_path: Path) -> None:
+    """A sparse file of an exabyte is not read."""
+    path = tmp_path / "site.tar"
+    index = json.dumps(RIGHT | {"files": {"images.tar": "1"}}).encode()
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo(bundle.INDEX)
+        info.size = len(index)
+        tar.addfile(info, io.BytesIO(index))
+        sparse = tarfile.TarInfo("images.tar")
+        sparse.pax_headers = {"GNU.sparse.map": "0,0", "GNU.sparse.size": str(2**60)}
+        tar.addfile(sparse)
+    with pytest.raises(HubEnvsError, match="not what the bundle was made with"):
+        bundle.read_index(path)

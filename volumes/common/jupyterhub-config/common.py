@@ -30,6 +30,10 @@ def setting(name: str, default: str = "") -> str:
 # The hub itself. The proxy is a service of its own beside it, and users' servers are jobs elsewhere: both outlive it.
 c.JupyterHub.log_level = setting("LOG_LEVEL", "INFO")
 c.JupyterHub.base_url = setting("BASE_URL", "/jupyter")
+# Where people find the hub: behind TLS its cookies, and those of servers, are Secure.
+if url := setting("EXTERNAL_URL"):
+    c.JupyterHub.public_url = f"{url}{c.JupyterHub.base_url}"
+c.JupyterHub.subdomain_host = setting("SUBDOMAIN_HOST")
 c.JupyterHub.db_url = "sqlite:////var/lib/jupyterhub/jupyterhub.sqlite"
 c.JupyterHub.upgrade_db = (
     True  # that of a kept volume, if JupyterHub is newer; a copy of the old one stays beside it

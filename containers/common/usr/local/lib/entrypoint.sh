@@ -33,6 +33,11 @@ prepare_munge() {
     install -d -o munge -g munge /run/munge
 }
 
+# slurm_address: where Slurm's services listen; nothing: everywhere, as in a cluster, where probes come from outside.
+slurm_address() {
+    [ -n "${KUBERNETES_SERVICE_HOST:-}" ] || echo "${DEPLOY_CONFIG_SLURM_ADDRESS:-}"
+}
+
 # service NAME LOGS OWNER [RUN]: the service NAME, started by the script RUN (NAME), and its logger, which as OWNER writes
 # to LOGS/NAME. Jobs can't read it.
 service() {
