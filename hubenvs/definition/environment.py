@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, StrictInt, field_validator
 
@@ -14,6 +14,7 @@ from ..files import digest
 from . import containers as table
 from . import names
 from .containers import ACCOUNTING, BASE_IMAGES, CONTAINERS, IDENTITY, PORTS, REPOSITORIES, Condition
+from .parts import Port, Secret, Volume
 from .schema import (
     Auth,
     Debian,
@@ -28,39 +29,6 @@ from .schema import (
     Slurm,
     Zenith,
 )
-
-
-class Port(NamedTuple):
-    """A port that a container listens on: its name in `publish`, and where it is published, if it is."""
-
-    name: str
-    container: str
-    number: int
-    endpoint: Endpoint | None
-
-
-class Volume(NamedTuple):
-    """A named volume. ``suffix`` is its name without the pod's, ``owner`` the user id of its seed files."""
-
-    name: str
-    suffix: str
-    container: str
-    path: str
-    owner: int
-    seeded: bool
-
-
-class Secret(NamedTuple):
-    """A Kubernetes Secret: its name, the container that mounts it, its keys."""
-
-    name: str
-    container: str
-    keys: tuple[str, ...]
-
-    @property
-    def path(self) -> str:
-        """Return the folder at which the container mounts it."""
-        return f"/run/credentials/{self.container}"
 
 
 class Environment(Frozen):

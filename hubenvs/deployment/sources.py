@@ -9,8 +9,9 @@ from pathlib import Path
 import jinja2
 
 from ..definition.containers import BASE_IMAGES, REPOSITORIES
-from ..definition.environment import Environment, Volume
+from ..definition.environment import Environment
 from ..definition.names import WORKING_COPIES
+from ..definition.parts import Volume
 from ..definition.schema import Debian
 from ..engines import git
 from ..engines.debian import host_mirrors, read_apt_sources

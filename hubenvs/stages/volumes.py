@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 from functools import partial
 
-from ..definition.environment import Volume
+from ..definition.parts import Volume
 from ..deployment.sources import read_seeds
 from ..files import Tree, pack, unpack
 from ..plan.seeds import RECORD, merge_seeds

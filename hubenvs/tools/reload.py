@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from ..definition.containers import CONTAINERS
-from ..definition.environment import Volume
 from ..definition.names import LABEL_FINGERPRINT
+from ..definition.parts import Volume
 from ..deployment.desired import desired_pod, planned_images, record_reload
 from ..deployment.folder import read_record, write_record
 from ..deployment.sources import read_seeds, seed_folders, working_copy_files

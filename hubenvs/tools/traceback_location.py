@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ..definition.environment import Environment, Volume
+from ..definition.environment import Environment
 from ..definition.layers import shown
+from ..definition.parts import Volume
 from ..deployment.sources import seed_source
 from ..errors import StateError
 
