@@ -3,9 +3,11 @@
 TEST_HUBS names the Python of each, oldest first, separated by colons; without it nothing is tested.
 """
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -29,8 +31,10 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     hub.send("POST", f"/api{hub.path()}", [("Authorization", f"token {API_TOKEN}")], body).close()
     until(lambda: (hub.server() or {}).get("ready"))
     yield hub
-    hub.stop_servers()
     hub.stop()
+    for pid in hub.slurm.glob("*.pid"):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(int(pid.read_text()), signal.SIGKILL)
 
 
 def version(hub: Hub) -> str:
