@@ -19,7 +19,7 @@ pytestmark = pytest.mark.environments("dev_dummyauth", "dev_realauth")
 def test_doctor_finds_nothing_amiss_where_a_pod_runs(deployment: Deployment) -> None:
     """Neither environments that wait for a person's data nor our own pods' ports are something to mend."""
     rows = json.loads(invoke("doctor", "--json", check=False).stdout)
-    assert {row["check"] for row in rows if not row["ok"]} <= {"Debian mirror", "PyPI"}
+    assert {row["check"] for row in rows if not row["ok"]} <= {"Debian mirror", "Python packages"}
 
 
 def test_status_tells_what_is_up(deployment: Deployment) -> None:
