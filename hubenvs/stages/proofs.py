@@ -87,7 +87,7 @@ class Server:
         # -N ends the relay with its input. Otherwise its connection would remain, and sshd waits for that at
         # its end.
         relay = session.engine.exec_command(self.hub, "nc", "-N", self.host, str(self.port), interactive=True)
-        self._relay = shlex.join(relay)  # Fabric splits this and runs it without a shell
+        self._relay = shlex.join(relay)  # Paramiko splits this and runs it without a shell
 
     def connect(self, user: str, **credentials: object) -> Connection:
         """Return a connection, not yet open, that logs in as ``user`` with ``credentials`` only."""
@@ -95,9 +95,10 @@ class Server:
             self.host,
             user=user,
             port=self.port,
-            gateway=self._relay,
             connect_timeout=TIMEOUT,
             connect_kwargs={
+                # Not Fabric's `gateway`: as in ssh_config, ~ and %h in a path would mean something there.
+                "sock": paramiko.ProxyCommand(self._relay),
                 "allow_agent": False,
                 "look_for_keys": False,
                 "banner_timeout": TIMEOUT,
