@@ -135,6 +135,19 @@ def _references(spec: Mapping[str, Any]) -> set[tuple[str, str]]:
     return references
 
 
+def without_limits(documents: Sequence[Document]) -> list[Document]:
+    """Return ``documents`` without the limits of the pod's containers."""
+    return [_without_limits(item) if item["kind"] == "Pod" else item for item in documents]
+
+
+def _without_limits(pod: Document) -> Document:
+    containers = [
+        {key: value for key, value in container.items() if key != "resources"}
+        for container in pod["spec"]["containers"]
+    ]
+    return {**pod, "spec": {**pod["spec"], "containers": containers}}
+
+
 def redacted(documents: Sequence[Document]) -> Documents:
     """Return ``documents`` with the values of all Secrets hidden."""
     return tuple(

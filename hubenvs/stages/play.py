@@ -6,9 +6,10 @@ from ..deployment import folder
 from ..deployment.desired import Desired, desired_pod, is_desired, planned_images, record_definition
 from ..deployment.existing import Existing, remove_pod
 from ..deployment.ports import require_free
+from ..engines.host import unenforced
 from ..engines.kubernetes import Kubernetes
 from ..errors import CommandError, StateError
-from ..plan.manifest import dump
+from ..plan.manifest import dump, without_limits
 from ..session import Session
 from .apply import apply
 from .build import missing
@@ -47,6 +48,8 @@ def play_pod(session: Session, desired: Desired, existing: Existing) -> bool:
     require_free(env, engine)
     # The volumes exist by now. podman<5: 4.3 refuses a claim for an existing volume.
     documents = [item for item in desired.documents if item["kind"] != "PersistentVolumeClaim"]
+    if unenforced():  # runc refuses to start a container with a limit that it can't set
+        documents = without_limits(documents)
     try:
         # Killing the engine midway leaves network state that can't be cleaned up.
         engine.run(engine.apply_command(), stdin=dump(documents).encode(), finish_on_interrupt=True)

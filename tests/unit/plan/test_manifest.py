@@ -15,7 +15,7 @@ from hubenvs.deployment.sources import read_templates
 from hubenvs.errors import DefinitionError
 from hubenvs.plan import keys
 from hubenvs.plan import manifest as of_pod
-from hubenvs.plan.manifest import Document, dump, redacted
+from hubenvs.plan.manifest import Document, dump, redacted, without_limits
 
 from ..helpers import rendered
 
@@ -189,3 +189,12 @@ def test_accounting_has_a_container_with_munges_key_and_the_dev_users(root: Path
         "Parent - 'two'",
         "User - 'b.two':DefaultAccount='two'",
     ]
+
+
+def test_limits_can_be_left_out(env: Environment) -> None:
+    """Where the host can't enforce them podman refuses them: only they go."""
+    documents = manifest(env)
+    (pod,) = only(documents, "Pod")
+    (without,) = only(tuple(without_limits(documents)), "Pod")
+    assert all(container.pop("resources")["limits"] for container in pod["spec"]["containers"])
+    assert without == pod
