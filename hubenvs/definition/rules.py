@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from .containers import ACCOUNTING, CONTAINERS, FRONT_ENDS, IDENTITY, REPOSITORIES, TUNNEL
+from .containers import ACCOUNTING, CONTAINERS, IDENTITY, REPOSITORIES, TUNNEL
 from .environment import Environment
 from .names import POD_NAME_LENGTH, SECRET_NAME_LENGTH
 from .schema import DevUser, OnNodes, Reservation
@@ -48,8 +48,6 @@ def _containers(env: Environment) -> None:
     for name in env.limits:
         if name not in CONTAINERS:
             raise ValueError(f"limits.{name}: there is no such container (known: {', '.join(CONTAINERS)})")
-    if env.hub.subdomain_host and any(name in FRONT_ENDS for name in env.containers):
-        raise ValueError("hub.subdomain_host: the gateway and the tunnel have one host name; leave it null")
     if ACCOUNTING in env.containers and not env.slurm.accounting:
         raise ValueError("containers: accounting comes with `slurm.accounting: true`, and only with that")
 

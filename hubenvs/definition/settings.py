@@ -17,7 +17,6 @@ def container_settings(env: Environment) -> dict[str, str]:
         "LOG_LEVEL": env.log_level,
         "BASE_URL": env.base_url,
         "EXTERNAL_URL": hub.external_url,
-        "SUBDOMAIN_HOST": hub.subdomain_host,
         "DEV_USERS": "\n".join(dev_user.account for dev_user in env.dev_users),
         "SSH_HOSTNAME": slurm.ssh_hostname,
         "SSH_PORT": slurm.ssh_port,

@@ -10,12 +10,10 @@ import sys
 import tarfile
 import time
 from pathlib import Path
-from urllib.parse import urlsplit
 
-import httpx
 import pytest
 
-from .helpers import FURTHER, ROOT, START, STOP, Deployment, Engine, HubUser, entry, invoke, rootless, spawned
+from .helpers import FURTHER, ROOT, START, STOP, Deployment, Engine, HubUser, entry, invoke, rootless
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
@@ -40,44 +38,6 @@ DECRYPT = (
     "row = sqlite3.connect('/var/lib/jupyterhub/jupyterhub.sqlite').execute(query, ['alice']).fetchone(); "
     "print(CryptKeeper.instance()._decrypt(row[0]))"
 )
-
-
-class ToThisHost(httpx.HTTPTransport):
-    """Takes requests for any name to this host, as a site's DNS does for `*.hub.example.org`."""
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send ``request``, whose header Host stays."""
-        url = request.url.copy_with(host="127.0.0.1")
-        sent = httpx.Request(
-            request.method, url, headers=request.headers, stream=request.stream, extensions=request.extensions
-        )
-        return super().handle_request(sent)
-
-
-def test_each_user_can_have_a_domain(deployment: Deployment) -> None:
-    """A server's pages have another origin than the hub's, where nothing of the hub is to be had."""
-    published = urlsplit(deployment.status["url"])
-    domain = "hub.example.org"
-    subdomain = ("--set", f"hub.subdomain_host=http://{domain}:{published.port}")
-    try:
-        done = invoke("up", *deployment.options, *deployment.settings, *subdomain)
-        assert f"http://{domain}:{published.port}{published.path}" in done.stdout
-        assert deployment.health == 200
-        with HubUser(f"http://{domain}:{published.port}{published.path}") as user:
-            user.http = httpx.Client(follow_redirects=True, timeout=START, transport=ToThisHost())
-            user.log_in(deployment.password)
-            spawned(deployment, user)
-            shown = user.page("/user/alice/api/status")
-            assert "kernels" in shown.json()
-            assert shown.url.host.startswith("alice.")
-            assert shown.url.host.endswith(f".{domain}")
-            for path in ("/hub/home", "/hub/api/user", "/hub/api/", "/hub/login"):
-                assert user.http.get(f"{user.url}{path}").status_code == 200
-                elsewhere = f"http://{shown.url.host}:{published.port}{published.path}{path}"
-                assert user.http.get(elsewhere).status_code == 404
-            user.stop(STOP)
-    finally:
-        invoke("up", *deployment.options, *deployment.settings)
 
 
 def auth_state(deployment: Deployment) -> str:

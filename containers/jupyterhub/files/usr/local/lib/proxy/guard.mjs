@@ -22,9 +22,6 @@ proxy.targetForReq = async function (request) {
     const match = await targetForReq.call(this, request);
     const route = match && (await this._routes.get(match.prefix));
     const toHub = route?.hub === true;
-    // With a domain for each user, the route of all other names is for probes (services/configurable-http-proxy).
-    const probed = request.url.split("?")[0].endsWith("/hub/health");
-    if (process.env.DEPLOY_CONFIG_SUBDOMAIN_HOST && match?.prefix === "/" && !toHub && !probed) return undefined;
     for (const name of Object.keys(request.headers)) {
         const spelled = name.replaceAll("_", "-"); // node has them in lower case
         // The hub would take a client's own word for its address; what this proxy adds is X-Forwarded-For.
