@@ -33,6 +33,12 @@ def _engine(env: Environment) -> None:
         if getattr(env.kubernetes, key) is None:
             raise ValueError(f"kubernetes.{key}: not set; the current one is never taken")
 
+    if env.kubernetes.ingress and (
+        TUNNEL in env.containers or {"gateway", "jupyterhub"} & set(env.containers) != {"jupyterhub"}
+    ):
+        problem = "users come through the tunnel, or the gateway sends them to the address in `publish`"
+        raise ValueError(f"kubernetes.ingress: {problem}")
+
 
 def _containers(env: Environment) -> None:
     secret = max(len(secret.name) for secret in env.secrets)

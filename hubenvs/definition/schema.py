@@ -31,6 +31,7 @@ _HOST = r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$"
 _OPTION = r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$"
 # Scheme, host and maybe port of a URL.
 _ORIGIN = r"^https?://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[1-9]\d{0,4})?$"
+_DNS_NAME = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
 _LINE = r"^[^\x00-\x1f\x7f]+$"
 
 
@@ -271,12 +272,21 @@ class Zenith(Frozen):
     server_port: Annotated[StrictInt, Field(ge=1, le=65535)]
 
 
+class Ingress(Frozen):
+    """The way in: ``host`` leads to the hub, by TLS with the certificate in the Secret ``tls_secret``."""
+
+    host: Annotated[str, Field(pattern=_HOST)]
+    class_name: Annotated[str, Field(pattern=_DNS_NAME)] | None = Field(None, alias="class")
+    tls_secret: Annotated[str, Field(pattern=_DNS_NAME)] | None = None
+
+
 class Kubernetes(Frozen):
     """Where a cluster's deployment is. No leading "-": the values reach command lines."""
 
     context: Annotated[str, Field(pattern=r"^[^-\s]\S*$")] | None
     namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")] | None
     load: Annotated[str, Field(pattern=r"^[^-\s]")] | None
+    ingress: Ingress | None
 
 
 class Debian(Frozen):

@@ -27,7 +27,7 @@ from .rollout import Rollout
 OLDEST = (1, 20)
 MANAGER = "hubenvs"  # of the fields that we apply
 # The kinds that a deployment consists of; its volumes are removed only when asked for.
-KINDS = "statefulsets,services,configmaps,secrets,networkpolicies"
+KINDS = "statefulsets,services,configmaps,secrets,networkpolicies,ingresses"
 # Seconds until port-forward listens, and until a pod that ends is gone.
 FORWARD, GONE = 15, 90
 
@@ -89,6 +89,11 @@ class Kubernetes(Images):
         if (version := (int(info["major"]), int(info["minor"].rstrip("+")))) < OLDEST:
             raise StateError(f"Kubernetes {info['gitVersion']} is too old", "1.20 or newer is needed")
         return version
+
+    def version(self) -> tuple[int, ...]:
+        """Return podman's version; StateError if that or the cluster is missing or too old."""
+        _ = self.server_version
+        return super().version()
 
     # -- resources ---------------------------------------------------------------------------------
 

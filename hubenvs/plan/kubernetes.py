@@ -19,7 +19,14 @@ from ..errors import DefinitionError
 from ..files import Tree, digest, is_program
 from .manifest import Document, check, dump, manifest, render
 
-RESOURCES = ("configmaps.yaml", "volumes.yaml", "statefulset.yaml", "service.yaml", "networkpolicy.yaml")
+RESOURCES = (
+    "configmaps.yaml",
+    "volumes.yaml",
+    "statefulset.yaml",
+    "service.yaml",
+    "networkpolicy.yaml",
+    "ingress.yaml",
+)
 # Not one of the resources: applying the folder again must not replace a site's Secrets by placeholders.
 SECRETS = "secrets.template.yaml"
 # What is left out for servers before a version: a range of ports, and a sysctl that their kubelets refuse.

@@ -24,19 +24,26 @@ def apply(session: Session, engine: Kubernetes, builds: tuple[Build, ...], value
     env, console = session.env, session.console
     of_containers = container_builds(env, builds)
     images = {name: build.tag for name, build in of_containers.items()}
+    templates = read_templates(env.root)
+    documents = manifest(env, templates, images, values)
+    # Before anything is there, so that `down` finds it.
+    record_definition(env, folder.read_record(env.deploy_folder))
+    # First, and by standard input: the pod needs them, and nobody else sees them.
+    engine.apply(dump([_without_checkout(item) for item in documents if item["kind"] == "Secret"]))
     with console.busy("load", "images into the cluster"):
         loaded = engine.load([build.tag for build in of_containers.values() if not build.pulled])
     if loaded:
         console.say("load", ", ".join(loaded))
-    templates = read_templates(env.root)
-    documents = manifest(env, templates, images, values)
-    # First, and by standard input: the pod needs them, and nobody else sees them.
-    engine.apply(dump([_without_checkout(item) for item in documents if item["kind"] == "Secret"]))
-    versions = engine.secret_versions([secret.name for secret in env.secrets])
-    files = kubernetes.resources(*(env, templates, images, read_seeds(env), engine.server_version, versions))
+    secrets = engine.secret_versions([secret.name for secret in env.secrets])
+    arguments = (env, templates, images, read_seeds(env))
+    files = kubernetes.resources(*arguments, engine.server_version, secrets)
+    newest = (
+        json.dumps(kubernetes.resources(*arguments))
+        if engine.server_version < max(kubernetes.LACKING.values())
+        else ""
+    )
     for missing, since in kubernetes.LACKING.items():
-        newest = kubernetes.resources(env, templates, images, read_seeds(env))
-        if engine.server_version < since and missing in json.dumps(newest):
+        if engine.server_version < since and missing in newest:
             console.say("apply", f"Kubernetes {_text(engine.server_version)} has no {missing}: left out")
     engine.apply(dump([item for name in kubernetes.RESOURCES for item in files.get(name, ())]))
     with console.busy("apply", f"rollout of {env.pod}"):
@@ -44,7 +51,6 @@ def apply(session: Session, engine: Kubernetes, builds: tuple[Build, ...], value
     engine.prune(env.pod)
     where = f"{engine.cluster.context}/{engine.cluster.namespace}"
     console.say("apply", f"{env.pod} in {where}: {', '.join(env.containers)}")
-    record_definition(env, folder.read_record(env.deploy_folder))
 
 
 def _without_checkout(document: Document) -> Document:

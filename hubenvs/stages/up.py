@@ -20,10 +20,10 @@ from ..deployment.site import read_site_files
 from ..deployment.sources import read_seeds
 from ..engines.host import unenforced
 from ..engines.kubernetes import Kubernetes
-from ..errors import PortError
+from ..errors import PortError, StateError
 from ..files import write
 from ..plan.images import Build, carried
-from ..session import Session
+from ..session import Session, cluster_of
 from .apply import apply
 from .build import build_images, commands, missing
 from .check import check, prepare
@@ -111,13 +111,23 @@ def up(session: Session, config_map: str | None = None, save: bool = False) -> N
 def _preflight(session: Session) -> Existing:
     """Check everything that could fail later, before anything is created; return the existing resources."""
     session.engine.version()
-    if isinstance(session.engine, Kubernetes):
-        assert session.engine.server_version
+    _require_same_place(session)
     existing = session.own_existing()
     require_free(session.env, session.engine, existing.held_ports)
     read_seeds(session.env)
     read_site_files(session.env)
     return existing
+
+
+def _require_same_place(session: Session) -> None:
+    """Raise StateError if the deployment is up elsewhere: on this host, or in another cluster."""
+    env = session.env
+    recorded = folder.read_record(env.deploy_folder).environment
+    place, wanted = cluster_of(recorded), cluster_of(env)
+    if recorded and (place and place[:2]) != (wanted and wanted[:2]):
+        where = f"in {place.context}/{place.namespace}" if place else "on this host"
+        hint = f"`invoke down {env.options}` first, or give --instance NAME"
+        raise StateError(f"{env.pod} is up {where}", hint)
 
 
 def _play(session: Session, builds: tuple[Build, ...], values: dict[str, str], existing: Existing) -> Session:

@@ -14,7 +14,7 @@ import pytest
 from tests.integration.helpers import PERSONAL, SETTINGS, free_port, invoke, settings
 
 # Everything that a deployment consists of.
-KINDS = "statefulsets,pods,services,configmaps,secrets,networkpolicies,controllerrevisions"
+KINDS = "statefulsets,pods,services,configmaps,secrets,networkpolicies,ingresses,controllerrevisions"
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,10 @@ def deployed(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Deplo
     """Each environment that has all it needs in the pod, up in the cluster; down with its claims at the end."""
     env = request.param
     load = settings(kubernetes__load=cluster.load) if cluster.load else ()
-    port = settings(publish__jupyterhub=f"127.0.0.1:{free_port()}") if env == "dev_dummyauth" else ()
+    port = ()
+    if env == "dev_dummyauth":
+        ingress = "{host: hub.example.org, class: none, tls_secret: tls}"
+        port = settings(publish__jupyterhub=f"127.0.0.1:{free_port()}", kubernetes__ingress=ingress)
     name = f"jupyterhub-slurm-{env.replace('_', '-')}-k8s"
     options = (*SETTINGS, *PERSONAL.get(env, ()), *port, *load)
     deployment = Deployed(cluster, env, "k8s", name, options)

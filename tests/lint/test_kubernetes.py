@@ -83,7 +83,10 @@ def beyond_baseline(template: dict[str, Any]) -> list[str]:
 @pytest.fixture(params=ENVIRONMENTS)
 def folder(request: pytest.FixtureRequest, root: Path, tmp_path: Path) -> Path:
     """The folder that `render --target kubernetes` writes of an environment."""
-    env = read_environment(root, request.param)
+    ingress = "kubernetes.ingress={host: hub.example.org, class: nginx, tls_secret: tls}"
+    env = read_environment(
+        root, request.param, settings=[ingress] if request.param == "dev_dummyauth" else []
+    )
     images = {name: f"localhost/{name}:1" for name in env.containers}
     target = tmp_path / "folder"
     target.mkdir()

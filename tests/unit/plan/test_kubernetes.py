@@ -215,6 +215,20 @@ def test_people_come_to_the_gateway_or_else_to_the_hub(root: Path) -> None:
         )
 
 
+def test_an_ingress_leads_to_the_hub(root: Path) -> None:
+    """Under its host name and base URL, by TLS; where users come another way it is refused."""
+    ingress = "kubernetes.ingress={host: hub.example.org, class: nginx, tls_secret: tls}"
+    (document,) = folder(read_environment(root, "dev_dummyauth", settings=[ingress]))["ingress.yaml"]
+    (rule,), (path,) = document["spec"]["rules"], document["spec"]["rules"][0]["http"]["paths"]
+    assert (rule["host"], path["path"]) == ("hub.example.org", "/jupyter")
+    assert document["spec"]["ingressClassName"] == "nginx"
+    assert document["spec"]["tls"] == [{"hosts": ["hub.example.org"], "secretName": "tls"}]
+    assert "ingress.yaml" not in folder(read_environment(root, "dev_dummyauth"))
+    for name in ("dev_realauth", "prod"):
+        with pytest.raises(DefinitionError, match=r"kubernetes\.ingress: users come"):
+            read_environment(root, name, settings=[ingress])
+
+
 def test_a_proxy_on_loopback_is_probed_from_inside(root: Path) -> None:
     """Where people come through a tunnel nothing else reaches the proxy, Kubernetes neither."""
 
