@@ -61,6 +61,11 @@ class Session:
             raise StateError(f"{self.env.name} has no secrets yet", f"invoke secrets {self.env.options}")
         return values
 
+    def require_here(self, task: str) -> None:
+        """Raise StateError if ``task`` is for pods of this host, and a cluster runs the deployment."""
+        if self.env.engine:
+            raise StateError(f"{task}: {self.env.name} is in a cluster", f"invoke up {self.env.options}")
+
     def reachable(self) -> AbstractContextManager[None]:
         """Keep the pod's pages reachable at the published addresses, where that takes something."""
         return self.engine.reachable(self.env.pod, self.published)

@@ -11,7 +11,7 @@ import contextlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence, Set
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,8 @@ class Kubernetes(Images):
 
     def command(self, *arguments: str) -> Argv:
         """Return the command line of kubectl with ``arguments``, context and namespace named."""
-        return (
-            "kubectl", "--context", self.cluster.context, "--namespace", self.cluster.namespace, *arguments
-        )  # fmt: skip
+        place = ("--context", self.cluster.context, "--namespace", self.cluster.namespace)
+        return ("kubectl", *place, *arguments)
 
     def kubectl(self, *arguments: str, check: bool = True, **options: Any) -> Completed:
         """Run kubectl; StateError for what a user can mend, else CommandError."""
@@ -182,10 +181,7 @@ class Kubernetes(Images):
         def delete(name: str) -> None:
             self.kubectl("delete", "pod", name, "--wait=false", "--ignore-not-found")
 
-        def log(pod: str, container: str) -> list[str]:
-            return self._log(pod, container, 12)
-
-        return Rollout(pod_name, timeout, look, events, delete, log)
+        return Rollout(pod_name, timeout, look, events, delete, partial(self._log, lines=12))
 
     def prune(self, pod_name: str) -> None:
         """Delete the ConfigMaps that no revision of the StatefulSet ``pod_name`` refers to."""
@@ -283,11 +279,9 @@ class Kubernetes(Images):
     @contextlib.contextmanager
     def reachable(self, pod_name: str, ports: Sequence[PublishedPort]) -> Iterator[None]:
         """Lead ``ports`` of this host to the pod during the block."""
-        if not ports:
-            yield
-            return
         listening = [(port.address, port.host_port) for port in ports]
-        with self.programs.background(self.forward_command(pod_name, ports), listening, FORWARD):
+        forward = self.programs.background(self.forward_command(pod_name, ports), listening, FORWARD)
+        with forward if ports else contextlib.nullcontext():
             yield
 
     # -- images ------------------------------------------------------------------------------------

@@ -65,7 +65,8 @@ def reload(session: Session, watch: bool = False) -> None:
 
 
 def require_development(session: Session) -> None:
-    """Raise StateError unless the containers run from working copies."""
+    """Raise StateError unless the containers run from working copies, on this host."""
+    session.require_here("reload and debug")
     if session.env.stage != "dev":
         problem = f"{session.env.name} has its packages installed (stage: prod)"
         raise StateError(problem, f"invoke up {session.env.options}")

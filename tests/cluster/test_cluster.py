@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -39,14 +41,20 @@ def test_the_same_again_changes_nothing(deployed: Deployed) -> None:
     assert deployed.pod_uid() == before
 
 
-def test_tasks_find_it(deployed: Deployed) -> None:
-    """`status`, `logs`, `slurm` and `shell` work as they do with podman."""
+def test_tasks_find_it(deployed: Deployed, tmp_path: Path) -> None:
+    """`status`, `logs`, `slurm`, `shell` and `export-volume` work as with podman, and `reload` is refused."""
     listing = json.loads(invoke("status", *deployed.cluster.options, "--json").stdout)["environments"]
     (entry,) = (item for item in listing if item["instance"] == deployed.instance)
     assert (entry["env"], entry["state"]) == (deployed.env, "up")
     assert "idle" in invoke("slurm", *deployed.named).stdout
     shell = ("shell", *deployed.named, "--user", "alice.project1", "--command", "id -un")
     assert invoke(*shell).stdout.strip() == "alice.project1"
+    home = tmp_path / "home.tar"
+    invoke("export-volume", *deployed.named, "--volume", "home", "--output", str(home))
+    with tarfile.open(home) as tar:
+        assert "./project1/alice.project1" in tar.getnames()
+    refused = invoke("reload", *deployed.named, check=False)
+    assert refused.stderr.startswith(f"error: reload and debug: {deployed.env} is in a cluster\n")
     assert (
         "JupyterHub" in invoke("logs", *deployed.named, "--container", "jupyterhub", "--lines", "100").stdout
     )
