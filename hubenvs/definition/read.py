@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..errors import DefinitionError, suggestion
-from . import dev_users, variables
+from . import dev_users, invoke_variables
 from .configmap import ConfigMap, read_config_map
 from .environment import Environment
 from .layers import KeyPath, Layer, check_keys, merge, parse_set, parse_yaml, read_text, shown
@@ -57,7 +57,7 @@ def read_environment(
         layers.append(_read(folder / "local.yaml", root))
     if configuration:
         layers.append(Layer("Invoke's configuration (hubenvs)", configuration, {}))
-    layers.extend(variables.layers(base.data, environ or {}))
+    layers.extend(invoke_variables.layers(base.data, environ or {}))
     existing = ConfigMap()
     if config_map:
         existing = read_config_map(config_map, root)

@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 import jinja2
 
+from ..definition.container_settings import container_settings
 from ..definition.containers import CONTAINERS, TUNNEL, Probe, Resources
 from ..definition.environment import Environment
 from ..definition.names import LABEL_CHECKOUT, LABEL_INSTANCE, LABEL_PART_OF, LABEL_SECRETS
-from ..definition.settings import container_settings
 from ..errors import DefinitionError
 from ..files import Tree, digest, is_program
 from .manifest import Document, check, dump, manifest, render

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import jinja2
 import yaml
 
+from ..definition.container_settings import container_settings
 from ..definition.environment import Environment
 from ..definition.names import LABEL_FINGERPRINT
-from ..definition.settings import container_settings
 from ..errors import DefinitionError
 from ..files import Tree, digest
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from hubenvs.definition.container_settings import container_settings
 from hubenvs.definition.environment import Environment
 from hubenvs.definition.read import read_environment
-from hubenvs.definition.settings import container_settings
 
 
 def test_every_name_is_valid_in_kubernetes(root: Path) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from hubenvs.definition.container_settings import container_settings
 from hubenvs.definition.containers import CONTAINERS
 from hubenvs.definition.environment import Environment
 from hubenvs.definition.read import read_environment
-from hubenvs.definition.settings import container_settings
 from hubenvs.deployment.sources import read_templates
 from hubenvs.errors import DefinitionError
 from hubenvs.plan import keys

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hubenvs.definition import variables
+from hubenvs.definition import invoke_variables
 from hubenvs.definition.layers import Layer, merge, parse_yaml
 from hubenvs.errors import DefinitionError
 
@@ -18,7 +18,7 @@ def merged(**environ: str) -> dict[str, Any]:
     """Return what is set by environment variables, and by a file that says slurm.ssh_port: null."""
     file = Layer("invoke.yaml", {"slurm": {"ssh_port": None}}, {})
     named = {f"INVOKE_HUBENVS_{name}": value for name, value in environ.items()}
-    return merge([file, *variables.layers(BASE, named)])[0]
+    return merge([file, *invoke_variables.layers(BASE, named)])[0]
 
 
 def test_variables_are_read_as_yaml() -> None:
@@ -38,8 +38,8 @@ def test_a_variable_that_is_no_yaml_is_named() -> None:
 @pytest.mark.parametrize("name", ["SLURM", "SLURM_NODS", "NODES"])
 def test_a_variable_of_no_key_is_named(name: str) -> None:
     """Invoke itself passes it over."""
-    variables.layers(BASE, {"INVOKE_HUBENVS_SLURM_NODES": "1", "INVOKE_RUN_ECHO": "1", "HOME": "/"})
+    invoke_variables.layers(BASE, {"INVOKE_HUBENVS_SLURM_NODES": "1", "INVOKE_RUN_ECHO": "1", "HOME": "/"})
     with pytest.raises(
         DefinitionError, match=f"^INVOKE_HUBENVS_{name}: no key .*: did you mean 'INVOKE_HUBENVS_"
     ):
-        variables.layers(BASE, {f"INVOKE_HUBENVS_{name}": "1"})
+        invoke_variables.layers(BASE, {f"INVOKE_HUBENVS_{name}": "1"})
