@@ -132,6 +132,23 @@ def test_requeued_while_hub_away(alice: Hub) -> None:
     until(lambda: len(set(routes(alice)[before - 1 :])) > 1, 20)
 
 
+def test_checked_late(alice: Hub) -> None:
+    """A server stopped while a hub that starts still waits for its answer has nothing to do with the next one."""
+    job = submit(alice, "launched")
+    until(lambda: ready(alice))
+    alice.stop()
+    os.killpg(int((alice.slurm / f"{job}.pid").read_text()), signal.SIGSTOP)  # it answers nobody
+    alice.start()
+    assert alice.api("DELETE", alice.path())[0] in (202, 204)
+    until(lambda: not alice.server())
+    job = submit(alice, "launched")
+    until(lambda: ready(alice))
+    until(lambda: "alice still running" in alice.log.read_text())
+    time.sleep(2.5)  # two polls
+    assert ready(alice)
+    assert running(alice, job)
+
+
 def test_log_is_shown(alice: Hub) -> None:
     """What the job has written last is on the page of a start that fails, as text; not what an earlier job wrote."""
     session = alice.session(alice.provider.token())

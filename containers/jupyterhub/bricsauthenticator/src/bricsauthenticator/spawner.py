@@ -583,6 +583,11 @@ class BricsSlurmSpawner(batchspawner.SlurmSpawner):
             return await self._resume(self._still_alive())
         return await super().poll()
 
+    def start_polling(self) -> None:
+        """Poll the job, if there is one: a hub that starts calls this late, when a user may have stopped it."""
+        if self.job_id:
+            super().start_polling()
+
     async def _still_alive(self) -> int | None:
         """Return a status if Slurm says within CHECK_TIME that the job has ended, else None."""
         try:
