@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from hubenvs.console import Console as Console
 from hubenvs.engines.engine import Engine as Engine
@@ -113,6 +114,14 @@ def invoke(
     )
     assert not check or done.returncode == 0, f"invoke {' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+def image_of(container: str) -> str:
+    """Return the image that a container of dev_dummyauth has, built: a host may have others of that name."""
+    invoke("build", "--env", "dev_dummyauth")
+    rendered = invoke("render", "--env", "dev_dummyauth").stdout
+    pods = [part["spec"]["containers"] for part in yaml.safe_load_all(rendered) if part["kind"] == "Pod"]
+    return next(str(one["image"]) for one in pods[0] if one["name"] == container)
 
 
 def wait_until(condition: Callable[[], object], seconds: float, otherwise: str) -> None:

@@ -19,6 +19,7 @@ from .helpers import (
     StateError,
     entry,
     free_port,
+    image_of,
     inside,
     invoke,
     once,
@@ -195,9 +196,6 @@ def before(instance: str, engine: Engine, tmp_path_factory: pytest.TempPathFacto
         )
         job = engine.exec(slurm, *submit, stdin=script).text
         address = engine.exec(slurm, "hostname", "-I").text.split()[0]
-        image = engine.run(
-            ("podman", "images", "--format={{.Repository}}:{{.Tag}}", "localhost/jupyterhub-slurm/jupyterhub")
-        )
         run = ("podman", "run", "--rm", "--interactive", "--entrypoint=python3", f"--volume={volume}:/old")
         engine.run(("podman", "volume", "create", volume))
         argv = (
@@ -207,7 +205,7 @@ def before(instance: str, engine: Engine, tmp_path_factory: pytest.TempPathFacto
             str(port),
             json.dumps(PROJECTS),
         )
-        token = engine.run((*run, image.text.split()[0], *argv)).text.split()[-1]
+        token = engine.run((*run, image_of("jupyterhub"), *argv)).text.split()[-1]
         yield Before(slurm, address, job, volume, token, folder, engine)
     finally:
         engine.run(("podman", "volume", "rm", "--force", volume), check=False)

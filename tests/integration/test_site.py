@@ -20,6 +20,7 @@ from .helpers import (
     entry,
     free_port,
     http_status,
+    image_of,
     invoke,
     rootless,
     ssh_key_pair,
@@ -145,11 +146,10 @@ def site(env_name: str, instance: str, here: str, engine: Engine) -> Iterator[Si
 @pytest.fixture(scope="module")
 def far_end(instance: str, site: Site, engine: Engine) -> Iterator[FarEnd]:
     """A server that takes the tunnel."""
-    ours = engine.run(
-        ("podman", "images", "--format={{.Repository}}:{{.Tag}}", "localhost/jupyterhub-slurm/slurm")
-    ).text
-    context = ROOT / "tests/integration/tunnel"
-    engine.run(engine.build_command(tag=TUNNEL, context=context, base=ours.split()[0], ca_bundle=ca_bundle()))
+    command = engine.build_command(
+        tag=TUNNEL, context=ROOT / "tests/integration/tunnel", base=image_of("slurm"), ca_bundle=ca_bundle()
+    )
+    engine.run(command)
     name = f"tunnel-{instance}"
     engine.run(("podman", "run", "--detach", "--user=root", "--name", name, TUNNEL))
     try:
