@@ -8,9 +8,9 @@ from constants import API_TOKEN, AUDIENCE, PLATFORM, START_TIMEOUT
 from jupyterhub.handlers import BaseHandler
 from jupyterhub.proxy import Proxy
 
-import bricsauthenticator.spawner
+import bricsauthenticator.commands
 
-bricsauthenticator.spawner.CANCEL_RETRY_LIMIT = 0.2
+bricsauthenticator.commands.RETRY_LIMIT = 0.2
 
 c = get_config()  # noqa: F821
 

@@ -18,6 +18,7 @@ from conftest import OPTIONS, Hub, until
 from constants import API_TOKEN
 
 from bricsauthenticator import BricsSlurmSpawner
+from bricsauthenticator.progress import progress_of
 
 
 @pytest.fixture
@@ -314,7 +315,9 @@ REFUSED_BY_SUDO = [
 @pytest.mark.parametrize("message", ["scancel: error: Access denied", *REFUSED_BY_SUDO])
 def test_never_cancelled(message: str, caplog: pytest.LogCaptureFixture, monkeypatch) -> None:
     """A job that can't be cancelled is given up after long, at once if sudo refuses, and an error names it."""
-    monkeypatch.setattr("bricsauthenticator.spawner.CANCEL_GIVE_UP_TIME", 3600 if message in REFUSED_BY_SUDO else 1)
+    monkeypatch.setattr(
+        "bricsauthenticator.cancellation.CANCEL_GIVE_UP_TIME", 3600 if message in REFUSED_BY_SUDO else 1
+    )
     spawner = BareSpawner(
         exec_prefix="",
         batch_query_cmd="echo RUNNING node1",
@@ -375,7 +378,7 @@ def test_progress_message(state: str, message: str) -> None:
     spawner = BareSpawner(exec_prefix="", batch_query_many_cmd=f"echo '{state.format(soon=soon)}'")
     spawner.job_id, spawner.req_username = "7", "alice.p1"
     asyncio.run(spawner.query_job_status())
-    assert spawner._progress()[1] == message
+    assert progress_of(spawner)[1] == message
 
 
 @pytest.mark.parametrize(("output", "job_id"), [("12", "12"), ("12;cluster", "12"), ("Hello\n12", "12")])

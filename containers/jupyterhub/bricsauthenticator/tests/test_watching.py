@@ -7,7 +7,7 @@ import pytest
 from test_commands import most_in_a_second, run_virtually
 from test_spawner import BareSpawner
 
-import bricsauthenticator.spawner
+import bricsauthenticator.job
 from bricsauthenticator.commands import STARTS_A_SECOND
 
 USERS = 200
@@ -50,7 +50,7 @@ def test_users_in_a_queue(monkeypatch: pytest.MonkeyPatch, many: bool) -> None:
         # Each asks once more, for its host.
         assert max(started) - ran <= (2 if many else USERS / STARTS_A_SECOND + 1)
 
-    monkeypatch.setattr(bricsauthenticator.spawner, "run", run)
+    monkeypatch.setattr(bricsauthenticator.job, "run", run)
     run_virtually(main)
     assert most_in_a_second(calls) <= STARTS_A_SECOND
     for minute in range(10, 20):
@@ -73,7 +73,7 @@ def test_one_user_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(spawner._wait_for_server(), 1000)
 
-    monkeypatch.setattr(bricsauthenticator.spawner, "run", run)
+    monkeypatch.setattr(bricsauthenticator.job, "run", run)
     run_virtually(main)
     pauses = [later - earlier for earlier, later in itertools.pairwise(calls)]
     assert pauses[0] == pytest.approx(0.3)

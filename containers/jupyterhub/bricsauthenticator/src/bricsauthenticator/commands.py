@@ -9,13 +9,16 @@ import re
 import signal
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 STARTS_A_SECOND = 8
 """Commands that start within one second at most, whoever asks for them."""
 
 QUERY_DELAY = 30.0
 """Seconds by which a query for one job stands back behind commands that a person waits for."""
+
+RETRY_LIMIT = 10.0
+"""Longest pause, in seconds, between two tries of a command while Slurm can't be reached."""
 
 LONGEST_OUTPUT = 1 << 20
 """Bytes that are read of what a command prints: more than 5000 jobs need."""
@@ -57,6 +60,14 @@ class CommandError(RuntimeError):
     def says_no_such_account(self) -> bool:
         """Whether sudo answered, and doesn't know the account or won't run the command as it."""
         return bool(_SUDO_REFUSES.search(str(self)))
+
+
+def pauses(first: float) -> Iterator[float]:
+    """Yield how many seconds to wait before each further try: `first`, then longer, up to RETRY_LIMIT."""
+    pause = first
+    while True:
+        yield pause
+        pause = min(2 * pause, RETRY_LIMIT)
 
 
 class Queue:

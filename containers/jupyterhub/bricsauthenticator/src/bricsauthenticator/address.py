@@ -1,0 +1,84 @@
+"""Where a job's server listens: the host is Slurm's word, the port the job's own."""
+
+import asyncio
+import contextlib
+from typing import Any
+
+from batchspawner.batchspawner import JobStatus
+
+from bricsauthenticator.job import keep
+from bricsauthenticator.submission import SubmittedJob
+
+FRESH_TIME = 3.0
+"""Seconds in which a job that is waiting is looked at as often as one that starts: most don't wait longer."""
+
+
+def watch_interval(age: float) -> float:
+    """Return how many seconds to wait between two looks at a job that has been waiting for `age` seconds."""
+    return min(max(2.0, age / 10), 30.0)
+
+
+class ReachableJob(SubmittedJob):
+    """A job whose server tells the hub where it listens, again if Slurm starts it anew."""
+
+    async def _wait_for_server(self) -> tuple[str, int]:
+        """Return host and port of the job's server once both are known; JobEndedError if the job ends before."""
+        news, loop = asyncio.Event(), asyncio.get_running_loop()
+        since: dict[JobStatus, float] = {}
+
+        def on_news(change: Any) -> None:
+            news.set()
+
+        self.observe(on_news, ["port", "job_failure"])
+        try:
+            host = None
+            while not (host and self.port):
+                news.clear()
+                status = await self.query_job_status()
+                if status == JobStatus.NOTFOUND:
+                    raise self._ended_early()
+                if status == JobStatus.RUNNING:
+                    host = self.state_gethost()
+                age = loop.time() - since.setdefault(status, loop.time())
+                soon = age < FRESH_TIME or self.job_failure
+                pause = self.startup_poll_interval if soon else watch_interval(age)
+                if not (host and self.port):
+                    with contextlib.suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(news.wait(), pause)
+        finally:
+            self.unobserve(on_news, ["port", "job_failure"])
+        self.ip, self.starting = host, False
+        self._save()
+        self.log.info("%s: job %s listens at %s:%s", self._log_name, self.job_id, self.ip, self.port)
+        return self.ip, self.port
+
+    def take_port(self, port: int) -> bool:
+        """Take the port that the server listens at, and return whether it will take until later to be of use.
+
+        A job that Slurm has started anew tells another port than it had.
+        """
+        self.port = port
+        if self.pending or not self.server:
+            return True
+        if self.server.port == port:
+            return False
+        self.log.info("%s: job %s was started anew, and listens at port %s", self._log_name, self.job_id, port)
+        keep(asyncio.ensure_future(self._move()))
+        return True
+
+    def take_failure(self, said: str) -> None:
+        """Take what the job says of why it ends, so that a hub which starts before it has ended knows it too."""
+        self.job_failure = said
+        self._save()
+
+    async def _move(self) -> None:
+        """Let hub and proxy have the host that Slurm says, and the port that the job has told; else it tells again."""
+        try:
+            self.job_status = await self.query_alone()
+            port, host = self.port, self.state_gethost() if self.state_isrunning() else None
+            if host and self.server and not self.pending:
+                self.server.ip, self.server.port = host, port
+                self._save()
+                await self.user.settings["proxy"].add_user(self.user, self.name)
+        except Exception as error:
+            self.log.warning("%s: address of job %s not known yet: %s", self._log_name, self.job_id, error)
