@@ -91,7 +91,7 @@ def up(session: Session, config_map: str | None = None, save: bool = False) -> N
     ``config_map``, ``save``: see `keep_settings`.
     """
     with session.locked():
-        existing = _preflight(session)
+        session, existing = _preflight(session)
         keep_settings(session, config_map, save)
         clone(session)
         builds = build_images(session)
@@ -108,15 +108,23 @@ def up(session: Session, config_map: str | None = None, save: bool = False) -> N
     _announce(session)
 
 
-def _preflight(session: Session) -> Existing:
-    """Check everything that could fail later, before anything is created; return the existing resources."""
+def _preflight(session: Session) -> tuple[Session, Existing]:
+    """Check everything that could fail later, before anything is created.
+
+    Returns the session, whose ports are free, and the existing resources.
+    """
     session.engine.version()
     _require_same_place(session)
     existing = session.own_existing()
-    require_free(session.env, session.engine, existing.held_ports)
+    while True:
+        try:
+            require_free(session.env, session.engine, existing.held_ports)
+            break
+        except PortError as error:
+            session = _with_other_ports(session, error)
     read_seeds(session.env)
     read_site_files(session.env)
-    return existing
+    return session, existing
 
 
 def _require_same_place(session: Session) -> None:
@@ -131,16 +139,25 @@ def _require_same_place(session: Session) -> None:
 
 
 def _play(session: Session, builds: tuple[Build, ...], values: dict[str, str], existing: Existing) -> Session:
-    """Play, and return the session with the ports in use: another `up` may have taken those found free."""
+    """Play, and return the session with the ports in use."""
     while True:
         try:
             play_pod(session, desired_pod(session.env, builds, values), existing)
             return session
-        except PortError:
-            changed = session.with_free_ports()
-            if changed.env.publish == session.env.publish:
-                raise
-            session, existing = changed, changed.own_existing()
+        except PortError as error:
+            session = _with_other_ports(session, error)
+            existing = session.own_existing()
+
+
+def _with_other_ports(session: Session, error: PortError) -> Session:
+    """Return the session with free ports instead of those that another `up` has taken meanwhile.
+
+    Raises ``error`` if the user has named the port.
+    """
+    changed = session.with_free_ports()
+    if changed.env.publish == session.env.publish:
+        raise error
+    return changed
 
 
 def _announce(session: Session) -> None:

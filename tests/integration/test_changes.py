@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from .helpers import FURTHER, ROOT, START, STOP, Deployment, Engine, HubUser, entry, invoke, rootless
+from .helpers import (
+    FURTHER,
+    ROOT,
+    START,
+    STOP,
+    Deployment,
+    Engine,
+    HubUser,
+    entry,
+    invoke,
+    rootless,
+    settings,
+)
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
@@ -351,6 +364,49 @@ def test_an_engine_that_is_no_use_is_named(tmp_path: Path, env_name: str, kind: 
     assert error in " ".join(done.stderr.splitlines()[-2:])
     assert "Traceback" not in done.stderr
     assert not (ROOT / ".deploy" / f"{env_name}-no-engine").exists()
+
+
+# Takes the port that `up` has chosen, between its choice and its use.
+FASTER = """\
+#!/usr/bin/python3
+import os, socket, sys, time
+task = os.getppid()
+if sys.argv[1] == "--version" and os.fork() == 0:
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        for port in range(8000, 9000):
+            try:
+                taken.bind(("127.0.0.1", port))
+                break
+            except OSError:
+                pass
+        taken.listen()
+        os.close(1)
+        os.close(2)
+        while os.path.exists(f"/proc/{{task}}"):
+            time.sleep(0.1)
+        os._exit(0)
+time.sleep(0.5)
+os.execv({podman!r}, ["podman", *sys.argv[1:]])
+"""
+
+
+def test_another_up_may_take_the_port_first(tmp_path: Path) -> None:
+    """The next one is taken, where the user has named none; a site's keys are what this one fails at."""
+    stand_in = tmp_path / "podman"
+    stand_in.write_text(FASTER.format(podman=shutil.which("podman")))
+    stand_in.chmod(0o755)
+    named = ("--env", "dev_dummyauth_extslurm", "--instance", f"raced{os.getpid()}")
+    site = settings(
+        dev_users="[alice.project1]",
+        slurm__ssh_hostname="login.example",
+        slurm__hub_connect_url="http://192.0.2.1:9999",
+        site_folder=str(tmp_path),
+        **{"publish__hub-api": "127.0.0.1:9999"},
+    )
+    done = invoke("up", *named, *site, check=False, path=tmp_path)
+    assert "publish.jupyterhub" not in done.stderr
+    assert "--init" in done.stderr
 
 
 def test_a_git_url_that_cannot_be_reached_offers_bundled(env_name: str, tmp_path: Path) -> None:
