@@ -21,10 +21,10 @@ import time
 SOCKET = "/run/jupyterhub/hub.socket"
 DEBUG_SOCKET = "/run/jupyterhub/debug.socket"
 LOG = "/var/lib/jupyterhub/log/jupyterhub/current"
-# The hub's largest dependencies. What is being developed is not among them: each new hub imports that itself.
+# The hub's largest dependencies. The package under development isn't among them, so each new hub imports it afresh.
 PRELOADED = ("jupyterhub.app", "batchspawner", "jwt")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-# Seconds to wait for another command after the hub could not start; then the service ends, and s6 starts it anew.
+# Seconds to wait for another command after the hub could not start. Then the service ends and s6 restarts it.
 GRACE = 30
 
 
@@ -49,7 +49,7 @@ class Service:
     def stop(self) -> int:
         """Make the hub end if it has not, and return its exit status."""
         os.close(self.pipe)
-        os.kill(self.pid, signal.SIGTERM)  # no error for one that has ended: nobody has waited for it
+        os.kill(self.pid, signal.SIGTERM)  # no error if it has ended: it hasn't been waited for
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
     def restart(self, output: int) -> bool:
@@ -98,7 +98,7 @@ class Service:
                 self.debug_port = int(words[1])
             done = self.restart(connection.fileno())
         connection.sendall(b"\ndone" if done else b"\nfailed")
-        connection.shutdown(socket.SHUT_RDWR)  # to close it is not enough: a hub started meanwhile has it too
+        connection.shutdown(socket.SHUT_RDWR)  # close() isn't enough: a hub forked meanwhile has it open too
 
     def run(self) -> int:
         """Serve until the hub ends and return its exit status."""
@@ -113,10 +113,10 @@ class Service:
                 watched = [listener] if died else [listener, self.pipe]
                 ready, _, _ = select.select(watched, [], [], 1)
                 if listener in ready:
-                    # Who asked may have gone meanwhile, or not have said a word.
+                    # The client may have gone, or have sent nothing.
                     with listener.accept()[0] as connection, contextlib.suppress(ConnectionError):
                         self.answer(connection)
-                    # A hub that could not start leaves time to put back what was wrong with it.
+                    # If the hub could not start, keep serving for a while, so that the bad edit can be rolled back.
                     died = time.monotonic() if hub_ended(self.pid) else None
                 elif self.pipe in ready and not os.read(self.pipe, 1):
                     break
@@ -236,10 +236,10 @@ def ask(request: str) -> int:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--ask"]:
         sys.exit(ask(" ".join(sys.argv[2:])))
-    # All that is imported stays. To look through it for garbage again and again takes an eighth of the time.
+    # Imported modules stay, so garbage collection would be wasted on them: an eighth of the time.
     gc.disable()
     for module in PRELOADED:
         importlib.import_module(module)
-    gc.freeze()  # and each hub shares what it need not look through
+    gc.freeze()  # the hubs share these pages of memory
     gc.enable()
     sys.exit(Service(sys.argv[1:]).run() % 256)

@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto';
 
 const SUBMIT = "document.querySelector('form').submit()";
 
-/** What the pages may load: nothing but their own style and the script above. */
+/** The Content-Security-Policy: the pages may use only their own style and the script above. */
 export const POLICY = [
   "default-src 'none'",
   "style-src 'unsafe-inline'",
@@ -41,7 +41,7 @@ label { display: block; font-size: .875rem; margin-bottom: .25rem; }
 const PASSWORD = `<p><label for="password">Password, which <code>invoke status</code> says where to find</label>
 <input id="password" name="password" type="password" required autofocus autocomplete="current-password"></p>`;
 
-/** Return `text` with the characters escaped that mean something in HTML. */
+/** Return `text` escaped for HTML. */
 export function escape(text) {
   return String(text).replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
 }
@@ -65,7 +65,7 @@ ${body}
 `;
 }
 
-/** The log-in page: `users` has the projects of each user, `asks`: for the password; `problem` is what was wrong. */
+/** The log-in page. `users`: each user's projects; `asks`: whether to ask for the password; `problem`: an error. */
 export function logIn(users, platform, asks, problem) {
   const buttons = [...users].map(([user, projects]) => `<li><button name="login" value="${escape(user)}">
 <strong>${escape(user)}</strong> <span class="soft">${escape(projects.join(', '))}</span></button></li>`);
@@ -83,7 +83,7 @@ ${asks ? PASSWORD : ''}
 </form>`);
 }
 
-/** The page that sends `form` by itself, or by its button where there are no scripts. */
+/** A page that submits `form` by a script, or by its button where scripts are off. */
 export function logOut(form) {
   const filled = form.replace('</form>', '<input type="hidden" name="logout" value="yes"><button autofocus>Sign out</button></form>');
   return page('Signing out', `${filled}<script>${SUBMIT}</script>`);

@@ -8,14 +8,14 @@ import * as pages from './pages.mjs';
 import { baseUrl, devUsers, gateways, issuer, platform, projectsClaim, secret, setting } from './settings.mjs';
 import { Store } from './store.mjs';
 
-// A working day: how long people stay signed in here while the gateway renews their tokens.
+// Seconds of a working day: how long a sign-in lasts while the gateway renews tokens.
 const SESSION_SECONDS = 12 * 3600;
-// Keys stay as long as the deployment; who sees an unknown one asks again at once.
+// Keys last as long as the deployment. A client that sees an unknown key fetches them again.
 const PUBLIC_SECONDS = 3600;
-// As the hub's authenticator takes them.
+// Those that the hub's authenticator accepts.
 const SHORT_NAME = /^[a-z_][a-z0-9_-]{0,31}$/;
 const MAX_FORM_BYTES = 4096;
-// The part of the provider that browsers come to with their session.
+// The path below which browsers send their session cookie.
 const BROWSERS = '/oidc';
 
 const home = `${gateways[0]}${baseUrl}/`;
@@ -23,7 +23,7 @@ const clientId = setting('JWT_AUDIENCE', 'jupyterhub');
 const asks = setting('PROVIDER_ASKS', 'true') === 'true';
 const lifetime = Number(setting('TOKEN_LIFETIME', '3600'));
 
-/** Return a provider that signs with the keys that there are now. */
+/** Return a provider that signs with the present keys. */
 export function makeProvider() {
   const provider = new Provider(issuer.origin, {
     adapter: Store,
@@ -40,9 +40,9 @@ export function makeProvider() {
     ],
     cookies: {
       keys: [secret('cookie_keys')],
-      // Cookies are a host's, not a port's: other providers on this host have names of their own.
+      // Browsers send a host's cookies to all its ports, so each provider on a host needs other names.
       names: { session: cookie('session'), interaction: cookie('interaction'), resume: cookie('resume') },
-      // The gateway, on the same host, is not to be sent them.
+      // Keep them from the gateway, which is on the same host.
       long: { httpOnly: true, sameSite: 'lax', path: BROWSERS },
     },
     routes: { authorization: `${BROWSERS}/auth`, end_session: `${BROWSERS}/session/end` },
@@ -59,7 +59,7 @@ export function makeProvider() {
       Grant: SESSION_SECONDS,
       RefreshToken: SESSION_SECONDS,
     },
-    // The gateway renews tokens while its user is there; they end with the session.
+    // The gateway renews tokens while its user is active. Refresh tokens end with the session.
     issueRefreshToken: () => true,
     rotateRefreshToken: false,
     findAccount: (ctx, name) => ({
@@ -97,7 +97,7 @@ function show(ctx, html) {
   ctx.body = html;
 }
 
-/** Nobody is asked whether the gateway may know who they are. */
+/** Grant the gateway everything without asking for consent. */
 async function loadExistingGrant(ctx) {
   const { client, session, provider } = ctx.oidc;
   const grantId = session.grantIdFor(client.clientId);
@@ -109,13 +109,13 @@ async function loadExistingGrant(ctx) {
   return grant;
 }
 
-/** What is not oidc-provider's own: the log-in page, and the door through which the gateway sends people here. */
+/** Add the log-in page, and the entry through which the gateway sends people here. */
 function extras(provider) {
   return async (ctx, next) => {
     if (ctx.path.startsWith('/interaction/')) {
       await logIn(ctx, provider);
     } else if (ctx.path === '/begin') {
-      // The gateway fetches this itself, so that people see its "try later" page while there is nobody here.
+      // The gateway proxies this request, so it can show its "try later" page while the provider is down.
       ctx.status = 303;
       ctx.set('Cache-Control', 'no-store');
       ctx.set('Location', `${issuer.origin}${BROWSERS}/auth${ctx.search}`);
@@ -170,14 +170,14 @@ async function form(ctx) {
   return new URLSearchParams(text);
 }
 
-/** Say what was asked for: the path alone, since codes are in the query. */
+/** Log the path of a request. The query is left out, since it can contain codes. */
 async function logRequest(ctx, next) {
   const start = performance.now();
   await next();
   console.log(`${ctx.method} ${ctx.path} ${ctx.status} ${Math.round(performance.now() - start)} ms`);
 }
 
-/** Say who comes and goes and what fails; never a token or a code. */
+/** Log sign-ins, sign-outs and failures; never a token or a code. */
 function logEvents(provider) {
   provider.on('authorization.success', (ctx) => console.log(`signed in: ${ctx.oidc.session.accountId}`));
   provider.on('end_session.success', () => console.log('signed out'));

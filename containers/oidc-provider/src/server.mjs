@@ -5,13 +5,13 @@ import { createServer } from 'node:http';
 import { makeProvider } from './provider.mjs';
 import { issuer } from './settings.mjs';
 
-// A whole ID token can come as a hint in a URL; 64 KiB of one are allowed elsewhere, too.
+// A URL can contain an ID token as a hint. 64 KiB is the limit of the gateway and the hub's proxy as well.
 const MAX_HEADER_BYTES = 128 * 1024;
 
 let handle = makeProvider().callback();
 
 const server = createServer({ maxHeaderSize: MAX_HEADER_BYTES }, (request, response) => {
-  // URLs that the provider makes are the issuer's, whatever the client calls this host.
+  // URLs that the provider makes use the issuer's host, whatever the Host header says.
   request.headers.host = issuer.host;
   handle(request, response);
 });

@@ -1,4 +1,4 @@
-// What the deployment says: settings from DEPLOY_CONFIG_* variables, secrets from files that only this process reads.
+// The deployment's settings (DEPLOY_CONFIG_* variables) and secrets (files that only this process can read).
 
 import { readFileSync } from 'node:fs';
 
@@ -9,7 +9,7 @@ export function setting(name, fallback) {
   return process.env[`DEPLOY_CONFIG_${name}`] || fallback;
 }
 
-/** Return the content of the secret `name`; read anew each time, since keys can be rotated. */
+/** Return the content of the secret `name`. It is read each time, since keys can be rotated. */
 export function secret(name) {
   return readFileSync(`${SECRETS}/${name}`, 'utf8').trim();
 }
@@ -19,7 +19,7 @@ export const baseUrl = setting('BASE_URL', '').replace(/\/$/, '');
 export const platform = setting('BRICS_PLATFORM', 'dev.platform');
 const portal = setting('BRICS_PORTAL', 'brics');
 
-/** Where browsers find the gateway: the URL that the deployment gives, and its other name on this host. */
+/** The URLs at which browsers find the gateway: the deployment's, and its other name on this host. */
 export const gateways = originsOf(setting('GATEWAY_URL', 'http://127.0.0.1:8000'));
 
 function originsOf(url) {
@@ -28,14 +28,14 @@ function originsOf(url) {
   return [...new Set([new URL(url).origin, other.origin])];
 }
 
-/** The names of the projects of each dev user, by user, in the order in which they are given. */
+/** The names of each dev user's projects, in the order of the setting. */
 export const devUsers = new Map();
 for (const account of setting('DEV_USERS', '').split(/\s+/).filter(Boolean)) {
   const [user, project] = account.split('.');
   devUsers.set(user, [...(devUsers.get(user) ?? []), project]);
 }
 
-/** Return the `projects` claim of `user`, which is empty for somebody who is not a dev user. */
+/** Return the `projects` claim of `user`; empty if it isn't a dev user. */
 export function projectsClaim(user) {
   return Object.fromEntries(
     (devUsers.get(user) ?? []).map((project) => [

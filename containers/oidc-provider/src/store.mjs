@@ -1,4 +1,4 @@
-// What the provider remembers: sessions, grants, codes, tokens. In memory, so a restart signs everybody out.
+// The provider's sessions, grants, codes and tokens. They are in memory, so a restart signs everybody out.
 
 const SWEEP_SECONDS = 60;
 

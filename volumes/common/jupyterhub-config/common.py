@@ -27,10 +27,10 @@ def setting(name: str, default: str = "") -> str:
     return os.environ.get(f"DEPLOY_CONFIG_{name}") or default
 
 
-# The hub itself. The proxy is a service of its own beside it, and users' servers are jobs elsewhere: both outlive it.
+# The hub. The proxy is a service of its own and users' servers are jobs, so both outlive the hub's process.
 c.JupyterHub.log_level = setting("LOG_LEVEL", "INFO")
 c.JupyterHub.base_url = setting("BASE_URL", "/jupyter")
-# Where people find the hub: behind TLS its cookies, and those of servers, are Secure.
+# The URL at which people find the hub. With https the cookies of hub and servers are Secure.
 if url := setting("EXTERNAL_URL"):
     c.JupyterHub.public_url = f"{url}{c.JupyterHub.base_url}"
 c.JupyterHub.db_url = "sqlite:////var/lib/jupyterhub/jupyterhub.sqlite"
@@ -40,7 +40,7 @@ c.JupyterHub.upgrade_db = (
 c.JupyterHub.cleanup_servers = False
 c.JupyterHub.allow_named_servers = setting("NAMED_SERVERS") == "true"
 c.JupyterHub.cookie_max_age_days = float(setting("COOKIE_MAX_AGE_DAYS", "14"))
-# The log-in's cookie. It can't be configured, and a browser sends the cookies of one host to all its ports.
+# The name of the log-in's cookie, for which JupyterHub has no setting. Browsers send a host's cookies to all its ports.
 Hub.cookie_name = setting("HUB_COOKIE", Hub.cookie_name)
 
 # A job that waits in Slurm's queue costs the hub nothing, so starts are not counted.
@@ -48,7 +48,7 @@ c.JupyterHub.concurrent_spawn_limit = 0
 
 
 def shorten(record: logging.LogRecord) -> bool:
-    """Cut what is logged of a request that a stranger has sent: a user name may have 20 MB."""
+    """Shorten a long line of the log: anybody can send a user name of 20 MB."""
     message = record.getMessage()
     if len(message) > MOST_LOGGED:
         record.msg, record.args = f"{message[:MOST_LOGGED]}... ({len(message)} characters)", ()
@@ -61,23 +61,22 @@ c.JupyterHub.logging_config = {
     "handlers": {"console": {"filters": ["shorten"]}},
 }
 
-# Where servers call back to. Off this host's loopback only if they are told to look elsewhere; the proxy beside it
-# finds the hub there in any case.
+# Where servers call the hub. It listens beyond loopback only if that is another host; the proxy always uses loopback.
 c.Spawner.hub_connect_url = setting("HUB_CONNECT_URL", "http://127.0.0.1:8081")
 if urlsplit(c.Spawner.hub_connect_url).hostname not in ("127.0.0.1", "localhost"):
     c.JupyterHub.hub_ip = "0.0.0.0"
     c.JupyterHub.hub_connect_ip = "127.0.0.1"
 
-# The page that shows a start's progress comes at once, not after 10 s of waiting for the server; and the hub answers
-# before it has asked Slurm about each server it remembers.
+# Show the progress page at once, not after 10 s of waiting for the server. After a restart, answer requests before
+# Slurm has been asked about each server.
 c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0, "headers": {"X-Content-Type-Options": "nosniff"}}
 c.JupyterHub.init_spawners_timeout = 1
 
-# The proxy turns away headers over 64 KiB. Tornado's own limit is the same, counts the names' punctuation as well and
-# closes the connection without an answer, so here the hub takes all that the proxy lets through.
+# The proxy refuses headers over 64 KiB. Tornado's limit is the same but counts the punctuation as well, and it closes
+# the connection without an answer, so the hub accepts everything that the proxy lets through.
 HTTPServer.initialize = partialmethod(HTTPServer.initialize, max_header_size=128 * 1024)
 
-# Who comes to the hub's port past the proxy, as servers do, finds the API there and no page to log in at.
+# Requests that bypass the proxy, as those of servers do, reach the API only: no page to log in at.
 proxy_token = (
     os.environ.get("CONFIGPROXY_AUTH_TOKEN") or secrets.token_hex()
 )  # without one no request is the proxy's
@@ -100,8 +99,8 @@ def find_handler(app: Application, request: HTTPServerRequest, find=Application.
 
 Application.find_handler = find_handler
 
-# Who may log in is the identity provider's to say: whoever has a token with a project on this platform. Said here for
-# packages of another source too; a site that names c.Authenticator.allowed_users itself sets it to False.
+# The identity provider decides who may log in: everybody whose token has a project on this platform. allow_all is set
+# here for packages of other sources too. A site that sets c.Authenticator.allowed_users sets it to False.
 c.JupyterHub.authenticator_class = "brics"
 c.Authenticator.allow_all = True
 c.Authenticator.enable_auth_state = True
@@ -124,7 +123,7 @@ wrappers = setting("SLURMSPAWNER_WRAPPERS_BIN", "/opt/slurmspawner_wrappers/bin"
 remote = f"ssh jupyterspawner@{setting('SSH_HOSTNAME', 'slurm')}"
 c.BricsSlurmSpawner.exec_prefix = f"{remote} sudo -u {{username}}"
 c.BricsSlurmSpawner.batch_submit_cmd = f"{wrappers}/slurmspawner_sbatch"
-job = "SLURMSPAWNER_JOB_ID={job_id}"  # sudo's to set; a SlurmSpawner of another source doesn't
+job = "SLURMSPAWNER_JOB_ID={job_id}"  # set by sudo; a SlurmSpawner of another source doesn't fill it in
 c.BricsSlurmSpawner.batch_query_cmd = f"{job} {wrappers}/slurmspawner_squeue"
 c.BricsSlurmSpawner.batch_cancel_cmd = f"{job} {wrappers}/slurmspawner_scancel"
 if account := setting("QUERY_MANY_AS"):
@@ -132,20 +131,20 @@ if account := setting("QUERY_MANY_AS"):
         f"{remote} sudo -n -u {account} {wrappers}/slurmspawner_squeue_many"
     )
 c.BricsSlurmSpawner.cmd = ["jupyterhub-singleuser"]
-# Seconds for which a server believes what the hub has said of a browser: for so long it knows nothing of a log-out.
+# Seconds for which a server remembers that a browser is logged in: a log-out takes effect after at most this time.
 c.BricsSlurmSpawner.args = ["--HubOAuth.cache_max_age=20"]
 c.BricsSlurmSpawner.form_choices = json.loads(setting("FORM", "{}"))
 c.BricsSlurmSpawner.gres_enabled = setting("REQUEST_GPUS") == "true"
 
-# Servers that nobody uses are stopped by a service of the hub, which may do just that.
+# A service of the hub stops servers that nobody uses. Its role allows nothing else.
 if idle_timeout := int(setting("IDLE_TIMEOUT", "0")):
     culler = [sys.executable, "-m", "jupyterhub_idle_culler", f"--timeout={idle_timeout}"]
-    # Not by append(): what a configuration that is loaded by another appends is appended twice.
+    # Not by append(): load_subconfig would append it twice.
     c.JupyterHub.services = [{"name": "idle-culler", "command": culler}]
     scopes = ["list:users", "read:users:activity", "read:servers", "delete:servers"]
     c.JupyterHub.load_roles = [{"name": "idle-culler", "services": ["idle-culler"], "scopes": scopes}]
 
-# A person waits for a server that starts; one that runs is asked for seldom.
+# A person waits for a server that starts, so it is polled more often than one that runs.
 c.BricsSlurmSpawner.startup_poll_interval = float(setting("START_POLL_INTERVAL", "1"))
 c.BricsSlurmSpawner.poll_interval = int(setting("POLL_INTERVAL", "30"))
 c.BricsSlurmSpawner.commands_at_once = int(setting("COMMANDS_AT_ONCE", "8"))
@@ -180,7 +179,7 @@ if setting("ENVIRONMENT_IN_SCRIPT") == "true":
     variables = f"{{% if environment %}}{in_script}{{% else %}}{exported}{{% endif %}}"
     export = "{% if environment %}NIL{% else %}ALL{% endif %}"
 
-# Without a step of its own for the server, unless the site wants one.
+# The server isn't started by srun, unless the site wants that.
 c.SlurmSpawner.req_srun = ""
 
 # In the package's `launcher` the job tells the hub that it runs and why it fails, and keeps a port for its server. It

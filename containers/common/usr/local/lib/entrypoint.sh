@@ -1,12 +1,12 @@
 #!/bin/sh
-# What the containers' entrypoints have in common; they source it with `container` set to the container's name in the pod.
+# Functions for the containers' entrypoints. They source this file with `container` set to their container's name.
 set -eu
 
 credentials=/run/credentials/${container:?}
 private=/run/$container
 scan=/run/service
 
-# Whatever modes the Secret's files have, only root gets at them. A container that is started again begins anew.
+# Only root can read the Secret's files, whatever modes they have. A restarted container begins with empty folders.
 chmod 0700 /run/credentials
 rm -rf "$private" "$scan" /run/exit-status
 
@@ -26,20 +26,21 @@ secret() {
     $decode <"$credentials/$1" >"$2"
 }
 
-# prepare_munge: what munged, a service of common's, needs. A socket of before would look like one that answers.
+# prepare_munge: the key and folder of munged. A socket left from an earlier start would look like a running munged.
 prepare_munge() {
     secret munge_key /etc/munge/munge.key 0400 munge
     rm -rf /run/munge
     install -d -o munge -g munge /run/munge
 }
 
-# slurm_address: where Slurm's services listen; nothing: everywhere, as in a cluster, where probes come from outside.
+# slurm_address: the address that Slurm's services listen on. Empty: all addresses, as in a cluster, where probes come
+# from outside the pod.
 slurm_address() {
     [ -n "${KUBERNETES_SERVICE_HOST:-}" ] || echo "${DEPLOY_CONFIG_SLURM_ADDRESS:-}"
 }
 
-# service NAME LOGS OWNER [RUN]: the service NAME, started by the script RUN (NAME), and its logger, which as OWNER writes
-# to LOGS/NAME. Jobs can't read it.
+# service NAME LOGS OWNER [RUN]: define the service NAME, started by the script RUN (default: NAME). Its logger runs as
+# OWNER and writes to LOGS/NAME, which jobs can't read.
 service() {
     mkdir -p "$scan/$1/log"
     ln -s "/usr/local/lib/s6/${4:-$1}" "$scan/$1/run"
@@ -49,8 +50,8 @@ service() {
     ln -s "$2/$1" "$scan/$1/log/main"
 }
 
-# stop_in_order STEP...: told to stop, the container stops the services of each STEP (names or patterns, with spaces in
-# between) before those of the next, and not all at once.
+# stop_in_order STEP...: stop the services of each STEP (names or patterns, separated by spaces) before those of the next
+# when the container is stopped. By default all stop at once.
 stop_in_order() {
     printf '%s\n' "$@" >"$scan/.stop-order"
 }

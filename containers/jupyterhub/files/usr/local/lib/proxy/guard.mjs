@@ -1,6 +1,6 @@
-// Loaded before configurable-http-proxy's own program. What is for the hub alone goes nowhere else: the ID token that a front
-// end puts into each request, and the word that a request came by this proxy, without which the hub's port answers calls to
-// its API only (common.py). Whose a request is, its route says, which only the hub can set.
+// Loaded before configurable-http-proxy's own program. Two headers reach the hub only, never a user's server: the ID token
+// that a front end adds to each request, and the proof that a request came through this proxy. Without that proof the hub's
+// port answers API calls only (common.py). The route decides who gets a request, and only the hub can set routes.
 import { createHash } from "node:crypto";
 import { realpathSync } from "node:fs";
 import http from "node:http";
@@ -24,20 +24,20 @@ proxy.targetForReq = async function (request) {
     const toHub = route?.hub === true;
     for (const name of Object.keys(request.headers)) {
         const spelled = name.replaceAll("_", "-"); // node has them in lower case
-        // The hub would take a client's own word for its address; what this proxy adds is X-Forwarded-For.
+        // The hub would believe a client's X-Real-IP. The address that this proxy adds is in X-Forwarded-For.
         if (spelled === PROXIED || spelled === ADDRESS || (spelled === TOKEN && !toHub)) delete request.headers[name];
     }
     if (toHub) request.headers[PROXIED] = proxied;
     return match;
 };
 
-// A path that isn't UTF-8 is the client's mistake.
+// A path that isn't UTF-8 is the client's mistake: 400, not 500.
 proxy.handleProxyError = function (code, kind, request, response, error) {
     const malformed = error instanceof URIError;
     return handleProxyError.call(this, malformed ? 400 : code, kind, request, response, malformed ? undefined : error);
 };
 
-// The hub's page for an error is asked for by this alone.
+// The proxy calls http.request(url string, URL) only to fetch the hub's error page.
 const { request } = http;
 http.request = (url, options, ...rest) =>
     typeof url === "string" && options instanceof URL

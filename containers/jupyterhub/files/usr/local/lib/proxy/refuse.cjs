@@ -1,6 +1,6 @@
-// Loaded into configurable-http-proxy before its own code. Node answers a request that it can't read, one with too long
-// headers above all, and closes the connection at once; what the client still sends then resets it, and the answer can be
-// lost. Here the rest is read and thrown away.
+// Loaded before configurable-http-proxy's own program. Node refuses a request that it can't read, such as one with too long
+// headers, and closes the connection at once. If the client is still sending, the connection is reset and the answer lost.
+// This reads and discards the rest of the request first.
 "use strict";
 const http = require("node:http");
 
