@@ -13,8 +13,9 @@ from typing import Literal
 # When something applies. `dummy`, `external`: with that log-in (auth.kind, auth.provider). `site`: with Slurm
 # on another host.
 Condition = Literal["always", "dummy", "external", "site"]
-# Debian's own number for the slurm user and group, so that files on volumes keep their owner.
-SLURM_ID = 64030
+# Numbers of users and groups, so that files on volumes keep their owner: Debian's own for slurm, the one beside
+# it for the hub, and Debian's for web servers.
+SLURM_ID, HUB_ID, WEB_ID = 64030, 64031, 33
 # The keys of the Secrets with the passwords that people type: of the dummy authenticator, and of the bundled
 # provider. Not passwords themselves.
 PASSWORD_KEY = "dummyauth_password"
@@ -106,6 +107,7 @@ class Container:
     development repository in it. ``python``: the interpreter for which this is installed. ``identity``: the
     container stands in for the site's identity provider. ``ready``: the probe that says whether the container
     does its work. ``alive``: the one that has Kubernetes restart it. It asks for no other container's work.
+    ``uid``: the number of the user and group that all of its programs belong to, unless it needs root.
     """
 
     name: str
@@ -119,6 +121,7 @@ class Container:
     ready: Probe | None = None
     alive: Probe | None = None
     resources: Resources = Resources()
+    uid: int = 0
     privilege_escalation: bool = False
 
 
@@ -134,8 +137,8 @@ _TABLE = (
             Port("hub-api", 8081, when="site"),
         ),
         volumes=(
-            Volume("jupyterhub-config", "/srv/jupyterhub", seeded=True),
-            Volume("jupyterhub-data", "/var/lib/jupyterhub"),
+            Volume("jupyterhub-config", "/srv/jupyterhub", HUB_ID, seeded=True),
+            Volume("jupyterhub-data", "/var/lib/jupyterhub", HUB_ID),
         ),
         keys=(
             Key("ssh_key", file="ssh_client_key", file_when="site"),
@@ -149,6 +152,7 @@ _TABLE = (
         # The proxy's own page: a hub that hangs must not end the connections to users' servers.
         alive=Probe("jupyterhub", "/_chp_healthz", False, ("hub-health", "/_chp_healthz")),
         resources=Resources("250m", "512Mi", "2"),
+        uid=HUB_ID,
     ),
     Container(
         "slurm",
@@ -173,6 +177,7 @@ _TABLE = (
         keys=(Key("jwks"), Key("client_secret"), Key("cookie_keys"), Key(PROVIDER_PASSWORD_KEY)),
         ready=Probe("oidc-provider"),
         alive=Probe("oidc-provider"),
+        uid=WEB_ID,
     ),
     Container(
         "gateway",
@@ -182,6 +187,7 @@ _TABLE = (
         keys=(Key("client_secret"), Key("crypto_passphrase")),
         ready=Probe("gateway"),
         alive=Probe("gateway"),
+        uid=WEB_ID,
     ),
     Container(
         "accounting",

@@ -45,6 +45,12 @@ def part_name(pod: str, container: str) -> str:
     return f"{pod}-{container}"
 
 
+def own_user(name: str) -> str | None:
+    """Return the user, by number, to whom the container with the `part_name` ``name`` belongs; None: root."""
+    uid = next((row.uid for row in CONTAINERS.values() if name.endswith(f"-{row.name}")), 0)
+    return str(uid) if uid else None
+
+
 def checkout_id(root: Path) -> str:
     """Return a digest of the path ``root``; the path itself isn't valid as a label's value."""
     return digest(str(root.resolve()))

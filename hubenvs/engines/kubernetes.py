@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..definition.containers import CONTAINERS
-from ..definition.names import LABEL_CHECKOUT, LABEL_INSTANCE, LABEL_PART_OF, PART_OF, part_name
+from ..definition.names import LABEL_CHECKOUT, LABEL_INSTANCE, LABEL_PART_OF, PART_OF, own_user, part_name
 from ..errors import CommandError, StateError
 from .cluster import Cluster, load_command
 from .engine import Container, ContainerState, Listing, Pod, PublishedPort, Resource
@@ -227,7 +227,7 @@ class Kubernetes(Images):
 
     def containers_with(self, volume: str) -> list[str]:
         """Return the names of running containers that mount ``volume``."""
-        container, _ = _mounted(volume)
+        container = _mounted(volume)[0]
         return [name for name, state in self.states([container]).items() if state.state == "running"]
 
     # -- containers --------------------------------------------------------------------------------
@@ -245,11 +245,13 @@ class Kubernetes(Images):
         interactive: bool = False,
         tty: bool = False,
     ) -> Argv:
-        """Return a command line that runs ``command`` in ``container``."""
+        """Return a command line that runs ``command`` in ``container``, as `Podman`."""
         pod, name = _split(container)
         options = [*(["--stdin"] if interactive else []), *(["--tty"] if tty else [])]
         if user:  # kubectl can't choose one
             command = ("runuser", "-s", "/bin/sh", "-c", 'exec "$0" "$@"', "--", user, *command)
+        elif user := own_user(container):
+            command = ("/usr/local/lib/s6/as-user", user, *command)
         return self.command("exec", pod, "--container", name, *options, "--", *command)
 
     def logs(self, container: str, lines: int = 20) -> list[str]:

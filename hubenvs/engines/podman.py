@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
+from ..definition.names import own_user
 from ..errors import StateError
 from . import host
 from .engine import STOP_TIMEOUT, Container, ContainerState, Listing, Pod, PublishedPort, Resource
@@ -150,7 +151,10 @@ class Podman(Images):
         interactive: bool = False,
         tty: bool = False,
     ) -> Argv:
-        """Return a command line, complete with its environment, that runs ``command`` in ``container``."""
+        """Return a command line, complete with its environment, that runs ``command`` in ``container``.
+
+        ``user``: as whom; by default as the user that the container belongs to.
+        """
         variables = tuple(f"{name}={value}" for name, value in self.variables.items())
         argv = _exec(container, *command, user=user, interactive=interactive, tty=tty)
         return ("env", *variables, *argv) if variables else argv
@@ -196,7 +200,7 @@ def _exec(
     container: str, *command: str, user: str | None = None, interactive: bool = False, tty: bool = False
 ) -> Argv:
     options = [*(["--interactive"] if interactive else []), *(["--tty"] if tty else [])]
-    if user:
+    if user := user or own_user(container):
         options += ["--user", user]
     return ("podman", "exec", *options, container, *command)
 

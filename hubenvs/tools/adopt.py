@@ -17,6 +17,7 @@ from typing import IO, Any
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 
+from ..definition.containers import HUB_ID
 from ..deployment import folder
 from ..engines.engine import Engine
 from ..errors import DefinitionError, StateError
@@ -272,7 +273,7 @@ def _write(session: Session, found: Mapping[str, bytes], database: bytes) -> Non
     volume = _data_volume(session)
     if volume not in session.own_existing().volumes:
         engine.run(engine.create_volume_command(volume, env.labels))
-    engine.run(engine.import_volume_command(volume), stdin=pack({DATABASE: database}, 0))
+    engine.run(engine.import_volume_command(volume), stdin=pack({DATABASE: database}, HUB_ID))
 
 
 def _write_site_files(session: Session, found: Mapping[str, bytes]) -> None:

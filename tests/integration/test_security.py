@@ -13,11 +13,14 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from hubenvs.definition.containers import HUB_ID, WEB_ID
+
 from .helpers import STOP, Deployment, spawned, unenforced, wait_until
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
 WRAPPER = "/opt/slurmspawner_wrappers/bin/slurmspawner_squeue"
+USERS = {"jupyterhub": HUB_ID, "oidc-provider": WEB_ID, "gateway": WEB_ID}
 ACCOUNT, HOME = "alice.project1", "/home/project1/alice.project1"
 
 
@@ -295,6 +298,47 @@ def test_a_job_finds_nothing_to_climb_on(deployment: Deployment) -> None:
     for service in ("sshd", "slurmctld", "slurmd-node1", "munged"):
         read = f"cat /var/lib/slurm/log/{service}/current >/dev/null 2>&1 && echo read"
         assert deployment.run_in("slurm", *as_alice, read, check=False) == ""
+
+
+def owners(deployment: Deployment, container: str) -> set[str]:
+    """Return the users, by number, whose programs run in ``container``, asked as the one that it belongs to."""
+    name = f"{deployment.status['pod']}-{container}"
+    command = ("sh", "-c", "cat /proc/[0-9]*/status 2>/dev/null")
+    lines = deployment.engine.exec(name, *command, check=False).text.splitlines()
+    return {user for line in lines if line.startswith("Uid:") for user in line.split()[1:]}
+
+
+@pytest.mark.environments("dev_dummyauth", "dev_realauth")
+def test_only_slurm_needs_root(deployment: Deployment) -> None:
+    """Every program of hub, proxy, provider and gateway is an ordinary user's, who alone reads their secrets."""
+    present = {item["name"].removeprefix(f"{deployment.status['pod']}-") for item in deployment.status["containers"]}
+    for container in present & USERS.keys():
+        assert owners(deployment, container) == {str(USERS[container])}
+        secrets = (f"/run/credentials/{container}", f"/run/{container}")
+        as_user = ("podman", "exec", "--user", "nobody", f"{deployment.status['pod']}-{container}")
+        assert deployment.engine.run((*as_user, "find", *secrets, "-type", "f"), check=False).text == ""
+        keys = deployment.run_in(container, "find", f"/run/{container}", "-type", "f", "-perm", "/077")
+        assert keys == ""
+
+
+def test_the_connection_to_slurm_is_the_hubs(deployment: Deployment) -> None:
+    """Whoever opens it first: root's ssh takes part in the hub's connection, and leaves none that the hub can't use."""
+    ssh = ("ssh", "jupyterspawner@slurm")
+    deployment.run_in("jupyterhub", "ssh", "-O", "exit", *ssh[1:], check=False)
+    find = ("find", "/run/jupyterhub", "-type", "s", "-name", "ssh-*", "-printf", "%U")
+    assert deployment.run_in("jupyterhub", *ssh, "whoami") == "jupyterspawner"
+    assert deployment.run_in("jupyterhub", *find) == ""
+    deployment.engine.exec(f"{deployment.status['pod']}-jupyterhub", *ssh, "true")
+    assert deployment.run_in("jupyterhub", *find) == str(HUB_ID)
+
+
+def test_volumes_of_an_earlier_version_change_owner(deployment: Deployment) -> None:
+    """What was root's is the hub's once its container has started; and the hub comes back."""
+    volumes = ("/srv/jupyterhub", "/var/lib/jupyterhub")
+    deployment.run_in("jupyterhub", "chown", "-R", "0:0", *volumes)
+    deployment.engine.run(("podman", "restart", f"{deployment.status['pod']}-jupyterhub"))
+    wait_until(lambda: deployment.health == 200, 60, "the hub did not come back")
+    assert deployment.run_in("jupyterhub", "find", *volumes, "!", "-user", "jupyterhub") == ""
 
 
 def test_a_log_out_ends_the_log_in(deployment: Deployment) -> None:
