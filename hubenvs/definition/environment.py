@@ -52,6 +52,7 @@ class Environment(Frozen):
     hub: Hub
     slurm: Slurm
     zenith: Zenith
+    network: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] | None
     publish: Mapping[str, Endpoint | None]
     limits: Mapping[str, Limits]
     overlays: tuple[str, ...]

@@ -32,7 +32,8 @@ def _engine(env: Environment) -> None:
     for key in ("context", "namespace") if env.engine else ():
         if getattr(env.kubernetes, key) is None:
             raise ValueError(f"kubernetes.{key}: not set; the current one is never taken")
-
+    if env.engine and env.network:
+        raise ValueError("network: a cluster has its own")
     if env.kubernetes.ingress and (
         TUNNEL in env.containers or {"gateway", "jupyterhub"} & set(env.containers) != {"jupyterhub"}
     ):

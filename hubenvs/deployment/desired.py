@@ -40,7 +40,8 @@ def desired_pod(env: Environment, builds: tuple[Build, ...], values: Mapping[str
     documents = manifest(env, read_templates(env.root), images, values)
     trees = read_seeds(env)
     seeds = {f"{volume}/{name}": data for volume, tree in trees.items() for name, data in tree.items()}
-    value = fingerprint(documents, {name: build.recipe for name, build in of_containers.items()}, seeds)
+    recipes = {name: build.recipe for name, build in of_containers.items()}
+    value = fingerprint(documents, recipes, seeds, env.network)
     return Desired(labelled(documents, value), value)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ class Existing:
     pod: Pod | None = None
     containers: tuple[Container, ...] = ()
     volumes: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
     stage: str | None = None
 
     @property
@@ -78,7 +79,7 @@ class Existing:
 def all_existing(listing: Listing) -> dict[str, Existing]:
     """Return every deployment that has a labelled resource, by the pod's name."""
     labels: dict[str, Mapping[str, str]] = {}
-    for resource in (*listing.volumes, *listing.containers, *listing.pods):
+    for resource in (*listing.networks, *listing.volumes, *listing.containers, *listing.pods):
         if pod := _pod_name_of(resource):
             labels[pod] = resource.labels
     return {
@@ -91,6 +92,7 @@ def all_existing(listing: Listing) -> dict[str, Existing]:
             pod=next((item for item in listing.pods if _pod_name_of(item) == pod), None),
             containers=tuple(item for item in listing.containers if _pod_name_of(item) == pod),
             volumes=tuple(sorted(item.name for item in listing.volumes if _pod_name_of(item) == pod)),
+            networks=tuple(item.name for item in listing.networks if _pod_name_of(item) == pod),
         )
         for pod, of_pod in sorted(labels.items())
     }
@@ -127,12 +129,25 @@ def refuse_foreign(env: Environment, existing: Existing) -> None:
         raise StateError(f"there is a pod {env.pod} without this suite's labels", hint)
     if others := {volume.name for volume in env.volumes} & listing.volume_names - set(existing.volumes):
         raise StateError(f"there is a volume {min(others)} without this suite's labels", hint)
+    if env.pod in listing.network_names - set(existing.networks):
+        raise StateError(f"there is a network {env.pod} without this suite's labels", hint)
+    if env.network and env.network not in listing.network_names:
+        hint = "create it, or set null for a network of the pod's own"
+        raise StateError(f"network: there is no network {env.network} on this host", hint)
 
 
 def remove_pod(
-    engine: Engine, existing: Existing, volumes: Iterable[str] = (), grace: int = STOP_TIMEOUT
+    engine: Engine,
+    existing: Existing,
+    volumes: Iterable[str] = (),
+    networks: Sequence[str] = (),
+    grace: int = STOP_TIMEOUT,
 ) -> None:
-    """Remove pod and Secrets of ``existing``, and ``volumes``. ``grace``: seconds a container has to end."""
+    """Remove pod and Secrets of ``existing``, ``volumes`` and ``networks``.
+
+    ``grace``: seconds that a container has to end by itself.
+    """
     # Another pod of that name isn't ours.
     pods = [pod for pod in existing.listing.pods if _pod_name_of(pod) == existing.pod_name]
-    engine.remove(existing.pod_name, pods, existing.part_names, set(volumes), existing.listing, grace)
+    names = existing.part_names
+    engine.remove(existing.pod_name, pods, names, set(volumes), networks, existing.listing, grace)

@@ -27,7 +27,7 @@ class PublishedPort(NamedTuple):
 
 @dataclass(frozen=True)
 class Resource:
-    """A pod, container or volume."""
+    """A pod, container, volume or network."""
 
     name: str
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -59,11 +59,17 @@ class Listing:
     containers: tuple[Container, ...] = ()
     volumes: tuple[Resource, ...] = ()
     secrets: frozenset[str] = frozenset()
+    networks: tuple[Resource, ...] = ()
 
     @property
     def volume_names(self) -> set[str]:
         """Return the names of all volumes."""
         return {volume.name for volume in self.volumes}
+
+    @property
+    def network_names(self) -> set[str]:
+        """Return the names of all networks."""
+        return {network.name for network in self.networks}
 
 
 class ContainerState(NamedTuple):
@@ -100,13 +106,15 @@ class Engine(Protocol):
     def listing(self) -> Listing: ...
     def states(self, containers: Sequence[str]) -> dict[str, ContainerState]: ...
     def pod(self, name: str) -> Pod | None: ...
-    def apply_command(self) -> Argv: ...
+    def network_command(self, name: str, labels: Mapping[str, str]) -> Argv | None: ...
+    def apply_command(self, network: str | None = None) -> Argv: ...
     def remove(
         self,
         pod_name: str,
         pods: Sequence[Pod],
         names: set[str],
         volumes: Set[str],
+        networks: Sequence[str],
         listing: Listing,
         grace: int,
     ) -> None: ...

@@ -139,6 +139,7 @@ class Kubernetes(Images):
         pods: Sequence[Pod],
         names: set[str],
         volumes: Set[str],
+        networks: Sequence[str],
         listing: Listing,
         grace: int,
     ) -> None:
@@ -150,7 +151,7 @@ class Kubernetes(Images):
         if existing := sorted(volumes & listing.volume_names):
             self.kubectl("delete", "persistentvolumeclaims", *existing, *wait)
 
-    def apply_command(self) -> Argv:
+    def apply_command(self, network: str | None = None) -> Argv:
         """Return the command that applies the documents on standard input.
 
         Server-side: a client-side apply keeps a copy in an annotation, which is too small for seed files and

@@ -31,12 +31,13 @@ class Podman(Images):
     # -- resources ---------------------------------------------------------------------------------
 
     def listing(self) -> Listing:
-        """Return all pods, containers, volumes and Secrets."""
-        pods, containers, volumes, secrets = self.programs.at_once(
+        """Return all pods, containers, volumes, networks and Secrets."""
+        pods, containers, volumes, networks, secrets = self.programs.at_once(
             (
                 lambda: self._json(("podman", "pod", "ps", "--format=json")),
                 lambda: self._json(("podman", "ps", "--all", "--pod", "--format=json")),
                 lambda: self._json(("podman", "volume", "ls", "--format=json")),
+                lambda: self._json(("podman", "network", "ls", "--format=json")),
                 # podman<5: 4.3 can't label a Secret, so they are known by name.
                 lambda: self.run(("podman", "secret", "ls", "--format={{.Name}}"), timeout=ANSWER),
             )
@@ -45,6 +46,7 @@ class Podman(Images):
             pods=tuple(map(_pod, pods)),
             containers=tuple(_container(item) for item in containers if not item.get("IsInfra")),
             volumes=tuple(Resource(item["Name"], item.get("Labels") or {}) for item in volumes),
+            networks=tuple(Resource(item["name"], item.get("labels") or {}) for item in networks),
             secrets=frozenset(secrets.text.split()),
         )
 
@@ -65,11 +67,20 @@ class Podman(Images):
         item = described[0] if isinstance(described, list) else described
         return Pod(item["Name"], item.get("Labels") or {}, item["Id"])
 
-    def apply_command(self) -> Argv:
-        """Return the command that plays the manifest on standard input."""
-        # The network is named: left to itself podman creates `podman-default-kube-network` and keeps it.
-        network = pod_network(self.version(), host.rootless(), shutil.which("pasta") is not None)
+    def apply_command(self, network: str | None = None) -> Argv:
+        """Return the command that plays the manifest on standard input, the pod in ``network``."""
+        network = network or rootless_network(self.version(), shutil.which("pasta") is not None)
         return ("podman", "kube", "play", "--quiet", "--network", network, "-")
+
+    def network_command(self, name: str, labels: Mapping[str, str]) -> Argv | None:
+        """Return the command that creates the network ``name`` for a pod alone; None if it needs no network.
+
+        An ordinary user's needs none: slirp4netns and pasta connect each pod by itself.
+        """
+        if host.rootless():
+            return None
+        options = [f"--label={key}={value}" for key, value in labels.items()]
+        return ("podman", "network", "create", "--disable-dns", "--opt=isolate=true", *options, name)
 
     def remove(
         self,
@@ -77,10 +88,11 @@ class Podman(Images):
         pods: Sequence[Pod],
         names: set[str],
         volumes: Set[str],
+        networks: Sequence[str],
         listing: Listing,
         grace: int,
     ) -> None:
-        """Remove ``pods``, containers and Secrets among ``names``, and ``volumes``, where they exist.
+        """Remove ``pods``, ``networks``, and what exists of ``volumes`` and ``names`` (containers, Secrets).
 
         ``grace``: seconds that a container has to end by itself.
         """
@@ -96,6 +108,8 @@ class Podman(Images):
         # `kube play` creates a volume of the same name for each Secret.
         if existing := sorted(names.union(volumes) & listing.volume_names):
             commands.append(("podman", "volume", "rm", "--force", *existing))
+        if networks:
+            commands.append(("podman", "network", "rm", *networks))
         self.programs.at_once([partial(self.run, argv) for argv in commands])
 
     def _remove_pod(self, pod: Pod, grace: int) -> None:
@@ -189,10 +203,11 @@ class Podman(Images):
         return "`podman network reload --all` brings back the firewall rules that something has removed"
 
 
-def pod_network(version: tuple[int, ...], rootless: bool, has_pasta: bool) -> str:
-    """Return the network of a pod that podman ``version`` plays; ``has_pasta``: that program is installed."""
-    if not rootless:
-        return "bridge"
+def rootless_network(version: tuple[int, ...], has_pasta: bool) -> str:
+    """Return what connects an ordinary user's pods to the host's network with podman ``version``.
+
+    ``has_pasta``: that program is installed.
+    """
     return "pasta" if version >= (6, 0) or (version >= (5, 0) and has_pasta) else "slirp4netns"
 
 

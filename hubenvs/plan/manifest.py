@@ -87,8 +87,10 @@ def render(templates: jinja2.Environment, name: str, context: Mapping[str, Any])
         raise DefinitionError(f"manifests/{name}: {error}", "correct the template") from error
 
 
-def fingerprint(documents: Documents, recipes: Mapping[str, str], seeds: Tree) -> Fingerprint:
-    """Return the fingerprint of the pod in ``documents``.
+def fingerprint(
+    documents: Documents, recipes: Mapping[str, str], seeds: Tree, network: str | None
+) -> Fingerprint:
+    """Return the fingerprint of the pod in ``documents``, in ``network``.
 
     ``recipes`` has the digest of each container's image without its working copy, ``seeds`` all seed files.
     """
@@ -97,7 +99,7 @@ def fingerprint(documents: Documents, recipes: Mapping[str, str], seeds: Tree) -
     containers = [{**item, "image": recipes[item["name"]]} for item in pod["spec"]["containers"]]
     with_recipes = {**pod, "spec": {**pod["spec"], "containers": containers}}
     base = [with_recipes if document is pod else document for document in documents]
-    return Fingerprint(digest(dump(base)), digest(*images, seeds))
+    return Fingerprint(digest(dump(base), f"network {network}"), digest(*images, seeds))
 
 
 def labelled(documents: Documents, value: Fingerprint) -> Documents:

@@ -30,6 +30,16 @@ def play(session: Session) -> bool:
         return play_pod(session, desired_pod(session.env, builds, session.secrets()), session.own_existing())
 
 
+def _network(session: Session, existing: Existing) -> str | None:
+    """Return the network for the pod: the definition's, else one of its own, which is created if missing."""
+    env, engine = session.env, session.engine
+    if env.network or not (command := engine.network_command(env.pod, env.labels)):
+        return env.network
+    if env.pod not in existing.networks:
+        engine.run(command, finish_on_interrupt=True)
+    return env.pod
+
+
 def play_pod(session: Session, desired: Desired, existing: Existing) -> bool:
     """Create the pod ``desired``, or replace one that differs; return False if it is running already.
 
@@ -52,7 +62,8 @@ def play_pod(session: Session, desired: Desired, existing: Existing) -> bool:
         documents = without_limits(documents)
     try:
         # Killing the engine midway leaves network state that can't be cleaned up.
-        engine.run(engine.apply_command(), stdin=dump(documents).encode(), finish_on_interrupt=True)
+        network = _network(session, existing)
+        engine.run(engine.apply_command(network), stdin=dump(documents).encode(), finish_on_interrupt=True)
     except BaseException as error:
         remove_pod(engine, session.existing())
         if isinstance(error, CommandError):

@@ -204,16 +204,19 @@ def dry_run(session: Session) -> None:
         say("build", f"{build.tag}" + ("" if build in absent else " (exists)"))
         for command in commands(session, build, scratch) if build in absent else ():
             _show(session, command)
-    existing = session.existing().listing.volume_names
+    existing = session.existing().listing
     for volume in env.volumes if not env.engine else ():
-        say("volumes", volume.name + (" (exists)" if volume.name in existing else ""))
-        if volume.name not in existing:
+        say("volumes", volume.name + (" (exists)" if volume.name in existing.volume_names else ""))
+        if volume.name not in existing.volume_names:
             _show(session, engine.create_volume_command(volume.name, env.labels))
         if volume.seeded:
             _show(session, engine.import_volume_command(volume.name))
     for secret in env.secrets:
         say("secrets", f"{secret.name}: {', '.join(secret.keys)}")
-    _show(session, engine.apply_command())
+    network = None if env.network else engine.network_command(env.pod, env.labels)
+    if network and env.pod not in existing.network_names:
+        _show(session, network)
+    _show(session, engine.apply_command(env.pod if network else env.network))
     say("play", f"pod {env.pod}: {', '.join(env.container(name) for name in env.containers)}")
     if env.url:
         say("wait", env.url)

@@ -90,9 +90,8 @@ def _exists(existing: Existing, root: Path, keep_volumes: bool) -> bool:
     """Return whether there is anything to remove; volumes don't count with ``keep_volumes``."""
     path = existing.folder(root)
     volumes = existing.volumes and not keep_volumes
-    return bool(existing.pod or existing.containers or existing.secrets or volumes) or bool(
-        path and path.exists()
-    )
+    resources = existing.pod or existing.containers or existing.secrets or existing.networks or volumes
+    return bool(resources) or bool(path and path.exists())
 
 
 def _take_down(existing: Existing, root: Path, engine: Engine, keep_volumes: bool) -> None:
@@ -100,10 +99,10 @@ def _take_down(existing: Existing, root: Path, engine: Engine, keep_volumes: boo
     if keep_volumes:
         values = engine.secret_values(existing.secrets)  # a cluster's, which another checkout may have made
         kept = {key: values[key] for key in KEPT_WITH_VOLUMES if key in values}
-        remove_pod(engine, existing)
+        remove_pod(engine, existing, networks=existing.networks)
     else:
         # No grace: what the containers would still write goes with the volumes.
-        remove_pod(engine, existing, volumes=existing.volumes, grace=0)
+        remove_pod(engine, existing, existing.volumes, existing.networks, grace=0)
     if path := existing.folder(root):
         folder.remove(path, keep=KEPT_WITH_VOLUMES if keep_volumes else ())
         if kept:

@@ -8,14 +8,16 @@ import itertools
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+import yaml
 
 from hubenvs.definition.containers import HUB_ID, WEB_ID
 
-from .helpers import STOP, Deployment, spawned, unenforced, wait_until
+from .helpers import STOP, Deployment, invoke, rootless, spawned, unenforced, wait_until
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
@@ -159,6 +161,69 @@ def test_other_accounts_and_pods_reach_only_what_is_published(deployment: Deploy
     published = {port.container_port for name in containers for port in listed.get(name, ())}
     assert published
     assert everywhere == published
+
+
+connected_alone = pytest.mark.skipif(
+    rootless(), reason="without root each pod is connected by itself: there is no network to share"
+)
+# Listen as a job may, until the input ends; and connect, as whoever can.
+LISTEN = "import socket, sys; s = socket.create_server(('', int(sys.argv[1]))); print(flush=True); sys.stdin.read()"
+CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 3)"
+
+
+@connected_alone
+def test_another_pod_reaches_no_port_of_a_job(deployment: Deployment) -> None:
+    """What a job listens on answers to this host at the pod's address, and not to a pod of another deployment."""
+    podman, pod = deployment.engine.run, deployment.status["pod"]
+    address = deployment.run_in("slurm", "hostname", "-I").split()[0]
+    image = podman(("podman", "inspect", "--format={{.ImageName}}", f"{pod}-slurm")).text
+    other = deployment.engine.network_command(f"{pod}-other", {})
+    assert other is not None
+    job = ("srun", "--quiet", "--chdir=/", "python3", "-c", LISTEN, str(OWN_PORT))
+    command = deployment.engine.exec_command(f"{pod}-slurm", *job, user=ACCOUNT, interactive=True)
+    podman(other)
+    try:
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as listener:
+            assert listener.stdout is not None
+            listener.stdout.readline()
+            connect = ("--entrypoint=python3", image, "-c", CONNECT, address, str(OWN_PORT))
+            ends = [
+                podman(("podman", "run", "--rm", f"--network={network}", *connect), check=False)
+                for network in (pod, f"{pod}-other")
+            ]
+            listener.communicate(timeout=60)
+    finally:
+        podman(("podman", "network", "rm", f"{pod}-other"))
+    assert ends[0].returncode == 0, ends[0].stderr
+    assert "TimeoutError" in ends[1].stderr
+
+
+@connected_alone
+def test_a_pod_of_the_last_version_gets_a_network_of_its_own(deployment: Deployment, tmp_path: Path) -> None:
+    """It was on podman's default network; `up` plays it again."""
+    podman, pod = deployment.engine.run, deployment.status["pod"]
+    networks = (
+        "podman",
+        "inspect",
+        "--format={{range $name, $_ := .NetworkSettings.Networks}}{{$name}}{{end}}",
+    )
+    played = tmp_path / "manifest.yaml"
+    invoke("render", *deployment.options, "--with-secrets", "--output", str(played))
+    documents = [
+        item for item in yaml.safe_load_all(played.read_text()) if item["kind"] != "PersistentVolumeClaim"
+    ]
+    documents[-1]["metadata"]["labels"]["jupyterhub-slurm/fingerprint"] = "of-before"
+    for container in documents[-1]["spec"]["containers"]:
+        container.pop("resources")
+    podman(("podman", "pod", "rm", "--force", pod))
+    podman(("podman", "network", "rm", pod))
+    podman(("podman", "secret", "rm", f"{pod}-jupyterhub", f"{pod}-slurm"))
+    podman(("podman", "volume", "rm", f"{pod}-jupyterhub", f"{pod}-slurm"))
+    play = ("podman", "kube", "play", "--quiet", "--network=bridge", "-")
+    podman(play, stdin=yaml.safe_dump_all(documents).encode())
+    assert podman((*networks, f"{pod}-slurm")).text == "podman"
+    invoke("up", *deployment.options, *deployment.settings)
+    assert podman((*networks, f"{pod}-slurm")).text == pod
 
 
 # Starts processes until that is refused, and prints how many it got.

@@ -67,6 +67,7 @@ class Site:
 
     named: tuple[str, ...]
     issuer: str
+    network: str
     engine: Engine
 
     @property
@@ -132,15 +133,15 @@ def site(env_name: str, instance: str, here: str, engine: Engine) -> Iterator[Si
     named = ("--env", "dev_realauth", "--instance", f"{instance}-site")
     containers = f"containers=[{', '.join(SITES[env_name])}]"
     published = ("publish.gateway=null", f"publish.oidc-provider={provider}")
+    network = f"site-{instance}"
+    engine.run(("podman", "network", "create", "--disable-dns", network))
+    sshd = (f"slurm.ssh_hostname={HOST}", f"slurm.ssh_port={PORT}")
     try:
-        invoke(
-            "up",
-            *named,
-            *options(containers, USERS, *published, f"slurm.ssh_hostname={HOST}", f"slurm.ssh_port={PORT}"),
-        )
-        yield Site(named, f"http://{provider}", engine)
+        invoke("up", *named, *options(containers, USERS, *published, *sshd, f"network={network}"))
+        yield Site(named, f"http://{provider}", network, engine)
     finally:
         invoke("down", *named)
+        engine.run(("podman", "network", "rm", network))  # fails if `down` left something in it
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +152,9 @@ def far_end(instance: str, site: Site, engine: Engine) -> Iterator[FarEnd]:
     )
     engine.run(command)
     name = f"tunnel-{instance}"
-    engine.run(("podman", "run", "--detach", "--user=root", "--name", name, TUNNEL))
+    engine.run(
+        ("podman", "run", "--detach", "--user=root", f"--network={site.network}", "--name", name, TUNNEL)
+    )
     try:
         yield FarEnd(name, engine)
     finally:
@@ -185,7 +188,7 @@ def hub(
 ) -> Iterator[Hub]:
     """The environment, defined but not up yet."""
     folder = tmp_path_factory.mktemp("site")
-    settings = [f"site_folder={folder}", "hub.poll_interval=2"]
+    settings = [f"site_folder={folder}", "hub.poll_interval=2", f"network={site.network}"]
     if "slurm" in SITES[env_name]:
         endpoint = f"{here}:{free_port(here)}"
         settings += [

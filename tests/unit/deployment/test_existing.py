@@ -48,6 +48,18 @@ def test_a_pod_without_labels_is_somebody_elses(env: Environment) -> None:
         refuse_foreign(env, found)
 
 
+def test_the_network_is_the_deployments_own_or_exists(env: Environment) -> None:
+    """One without labels that has the pod's name is somebody else's, and `up` creates none that others made."""
+    of_pod = find_existing(Listing(networks=(Resource(env.pod, env.labels),)), env.root, env.name, None)
+    assert of_pod.networks == (env.pod,)
+    refuse_foreign(env, of_pod)
+    foreign = find_existing(Listing(networks=(Resource(env.pod),)), env.root, env.name, None)
+    with pytest.raises(StateError, match="without this suite's labels"):
+        refuse_foreign(env, foreign)
+    with pytest.raises(StateError, match="there is no network site on this host"):
+        refuse_foreign(env.model_copy(update={"network": "site"}), of_pod)
+
+
 def test_a_pod_holds_its_ports_while_it_runs(env: Environment) -> None:
     """`up` needs no free port for what its own pod has; one that has stopped may have lost it."""
     resources = listing(env)

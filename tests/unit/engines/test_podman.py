@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hubenvs.engines import host
-from hubenvs.engines.podman import Podman, pod_network
+from hubenvs.engines.podman import Podman, rootless_network
 from hubenvs.engines.process import Programs
 
 
@@ -52,32 +52,34 @@ def test_an_ordinary_users_build_has_caches_of_its_own(
 @pytest.mark.parametrize(
     ("version", "rootless", "network"),
     [
-        pytest.param((4, 3, 1), False, "bridge", id="Debian 12, root"),
+        pytest.param((4, 3, 1), False, "x-dev", id="Debian 12, root"),
         pytest.param((4, 3, 1), True, "slirp4netns", id="Debian 12"),
-        pytest.param((4, 9, 3), False, "bridge", id="Ubuntu 24.04, root"),
+        pytest.param((4, 9, 3), False, "x-dev", id="Ubuntu 24.04, root"),
         pytest.param((4, 9, 3), True, "slirp4netns", id="Ubuntu 24.04"),
-        pytest.param((5, 4, 2), False, "bridge", id="Debian 13, root"),
+        pytest.param((5, 4, 2), False, "x-dev", id="Debian 13, root"),
         pytest.param((5, 4, 2), True, "pasta", id="Debian 13"),
         pytest.param((4, 9, 4), True, "slirp4netns", id="RHEL 9.4"),
         pytest.param((5, 6, 0), True, "pasta", id="RHEL 9.7, Fedora, macOS"),
     ],
 )
-def test_a_pod_goes_on_a_network_that_podman_has(
+def test_a_pod_goes_on_a_network_of_its_own(
     podman: Podman, monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...], rootless: bool, network: str
 ) -> None:
-    """Left to itself `kube play` makes a network and keeps it."""
-    assert pod_network(version, rootless, has_pasta=True) == network
+    """Left to itself `kube play` makes one for all pods and keeps it; an ordinary user's pods have none to share."""
     monkeypatch.setattr(podman, "version", lambda: version)
     monkeypatch.setattr(host, "rootless", lambda: rootless)
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
-    argv = podman.apply_command()
+    create = podman.network_command("x-dev", {"a": "b"})
+    assert (create is None) == rootless
+    argv = podman.apply_command(create and create[-1])
     assert argv[argv.index("--network") + 1] == network
+    assert "site" in podman.apply_command("site")
 
 
 def test_without_pasta_an_ordinary_users_pod_has_the_network_from_before() -> None:
     """Podman 5 takes both; Debian's only recommends pasta. Podman 6 has pasta alone."""
-    assert pod_network((5, 4, 2), rootless=True, has_pasta=False) == "slirp4netns"
-    assert pod_network((6, 1, 0), rootless=True, has_pasta=False) == "pasta"
+    assert rootless_network((5, 4, 2), has_pasta=False) == "slirp4netns"
+    assert rootless_network((6, 1, 0), has_pasta=False) == "pasta"
 
 
 def test_volume_data_goes_through_the_machine_on_macos(

@@ -30,7 +30,7 @@ def manifest(env: Environment, values: dict[str, str] | None = None) -> tuple[Do
 
 def label(documents: tuple[Document, ...], seeds: dict[str, bytes] | None = None) -> str:
     """Return the fingerprint of the pod in ``documents``."""
-    return of_pod.fingerprint(documents, IMAGES, seeds or {}).label
+    return of_pod.fingerprint(documents, IMAGES, seeds or {}, None).label
 
 
 def only(documents: tuple[Document, ...], kind: str) -> list[Document]:
