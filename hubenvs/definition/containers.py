@@ -13,8 +13,8 @@ from typing import Literal
 # When something applies. `dummy`, `external`: with that log-in (auth.kind, auth.provider). `site`: with Slurm
 # on another host.
 Condition = Literal["always", "dummy", "external", "site"]
-# Fixed numbers of users and groups, so that files on volumes keep their owner: Debian's for slurm, the next one
-# for the hub, Debian's for web servers.
+# Fixed numbers of users and groups, so that files on volumes keep their owner: Debian's for slurm, the next
+# one for the hub, Debian's for web servers.
 SLURM_ID, HUB_ID, WEB_ID = 64030, 64031, 33
 # The keys of the Secrets with the passwords that people type: of the dummy authenticator, and of the bundled
 # provider. Not passwords themselves.

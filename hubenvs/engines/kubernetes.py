@@ -44,8 +44,6 @@ class Kubernetes(Images):
         self.cluster = cluster
         self._checkout = checkout
 
-    # -- running kubectl ---------------------------------------------------------------------------
-
     def command(self, *arguments: str) -> Argv:
         """Return the command line of kubectl with ``arguments``, context and namespace named."""
         place = ("--context", self.cluster.context, "--namespace", self.cluster.namespace)
@@ -93,8 +91,6 @@ class Kubernetes(Images):
         """Return podman's version; StateError if that or the cluster is missing or too old."""
         _ = self.server_version
         return super().version()
-
-    # -- resources ---------------------------------------------------------------------------------
 
     def listing(self) -> Listing:
         """Return StatefulSets as pods, with the containers of each one's pod, claims and Secrets."""
@@ -210,8 +206,6 @@ class Kubernetes(Images):
             f"{item['metadata']['uid'][:8]}.{item['metadata']['resourceVersion']}" for item in items
         )
 
-    # -- volumes -----------------------------------------------------------------------------------
-
     def create_volume_command(self, name: str, labels: Mapping[str, str]) -> Argv:
         """Return the command that creates the volume ``name``: its claim is among what is applied."""
         return self.apply_command()
@@ -230,8 +224,6 @@ class Kubernetes(Images):
         """Return the names of running containers that mount ``volume``."""
         container = _mounted(volume)[0]
         return [name for name, state in self.states([container]).items() if state.state == "running"]
-
-    # -- containers --------------------------------------------------------------------------------
 
     def exec(self, container: str, *command: str, **options: Any) -> Completed:
         """Run ``command`` in ``container``; ``options`` are those of `Programs.run`."""
@@ -286,8 +278,6 @@ class Kubernetes(Images):
         forward = self.programs.background(self.forward_command(pod_name, ports), listening, FORWARD)
         with forward if ports else contextlib.nullcontext():
             yield
-
-    # -- images ------------------------------------------------------------------------------------
 
     def load(self, tags: Sequence[str]) -> list[str]:
         """Bring those of the images ``tags`` into the cluster that aren't on every node; return their names.
