@@ -1,11 +1,9 @@
 """Servers from start to end: a real hub, and jobs that are processes."""
 
 import asyncio
-import contextlib
 import json
 import re
 import shlex
-import sqlite3
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from http.cookies import SimpleCookie
@@ -210,18 +208,6 @@ def test_stop_while_submission_hangs(alice: Hub) -> None:
     until(lambda: alice.calls().count("scancel") == before + 1)
     assert alice.server()["ready"]
     until(lambda: len(alice.jobs()) == 1)
-
-
-def test_locked_database(alice: Hub) -> None:
-    """A request while the database is locked is a 503 that says so, not a wrong token, and all is well after."""
-    with contextlib.closing(sqlite3.connect(alice.folder / "jupyterhub.sqlite", isolation_level=None)) as database:
-        database.execute("BEGIN EXCLUSIVE")
-        status, answer = alice.api("GET", "/users/alice")
-        database.execute("ROLLBACK")
-    assert (status, answer["message"]) == (
-        503, "The hub's database can't be used at the moment. Try again in a minute.",
-    )  # fmt: skip
-    assert alice.api("GET", "/users/alice")[0] == 200
 
 
 def test_progress(alice: Hub) -> None:

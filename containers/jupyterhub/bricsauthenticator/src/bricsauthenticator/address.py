@@ -48,7 +48,8 @@ class ReachableJob(SubmittedJob):
         finally:
             self.unobserve(on_news, ["port", "job_failure"])
         self.ip, self.starting = host, False
-        self._save()
+        while not self._save():  # JupyterHub saves the address next, and its start fails if it can't
+            await asyncio.sleep(self.startup_poll_interval)
         self.log.info("%s: job %s listens at %s:%s", self._log_name, self.job_id, self.ip, self.port)
         return self.ip, self.port
 

@@ -7,11 +7,9 @@ from typing import Any
 from jupyterhub import apihandlers, handlers
 from jupyterhub.apihandlers.users import UserServerAPIHandler
 from jupyterhub.handlers import LogoutHandler, pages
-from jupyterhub.handlers.base import BaseHandler
 from jupyterhub.spawner import Spawner
 from jupyterhub.user import User
 from jupyterhub.utils import compare_token, new_token
-from sqlalchemy.exc import OperationalError
 from tornado import web
 
 INTERRUPT_TIME = 30.0
@@ -142,49 +140,6 @@ class ServerHandler(UserServerAPIHandler):
             await asyncio.wait([start], timeout=INTERRUPT_TIME)
         return await super().stop_single_user(user, server_name)
 
-
-class DatabaseBusy(web.HTTPError):
-    """The answer to a request that found the database locked or away: 503."""
-
-    headers = {"Retry-After": "10"}
-
-    def __init__(self) -> None:
-        super().__init__(503, "The hub's database can't be used at the moment. Try again in a minute.")
-
-
-async def get_current_user(self: BaseHandler, original: Callable = BaseHandler.get_current_user) -> object:
-    """Find out who asks, and keep the database's error, which prepare() takes for a wrong token."""
-    try:
-        return await original(self)
-    except OperationalError as error:
-        self.database_error = error
-        raise
-
-
-async def prepare(self: BaseHandler, original: Callable = BaseHandler.prepare) -> None:
-    """Prepare the request; 503 if the database couldn't say who asks."""
-    try:
-        await original(self)
-    finally:
-        if getattr(self, "database_error", None):
-            raise DatabaseBusy from None
-
-
-def handle_exception(
-    self: BaseHandler, error: BaseException, original: Callable = BaseHandler._handle_request_exception
-) -> None:
-    """Answer a request that has failed; 503 if it was for the database."""
-    if isinstance(error, OperationalError):
-        self.log.warning("Rolling back session due to database error %s", error)
-        self.db.rollback()
-        error = DatabaseBusy()
-    original(self, error)
-
-
-# JupyterHub answers 403 or 500 while its database is locked.
-BaseHandler.get_current_user = get_current_user
-BaseHandler.prepare = prepare
-BaseHandler._handle_request_exception = handle_exception
 
 # The first handler of a path is the one that counts.
 apihandlers.default_handlers[:0] = [

@@ -1,6 +1,7 @@
 """A Slurm job: its account, what the hub's database keeps of it, and the commands to Slurm about it."""
 
 import asyncio
+import functools
 import os
 import shlex
 from typing import Any
@@ -27,6 +28,11 @@ class Job(batchspawner.SlurmSpawner):
     job_options = Dict(help="Checked options of the job, for the templates")
     job_failure = Unicode(help="What the job said before it ended, in lines; empty if it didn't")
     starting = False  # whether the job is submitted and its server's address not known yet
+
+    @functools.cached_property
+    def _log_name(self) -> str:
+        """The user's name, and the server's; a log line isn't worth a failure while the database is locked."""
+        return super()._log_name
 
     @default("req_username")
     def _req_username_default(self) -> str:
@@ -57,15 +63,17 @@ class Job(batchspawner.SlurmSpawner):
             state.update(starting=self.starting, failure=self.job_failure)
         return state
 
-    def _save(self) -> None:
-        """Save the state in the database; if that is locked, a later commit will have to do."""
+    def _save(self) -> bool:
+        """Save the state in the database, and return whether it could; if not, a later commit will have to do."""
         self.orm_spawner.state = state = self.get_state()
         try:
             self.db.commit()
         except SQLAlchemyError as error:
+            self.db.rollback()  # first: nothing can be read from the database before
             self.log.warning("%s: not saved yet: %s", self._log_name, error)
-            self.db.rollback()
             self.orm_spawner.state = state
+            return False
+        return True
 
     def _command(self, template: str, job_id: str = "", variables: dict[str, Any] | None = None) -> str:
         values = {**(variables or self.get_req_subvars()), "job_id": shlex.quote(job_id)}

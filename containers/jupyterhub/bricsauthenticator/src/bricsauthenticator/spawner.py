@@ -7,7 +7,8 @@ from typing import Any
 from traitlets import Any as AnyTrait
 from traitlets import Bool, Dict, default
 
-import bricsauthenticator.handlers  # noqa: F401  which puts them in the place of the hub's own
+import bricsauthenticator.database
+import bricsauthenticator.handlers  # noqa: F401  both put what is in them in the place of JupyterHub's
 from bricsauthenticator.progress import progress_of
 from bricsauthenticator.projects import USERNAME, Projects, project_of
 from bricsauthenticator.resumption import ResumedJob

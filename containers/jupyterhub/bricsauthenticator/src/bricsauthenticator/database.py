@@ -1,0 +1,86 @@
+"""What the hub does while its database is locked or away: requests are 503, starts and stops end as they should."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from jupyterhub.handlers.base import BaseHandler
+from jupyterhub.user import User
+from sqlalchemy.exc import OperationalError, PendingRollbackError
+from tornado import web
+
+from bricsauthenticator.commands import pauses
+
+FAILED = (OperationalError, PendingRollbackError)
+"""What is raised while the database is locked or away, and after that until somebody rolls the session back."""
+
+
+class DatabaseBusy(web.HTTPError):
+    """The answer to a request that found the database locked or away: 503."""
+
+    headers = {"Retry-After": "10"}
+
+    def __init__(self) -> None:
+        super().__init__(503, "The hub's database can't be used at the moment. Try again in a minute.")
+
+
+async def get_current_user(self: BaseHandler, original: Callable = BaseHandler.get_current_user) -> object:
+    """Find out who asks, and keep the database's error, which prepare() takes for a wrong token."""
+    try:
+        return await original(self)
+    except FAILED as error:
+        self.database_error = error
+        raise
+
+
+async def prepare(self: BaseHandler, original: Callable = BaseHandler.prepare) -> None:
+    """Prepare the request; 503 if the database couldn't say who asks."""
+    try:
+        await original(self)
+    finally:
+        if getattr(self, "database_error", None):
+            raise DatabaseBusy from None
+
+
+def handle_exception(
+    self: BaseHandler, error: BaseException, original: Callable = BaseHandler._handle_request_exception
+) -> None:
+    """Answer a request that has failed; 503 if it was for the database."""
+    if isinstance(error, FAILED):
+        self.log.warning("Rolling back session due to database error %s", error)
+        self.db.rollback()
+        error = DatabaseBusy()
+    original(self, error)
+
+
+async def stop(self: User, server_name: str = "", original: Callable = User.stop) -> None:
+    """Stop the server, again until the database has it: JupyterHub's stop would end half-way, and pend for ever."""
+    for pause in pauses(1.0):
+        try:
+            await original(self, server_name)
+            return
+        except FAILED as error:
+            self.db.rollback()  # first: no name can be read from the database before
+            self.log.warning("The stop of a server (%r) isn't saved yet: %s", server_name, error)
+        await asyncio.sleep(pause)
+
+
+async def spawn(self: User, server_name: str = "", *args: Any, original: Callable = User.spawn, **more: Any) -> object:
+    """Start the server; if the database fails, DatabaseBusy, and nothing is left of the start."""
+    try:
+        return await original(self, server_name, *args, **more)
+    except FAILED as error:
+        self.db.rollback()
+        self.log.warning("The start of a server (%r) couldn't be saved: %s", server_name, error)
+        spawner = dict.get(self.spawners, server_name)
+        if spawner and spawner._start_pending:  # JupyterHub hasn't cleaned up
+            spawner._start_pending = False
+            await self.stop(server_name)
+        raise DatabaseBusy from None
+
+
+BaseHandler.get_current_user = get_current_user
+BaseHandler.prepare = prepare
+BaseHandler._handle_request_exception = handle_exception
+User.stop = stop
+User.spawn = spawn
