@@ -121,6 +121,14 @@ def pack(files: Tree, owner: int, last: str = "") -> bytes:
     return buffer.getvalue()
 
 
+def not_executable(data: bytes) -> set[str]:
+    """Return the paths of the regular files in a tar that nobody may execute."""
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        return {
+            member.name.removeprefix("./") for member in tar if member.isfile() and not member.mode & 0o111
+        }
+
+
 def unpack(data: bytes) -> dict[str, bytes]:
     """Return the regular files of a tar by path."""
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:

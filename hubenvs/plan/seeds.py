@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 import jinja2
 
 from ..definition.environment import Environment
 from ..errors import DefinitionError
-from ..files import Tree
+from ..files import Tree, is_program
 
 # A file in each seeded volume: the digest of every file as it was seeded, to recognise edited ones.
 RECORD = ".seeded.json"
@@ -43,11 +43,12 @@ def render_seeds(env: Environment, templates: jinja2.Environment, tree: Tree) ->
     return result
 
 
-def merge_seeds(seeds: Tree, existing: Tree) -> Seeding:
-    """Return what to write into a volume that contains the files ``existing``.
+def merge_seeds(seeds: Tree, existing: Tree, plain: Container[str] = ()) -> Seeding:
+    """Return what to write into a volume that contains the files ``existing``, ``plain`` not executable.
 
     A seed file replaces a copy that nobody edited in the volume. An edited copy is kept; if its seed file has
-    changed since, the new one is written beside it as ``<name>.new``.
+    changed since, the new one is written beside it as ``<name>.new``. A program that isn't executable is
+    written again: a file's mode comes from its content.
     """
     record = _read_record(existing)
     files: dict[str, bytes] = {}
@@ -59,7 +60,9 @@ def merge_seeds(seeds: Tree, existing: Tree) -> Seeding:
             if record:
                 notes.append(f"added {name}")
         elif present == content:
-            continue
+            if name in plain and is_program(content):
+                files[name] = content
+                notes.append(f"made {name} executable")
         elif _sha256(present) == record.get(name):
             files[name] = content
             notes.append(f"updated {name}")

@@ -7,7 +7,7 @@ from functools import partial
 
 from ..definition.parts import Volume
 from ..deployment.sources import read_seeds
-from ..files import Tree, pack, unpack
+from ..files import Tree, not_executable, pack, unpack
 from ..plan.seeds import RECORD, merge_seeds
 from ..session import Session
 
@@ -39,13 +39,15 @@ def _fill(session: Session, volume: Volume, seeds: Tree | None, exists: bool) ->
     """Create ``volume`` if needed and write its ``seeds`` (None: not seeded); return notes for the user."""
     engine = session.engine
     present: Tree = {}
+    plain: set[str] = set()
     if not exists:
         engine.run(engine.create_volume_command(volume.name, session.env.labels))
     elif seeds is not None:
-        present = unpack(engine.run(engine.export_volume_command(volume.name)).stdout)
+        tar = engine.run(engine.export_volume_command(volume.name)).stdout
+        present, plain = unpack(tar), not_executable(tar)
     if seeds is None:
         return []
-    seeding = merge_seeds(seeds, present)
+    seeding = merge_seeds(seeds, present, plain)
     if seeding.files:
         tar = pack(seeding.files, volume.owner, last=RECORD)
         engine.run(engine.import_volume_command(volume.name), stdin=tar)

@@ -213,7 +213,10 @@ def test_an_existing_site_moves_in(deployment: Deployment, tmp_path: Path, sourc
         )
     given = tmp_path / "deploy.yaml"
     given.write_text(CONFIG_MAP)
-    deployment.run_in("slurm", "sh", "-c", "echo '# mine' >>/etc/slurm/slurm.conf")
+    deployment.run_in("slurm", "sh", "-c", "echo '# mine\nProlog=/etc/slurm/prolog' >>/etc/slurm/slurm.conf")
+    # A volume of an earlier version has it, but not the mode. Slurm would drain the node.
+    prolog = (ROOT / "tests/integration/foreign/slurm-config/prolog").read_text()
+    deployment.run_in("slurm", "sh", "-c", f"umask 022; echo '{prolog.strip()}' >/etc/slurm/prolog")
     keys = (
         "overlays=[tests/integration/foreign]",
         f"repositories.bricsauthenticator.url={source}",
@@ -225,6 +228,7 @@ def test_an_existing_site_moves_in(deployment: Deployment, tmp_path: Path, sourc
         done = invoke("up", *deployment.options, "--configmap", str(given), *options)
         assert "bricsauthenticator asks for other versions" in done.stdout
         assert "slurm-config: kept slurm.conf, which was edited in the volume" in done.stdout
+        assert "slurm-config: made prolog executable" in done.stdout
         assert "# mine" in deployment.run_in("slurm", "cat", "/etc/slurm/slurm.conf")
         assert "CPUs=3 " in deployment.run_in("slurm", "cat", "/etc/slurm/slurm.conf.new")
         status = entry(deployment.instance)
@@ -240,10 +244,13 @@ def test_an_existing_site_moves_in(deployment: Deployment, tmp_path: Path, sourc
             (source / "src/bricsauthenticator/__init__.py").open("a").write("# edited\n")
             assert "the hub has restarted" in invoke("reload", *deployment.options).stdout
             assert user.server(), "the server has gone with the hub"
+            assert "carol." in deployment.run_in("slurm", "cat", "/run/prolog"), "no Prolog has run"
             user.stop(STOP)
         assert "all well" in invoke("verify", *deployment.options).stdout
     finally:
-        deployment.run_in("slurm", "rm", "/etc/slurm/slurm.conf", "/etc/slurm/slurm.conf.new", check=False)
+        deployment.run_in(
+            "slurm", "sh", "-c", "cd /etc/slurm && rm slurm.conf slurm.conf.new prolog", check=False
+        )
         # The ConfigMap's settings hold until somebody drops them.
         (ROOT / ".deploy" / f"{deployment.env}-{deployment.instance}" / "settings.yaml").unlink(
             missing_ok=True

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hubenvs.errors import StateError
-from hubenvs.files import digest, pack, read_tree, unpack, write
+from hubenvs.files import digest, not_executable, pack, read_tree, unpack, write
 
 
 def test_a_tar_depends_on_nothing_but_its_content() -> None:
@@ -29,6 +29,7 @@ def test_scripts_stay_executable() -> None:
     with tarfile.open(fileobj=io.BytesIO(pack(files, 0))) as tar:
         modes = {member.name: member.mode for member in tar if member.isfile()}
     assert modes == {"prolog": 0o755, "program": 0o755, "slurm.conf": 0o644}
+    assert not_executable(pack(files, 0)) == {"slurm.conf"}
 
 
 def test_a_digest_tells_where_one_part_ends() -> None:

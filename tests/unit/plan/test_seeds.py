@@ -46,6 +46,14 @@ def test_a_second_seeding_writes_nothing() -> None:
     assert merge_seeds({"a": b"1"}, volume).files == {}
 
 
+def test_a_program_that_nobody_can_run_is_written_again() -> None:
+    """A volume of an earlier version, or a copy, may have lost the mode alone."""
+    volume = volume_after({"prolog": b"#!/bin/sh\n", "a": b"1"}, {})
+    result = merge_seeds({"prolog": b"#!/bin/sh\n", "a": b"1"}, volume, {"prolog", "a"})
+    assert set(result.files) == {"prolog", RECORD}
+    assert result.notes == ("made prolog executable",)
+
+
 def test_a_changed_seed_wins_over_an_unedited_copy() -> None:
     """A file nobody edited in the volume follows the repository, and the user is told."""
     volume = volume_after({"a": b"1"}, {})
