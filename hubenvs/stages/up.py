@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import tempfile
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from ..definition.layers import merge, parse_yaml
 from ..definition.read import environment_folder
 from ..deployment import folder
 from ..deployment.desired import desired_pod, planned_images
-from ..deployment.existing import Existing
+from ..deployment.existing import Existing, all_existing
 from ..deployment.ports import require_free
 from ..deployment.site import read_site_files
 from ..deployment.sources import read_seeds
@@ -177,12 +178,32 @@ def _announce(session: Session) -> None:
         say("", f"choose who to be at the provider's page{password}: {', '.join(env.users)}")
     else:
         say("", f"log in with an ID token of {env.issuer} in the header X-Auth-Id-Token")
+    for pod in () if isinstance(session.engine, Kubernetes) else _mixed_up(session):
+        hint = f"`up` with --set base_url=/{env.instance or env.name} keeps them apart"
+        say("browser", f"mixes up this hub's cookies with those of {pod}, at the same host and path; {hint}")
     if not isinstance(session.engine, Kubernetes) and (problem := unenforced()):
         say("limits", problem)
     say(
         "",
         f"next: invoke verify {env.options}; invoke logs {env.options} --follow; invoke down {env.options}",
     )
+
+
+def _mixed_up(session: Session) -> list[str]:
+    """Return this checkout's other pods whose hub is at the same path of this host: cookies know no ports.
+
+    JupyterLab reads one of the cookies by its name, so a name of each deployment's own is no remedy.
+    """
+    env, others = session.env, set()
+    for path in folder.folders(env.root):
+        with contextlib.suppress(StateError):  # a damaged record
+            other = folder.read_record(path).environment
+            if other and other.url and not other.engine and other.base_url == env.base_url:
+                others.add(other.pod)
+    if env.url is None or not others - {env.pod}:
+        return []
+    running = all_existing(session.engine.listing())
+    return sorted(pod for pod in others - {env.pod} if pod in running and running[pod].pod)
 
 
 def _from_here(path: Path) -> str:

@@ -94,6 +94,10 @@ def test_a_config_map_as_it_is_ends_in_a_working_notebook(moved: Deployment) -> 
         assert output.split() == [
             *("dave.project2", "/opt/jupyter/jupyter_data", "/opt/jupyter/envs/jupyter-user-env")
         ]
+        # So a browser keeps them apart from those of a hub with another base_url.
+        cookies = {cookie.name: cookie.path for cookie in user.http.cookies.jar}
+        assert {"_xsrf", "jupyterhub-session-id", "jupyterhub-user-dave"} <= set(cookies)
+        assert [name for name, path in cookies.items() if not path.startswith("/before/")] == []
         user.stop(START)
 
 
@@ -293,9 +297,9 @@ FORM = {
 
 
 @pytest.fixture(scope="module")
-def chosen(instance: str, engine: Engine) -> Iterator[Deployment]:
+def chosen(instance: str, engine: Engine, deployment: Deployment) -> Iterator[Deployment]:
     """The environment with a form of choices, jobs that say --gpus, and a conda-like user environment."""
-    name = f"{instance}-f"
+    beside, name = deployment, f"{instance}-f"
     named = ("--env", "dev_dummyauth", "--instance", name)
     options = settings(
         publish__jupyterhub=f"127.0.0.1:{free_port()}",
@@ -305,7 +309,8 @@ def chosen(instance: str, engine: Engine) -> Iterator[Deployment]:
         slurm__env_prefix="/opt/conda",
     )
     try:
-        invoke("up", *named, *options)
+        done = invoke("up", *named, *options)
+        assert f"cookies with those of {beside.status['pod']}, at the same host and path" in done.stdout
         status = entry(name)
         assert status is not None
         deployment = Deployment("dev_dummyauth", name, status, engine)
