@@ -88,6 +88,9 @@ def test_the_whole_way(page: Page, deployment: Deployment) -> None:
     log_in(page, deployment, album)
     page.goto(f"{url}/hub/spawn")
     page.get_by_label("Project").select_option(f"{PROJECT}.brics")
+    page.get_by_label("Run time").fill(
+        "00:09:00"
+    )  # less than the minutes before its end when JupyterLab warns
     album.take("form")
     page.get_by_role("button", name="Start").click()
     expect(page.locator("#progress-message, .jp-Launcher").first).to_be_visible()
@@ -96,6 +99,8 @@ def test_the_whole_way(page: Page, deployment: Deployment) -> None:
     (job,) = deployment.jobs()
     assert compute(page) == f"42 alice.{PROJECT} in job {job}"
     album.take("notebook")
+    expect(page.get_by_text("at its time limit. Save your work.")).to_be_visible()
+    album.take("warning")
     page.goto(f"{url}/hub/home")
     page.get_by_role("button", name="Stop My Server").click()
     expect(page.get_by_role("button", name="Start My Server")).to_be_visible()

@@ -149,6 +149,21 @@ def test_check_notices_that_sudo_lets_variables_through(deployment: Deployment) 
     assert "FAIL  no PYTHONPATH for a wrapper" in done.stdout
 
 
+@once
+def test_check_takes_what_the_hub_takes(deployment: Deployment) -> None:
+    """Login hosts greet, and sbatch may say more than a number, and the cluster's name beside that."""
+    script = "#!/bin/sh\necho 'Welcome; have fun'\n/usr/bin/sbatch.real \"$@\" | sed 's/$/;cluster/'\n"
+    place = 'cd /usr/bin && mv sbatch sbatch.real && printf %s "$0" >sbatch && chmod 755 sbatch'
+    deployment.run_in("slurm", "sh", "-c", place, script)
+    deployment.run_in("slurm", "sh", "-c", "echo 'echo Welcome to this host' >/etc/ssh/sshrc")
+    try:
+        done = invoke("check", *deployment.options)
+    finally:
+        deployment.run_in("slurm", "mv", "/usr/bin/sbatch.real", "/usr/bin/sbatch")
+        deployment.run_in("slurm", "rm", "/etc/ssh/sshrc")
+    assert "FAIL" not in done.stdout
+
+
 def test_verify_walks_every_hop(deployment: Deployment) -> None:
     """A user's whole way, from the page to a cell that computes in the job, and back."""
     done = invoke("verify", *deployment.options)

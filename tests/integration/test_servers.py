@@ -31,6 +31,23 @@ def test_a_wrong_password_is_refused_politely(deployment: Deployment) -> None:
         user.log_in("wrong")
 
 
+@once
+def test_a_long_user_name_is_not_logged_whole(deployment: Deployment) -> None:
+    """What a stranger sends before the log-in fills no disk."""
+    before = deployment.log("jupyterhub")
+    with HubUser(deployment.status["url"]) as user:
+        user.page("/hub/login")
+        fields = {"_xsrf": user.http.cookies["_xsrf"], "username": "x" * 1_000_000, "password": "wrong"}
+        url = f"{user.url}/hub/login"
+        assert user.http.post(url, params={"_xsrf": fields["_xsrf"]}, data=fields).status_code == 403
+
+    def logged() -> bool:
+        return deployment.log("jupyterhub").count("xxx... (") > before.count("xxx... (")
+
+    wait_until(logged, 30, "the name isn't in the log")
+    assert len(deployment.log("jupyterhub")) - len(before) < 100_000
+
+
 def test_a_server_survives_a_restart_of_the_hub(deployment: Deployment) -> None:
     """The kernel goes on while the hub is away; the hub finds the server again, and stopping it ends the job.
 
