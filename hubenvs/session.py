@@ -66,6 +66,10 @@ class Session:
         if self.env.engine:
             raise StateError(f"{task}: {self.env.name} is in a cluster", f"invoke up {self.env.options}")
 
+    def architecture(self) -> str:
+        """Return the architecture of the images, such as amd64."""
+        return self.env.debian.architecture or self.engine.architecture()
+
     def reachable(self) -> AbstractContextManager[None]:
         """Keep the pod's pages reachable at the published addresses, where that takes something."""
         return self.engine.reachable(self.env.pod, self.published)

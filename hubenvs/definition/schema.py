@@ -295,6 +295,8 @@ class Debian(Frozen):
     mirror: Annotated[str, Field(pattern=r"^https?://[!-?A-~]+$")] | None
     security_mirror: Annotated[str, Field(pattern=r"^https?://[!-?A-~]+$")] | None
     snapshot: Annotated[str, Field(pattern=r"^[0-9]{8}T[0-9]{6}Z$")] | None
+    # Those of which Debian's name is the container engines' too.
+    architecture: Literal["amd64", "arm64"] | None
 
 
 class Image(Frozen):

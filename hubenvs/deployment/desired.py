@@ -9,7 +9,14 @@ from ..definition.environment import Environment
 from ..definition.names import LABEL_FINGERPRINT
 from ..engines.debian import has_mmdebstrap
 from ..engines.engine import Engine, Pod
-from ..plan.images import Build, container_builds, debian_base_tag, debian_releases, plan_images
+from ..plan.images import (
+    Build,
+    container_builds,
+    debian_base_tag,
+    debian_releases,
+    plan_images,
+    with_architecture,
+)
 from ..plan.manifest import Documents, Fingerprint, fingerprint, labelled, manifest
 from . import folder
 from .sources import read_seeds, read_sources, read_templates
@@ -28,7 +35,9 @@ def planned_images(env: Environment, engine: Engine, loadable: Iterable[str] = (
 
     ``loadable``: tags of images in a bundle. A Debian base that exists, here or there, needs no mmdebstrap.
     """
-    bases = [debian_base_tag(debian) for debian in debian_releases(env)]
+    bases = [
+        with_architecture(debian_base_tag(debian), debian.architecture) for debian in debian_releases(env)
+    ]
     has_base = has_mmdebstrap() or all(base in loadable or engine.has_image(base) for base in bases)
     return plan_images(env, read_sources(env, engine.programs), has_base)
 

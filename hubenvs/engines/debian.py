@@ -56,9 +56,13 @@ def has_mmdebstrap() -> bool:
     return shutil.which("mmdebstrap") is not None
 
 
-def bootstrap_command(release: str, tar: str, options: Sequence[str], sources: Sequence[str]) -> Argv:
+def bootstrap_command(
+    release: str, tar: str, options: Sequence[str], sources: Sequence[str], architecture: str | None = None
+) -> Argv:
     """Return the command that writes a Debian ``release`` to the file ``tar``.
 
-    ``options`` are mmdebstrap's, ``sources`` the lines of sources.list.
+    ``options`` are mmdebstrap's, ``sources`` the lines of sources.list, ``architecture`` Debian's name of one
+    (None: this host's).
     """
-    return ("mmdebstrap", *options, release, tar, *sources)
+    chosen = (f"--architectures={architecture}",) if architecture else ()
+    return ("mmdebstrap", *options, *chosen, release, tar, *sources)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import uuid
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,10 @@ from .process import ANSWER, Argv, Completed, Programs
 OLDEST = (4, 3)
 # The PATH of an imported image, which would have none.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def _of(architecture: str | None) -> tuple[str, ...]:
+    return (f"--arch={architecture}",) if architecture else ()
 
 
 class Images:
@@ -95,16 +100,18 @@ class Images:
         target: str | None = None,
         contexts: Mapping[str, str] | None = None,
         ca_bundle: str | None = None,
+        architecture: str | None = None,
     ) -> Argv:
         """Return the command that builds the image ``tag`` from ``context``/Containerfile on top of ``base``.
 
         ``target`` is the stage, ``contexts`` further folders and images (``container-image://…``) by name,
-        ``ca_bundle`` a certificate file that downloads during the build trust and the image doesn't keep.
+        ``ca_bundle`` a certificate file that downloads during the build trust and the image doesn't keep,
+        ``architecture`` that of the image (None: this host's).
         """
         caches = host.build_caches()
         argv = [*(("env", f"TMPDIR={caches}") if caches else ()), "podman", "build", "--tag", tag]
         argv += ["--file", str(context / "Containerfile"), "--build-arg", f"BASE_IMAGE={base}"]
-        argv += ["--label", self._label]
+        argv += ["--label", self._label, *_of(architecture)]
         if target:
             argv += ["--target", target]
         for name, source in sorted((contexts or {}).items()):
@@ -121,19 +128,48 @@ class Images:
         self.version()
         host.make_build_caches()
 
-    def import_image_command(self, tar: str, tag: str) -> Argv:
+    def import_image_command(self, tar: str, tag: str, architecture: str | None = None) -> Argv:
         """Return the command that turns the root file system ``tar`` into the image ``tag``."""
-        return ("podman", "import", "--quiet", "--change", f"ENV PATH={_PATH}", tar, tag)
+        change = ("--change", f"ENV PATH={_PATH}")
+        return ("podman", "import", "--quiet", *change, *_of(architecture), tar, tag)
 
-    def pull_command(self, tag: str) -> Argv:
+    def pull_command(self, tag: str, architecture: str | None = None) -> Argv:
         """Return the command that pulls the image ``tag``."""
-        return ("podman", "pull", "--quiet", tag)
+        return ("podman", "pull", "--quiet", *_of(architecture), tag)
 
-    def push(self, tag: str, target: str) -> str:
-        """Push the image ``tag`` as ``target`` and return its digest."""
+    def architecture(self) -> str:
+        """Return the architecture of the engine's host, such as amd64 or arm64."""
+        return self.run(("podman", "info", "--format={{.Host.Arch}}"), timeout=ANSWER).text
+
+    def push(self, tag: str, target: str, architecture: str) -> str:
+        """Push the image ``tag``, put it in the manifest list ``target``, and return the list's digest.
+
+        The list keeps its images of other architectures than ``architecture``, and has one of each.
+        """
+        repository = target.rpartition(":")[0]
+        pushed = self._digest("push", "--quiet", tag, f"{target}-{architecture}")
+        name = f"localhost/hubenvs-push-{uuid.uuid4().hex}"
+        self.run(("podman", "manifest", "create", name), timeout=ANSWER)
+        try:
+            for digest in (pushed, *self._other_architectures(target, architecture)):
+                image = f"docker://{repository}@{digest}"
+                self.run(("podman", "manifest", "add", name, image), timeout=None)
+            return self._digest("manifest", "push", "--all=false", name, f"docker://{target}")
+        finally:
+            self.run(("podman", "manifest", "rm", name), check=False, timeout=ANSWER)
+
+    def _digest(self, *command: str) -> str:
+        """Run a podman ``command`` that pushes, and return the digest of what it has pushed."""
         with tempfile.NamedTemporaryFile(prefix="hubenvs-") as digest:
-            self.run(("podman", "push", "--quiet", "--digestfile", digest.name, tag, target), timeout=None)
+            *words, source, target = command
+            self.run(("podman", *words, "--digestfile", digest.name, source, target), timeout=None)
             return digest.read().decode()
+
+    def _other_architectures(self, target: str, architecture: str) -> list[str]:
+        """Return the digests of the images in the list ``target``; none if it is missing or an image."""
+        done = self.run(("podman", "manifest", "inspect", target), check=False, timeout=None)
+        manifests = json.loads(done.stdout).get("manifests", []) if done.returncode == 0 else []
+        return [row["digest"] for row in manifests if row["platform"]["architecture"] != architecture]
 
     def save_images(self, tags: Sequence[str], tar: Path) -> None:
         """Write the images ``tags`` to the file ``tar``; layers that they share are written once."""

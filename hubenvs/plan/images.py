@@ -1,12 +1,13 @@
 """Which images an environment needs, what each is built from, and its tag.
 
-A tag contains a digest of every input, so an image whose tag exists is up to date.
+A tag contains a digest of every input, so an image whose tag exists is up to date. Images for another
+architecture than the host's have the same tag, with that architecture behind it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..definition.containers import BASE_IMAGES, CONTAINERS, REPOSITORIES, SLURM_IMAGES, TUNNEL
 from ..definition.environment import Environment
@@ -87,7 +88,22 @@ def plan_images(env: Environment, sources: Sources, has_mmdebstrap: bool) -> tup
     for name in env.containers:
         if image := env.zenith.image if name == TUNNEL else env.images[name].image:
             builds.append(Build(name, image, base="", recipe=image, pulled=True))
-    return tuple(builds)
+    return _for_architecture(builds, env.debian.architecture)
+
+
+def _for_architecture(builds: list[Build], architecture: str | None) -> tuple[Build, ...]:
+    tags = {build.tag: with_architecture(build.tag, architecture) for build in builds if not build.pulled}
+
+    def renamed(build: Build) -> Build:
+        tag, base = tags.get(build.tag, build.tag), tags.get(build.base, build.base)
+        return replace(build, tag=tag, base=base, tools=tags.get(build.tools or "", build.tools))
+
+    return tuple(map(renamed, builds))
+
+
+def with_architecture(tag: str, architecture: str | None) -> str:
+    """Return the tag of the image ``tag`` for ``architecture`` (None: this host's)."""
+    return f"{tag}-{architecture}" if architecture else tag
 
 
 def _buildable(env: Environment) -> dict[str, str]:

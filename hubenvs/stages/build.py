@@ -71,13 +71,14 @@ def missing(session: Session, builds: Sequence[Build]) -> tuple[Build, ...]:
 
 def commands(session: Session, build: Build, scratch: Path) -> tuple[Argv, ...]:
     """Return the commands that make the image from the files that `gather` puts into ``scratch``."""
-    engine = session.engine
+    engine, architecture = session.engine, session.env.debian.architecture
     if build.pulled:
-        return (engine.pull_command(build.tag),)
+        return (engine.pull_command(build.tag, architecture),)
     if debian := build.debian:
         tar = str(scratch / "debian-base.tar")
-        bootstrap = bootstrap_command(debian.release, tar, DEBIAN_OPTIONS, debian_sources(on_host(debian)))
-        return bootstrap, engine.import_image_command(tar, build.tag)
+        sources = debian_sources(on_host(debian))
+        bootstrap = bootstrap_command(debian.release, tar, DEBIAN_OPTIONS, sources, architecture)
+        return bootstrap, engine.import_image_command(tar, build.tag, architecture)
     contexts = {name: str(scratch / name) for name in build.copies}
     if build.tools:
         contexts["tools"] = f"container-image://{build.tools}"
@@ -91,6 +92,7 @@ def commands(session: Session, build: Build, scratch: Path) -> tuple[Argv, ...]:
             target=build.target,
             contexts=contexts,
             ca_bundle=str(scratch / CERTIFICATES) if ca_bundle() else None,
+            architecture=architecture,
         ),
     )
 

@@ -33,12 +33,14 @@ DAMAGED = "fetch it again; nothing was loaded"
 class Index(Frozen):
     """The index of a bundle: environment, image tags, commits of working copies, digests of files.
 
-    ``checkout`` is the commit of this repository, None if it isn't a clone.
+    ``checkout`` is the commit of this repository, None if it isn't a clone. ``architecture`` is that of the
+    images, such as arm64; hubenvs<0.2: None, not recorded.
     """
 
     format: str = FORMAT
     env: str
     checkout: str | None
+    architecture: str | None = None
     images: tuple[str, ...]
     repositories: Mapping[Literal["bricsauthenticator", "slurmspawner_wrappers"], str]
     files: Mapping[str, str]
@@ -69,6 +71,7 @@ def bundle(session: Session, target: Path) -> None:
             index = Index(
                 env=env.name,
                 checkout=Git(session.programs, env.root)("rev-parse", "HEAD").text or None,
+                architecture=session.architecture(),
                 images=tuple(tags),
                 repositories=commits,  # type: ignore[arg-type]  # pydantic checks the names
                 files={path.name: _digest(path) for path in sorted(scratch.iterdir())},

@@ -24,10 +24,16 @@ _SCRATCH = os.environ.get("TMPDIR", "/var/tmp")
 def load(session: Session, index: Index, source: Path) -> None:
     """Load the bundle ``source``, whose ``index`` has been read: working copies first, then images.
 
-    An existing working copy is kept. Raises StateError, before an image is loaded, if this checkout would
-    build other images than those in the bundle.
+    An existing working copy is kept. Raises StateError, before anything is created, if the bundle is for another
+    architecture, and, before an image is loaded, if this checkout would build other images than those in the
+    bundle.
     """
     env, say = session.env, session.console.say
+    if index.architecture not in (None, wanted := session.architecture()):
+        raise StateError(
+            f"{source}: its images are for {index.architecture}, and those for {wanted} are needed here",
+            f"make the bundle on a host with {wanted}, or with --set debian.architecture={wanted}",
+        )
     with session.locked():
         restored = []
         for name, commit in index.repositories.items():

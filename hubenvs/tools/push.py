@@ -15,6 +15,7 @@ _REGISTRY = re.compile(r"[a-z0-9][a-z0-9.-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)*\Z")
 def push(session: Session, registry: str) -> None:
     """Build the images, push them to ``registry``, and print lines of local.yaml that pull them by digest.
 
+    Each becomes part of a manifest list; what another architecture's `push` has put there stays.
     ``registry`` may have a path (``registry.example.org/site``). Raises DefinitionError if it can't be a
     registry, StateError if it refuses an image.
     """
@@ -22,14 +23,14 @@ def push(session: Session, registry: str) -> None:
         hint = "like registry.example.org/site, without https://"
         raise DefinitionError(f"--registry {registry}: not the name of a registry", hint)
     builds = container_builds(session.env, build(session))
-    pushed = {}
+    architecture, pushed = session.architecture(), {}
     with session.console.busy("push", registry):
         for name, item in builds.items():
             if item.pulled:
                 continue
-            target = f"{registry}/{name}:{item.tag.rpartition(':')[2]}"
+            target = f"{registry}/{name}:{item.tag.rpartition(':')[2].removesuffix(f'-{architecture}')}"
             try:
-                digest = session.engine.push(item.tag, target)
+                digest = session.engine.push(item.tag, target, architecture)
             except CommandError as error:
                 raise StateError(
                     f"{target}: can't be pushed", "log in to the registry first", error.details

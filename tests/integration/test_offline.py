@@ -60,6 +60,13 @@ def test_a_bundle_is_all_that_up_needs(deployment: Deployment, elsewhere: Path) 
             check=False,
         )
 
+    here = deployment.engine.architecture()
+    other = next(name for name in ("arm64", "amd64") if name != here)
+    refused = offline('"$1" -m invoke load "$2" --set "debian.architecture=$3"', other)
+    assert refused.returncode == 1
+    assert f"its images are for {here}, and those for {other} are needed here" in refused.stderr
+    assert not (elsewhere / "checkout/.deploy" / deployment.env).exists()
+
     changed = elsewhere / "checkout/containers/slurm/Containerfile"
     original = changed.read_bytes()
     changed.write_bytes(original + b"\n")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
@@ -93,6 +95,31 @@ def test_no_working_copy_and_no_tools_are_in_it(prod: Deployment, container: str
     ).text
     assert f"{container}:prod-" in image or f"{container}@sha256:" in image
     assert f"/usr/src/{package}" not in prod.engine.run(("podman", "history", "--no-trunc", image)).text
+
+
+def test_push_adds_to_a_list_of_architectures(
+    engine: Engine, registry: str, instance: str, tmp_path: Path
+) -> None:
+    """What each architecture's push has put there stays; the digest is that of the list, with one image of each."""
+    target, tags = f"{registry}/listed:1", []
+    try:
+        for content, architecture in (("1", "amd64"), ("2", "arm64"), ("3", "amd64")):
+            (tmp_path / "content").write_text(content)
+            subprocess.run(("tar", "-cf", tmp_path / "tar", "-C", tmp_path, "content"), check=True)
+            tags.append(f"localhost/jupyterhub-slurm-tests/{instance}:{content}")
+            engine.run(engine.import_image_command(str(tmp_path / "tar"), tags[-1], architecture))
+            digest = engine.push(tags[-1], target, architecture)
+        shown = engine.run(("podman", "manifest", "inspect", f"{registry}/listed@{digest}")).stdout
+        images = {row["platform"]["architecture"]: row["digest"] for row in json.loads(shown)["manifests"]}
+        assert images.keys() == {"amd64", "arm64"}
+        assert len(json.loads(shown)["manifests"]) == 2
+        for architecture, content in (("amd64", "3"), ("arm64", "2")):
+            engine.run(engine.pull_command(f"{registry}/listed@{digest}", architecture))
+            image = engine.run(("podman", "inspect", "--format={{.Id}}", f"{registry}/listed@{digest}")).text
+            assert image == engine.run(("podman", "inspect", "--format={{.Id}}", tags[int(content) - 1])).text
+    finally:
+        engine.run(("podman", "rmi", "--force", *tags), check=False)
+        engine.run(("podman", "rmi", "--force", f"{registry}/listed@{digest}"), check=False)
 
 
 def test_the_hub_runs_without_what_reloads_it(prod: Deployment) -> None:

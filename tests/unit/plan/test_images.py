@@ -104,6 +104,26 @@ def test_a_snapshot_takes_the_place_of_the_mirrors(root: Path) -> None:
     assert all("/20260901T000000Z trixie" in line for line in debian_sources(env.debian))
 
 
+def test_images_for_another_architecture_have_tags_of_their_own(root: Path) -> None:
+    """They are those of this host's images and the architecture; every command of their builds names it."""
+    before = by_name(read_environment(root, "dev_dummyauth"))
+    env = read_environment(root, "dev_dummyauth", settings=["debian.architecture=arm64"])
+    builds = by_name(env)
+    assert {name: build.tag for name, build in builds.items()} == {
+        name: f"{build.tag}-arm64" for name, build in before.items()
+    }
+    tags = {build.tag for build in builds.values()}
+    assert {build.base for build in builds.values()} <= {*tags, "scratch"}
+    assert {build.tools for build in builds.values()} == {None, builds["tools"].tag}
+    assert {name: build.recipe for name, build in builds.items()} == {
+        name: build.recipe for name, build in before.items()
+    }
+    bootstrap, imported = commands(session(env), builds["debian-base"], Path())
+    assert "--architectures=arm64" in bootstrap
+    assert "--arch=arm64" in imported
+    assert "--arch=arm64" in commands(session(env), builds["slurm"], Path())[0]
+
+
 @pytest.mark.parametrize("release", ["26.05", 26.05])
 def test_slurms_release_decides_which_debian_its_images_stand_on(root: Path, release: object) -> None:
     """Slurm 26.05 is in sid, a single suite; the hub's image and the build tools stay on the other Debian."""
