@@ -24,9 +24,8 @@ _SCRATCH = os.environ.get("TMPDIR", "/var/tmp")
 def load(session: Session, index: Index, source: Path) -> None:
     """Load the bundle ``source``, whose ``index`` has been read: working copies first, then images.
 
-    An existing working copy is kept. Raises StateError, before anything is created, if the bundle is for another
-    architecture, and, before an image is loaded, if this checkout would build other images than those in the
-    bundle.
+    An existing working copy is kept. Raises StateError if the bundle is for another architecture, before
+    anything is created, or if this checkout would build other images, before any image is loaded.
     """
     env, say = session.env, session.console.say
     if index.architecture not in (None, wanted := session.architecture()):

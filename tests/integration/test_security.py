@@ -376,7 +376,9 @@ def owners(deployment: Deployment, container: str) -> set[str]:
 @pytest.mark.environments("dev_dummyauth", "dev_realauth")
 def test_only_slurm_needs_root(deployment: Deployment) -> None:
     """Every program of hub, proxy, provider and gateway is an ordinary user's, who alone reads their secrets."""
-    present = {item["name"].removeprefix(f"{deployment.status['pod']}-") for item in deployment.status["containers"]}
+    present = {
+        item["name"].removeprefix(f"{deployment.status['pod']}-") for item in deployment.status["containers"]
+    }
     for container in present & USERS.keys():
         assert owners(deployment, container) == {str(USERS[container])}
         secrets = (f"/run/credentials/{container}", f"/run/{container}")
