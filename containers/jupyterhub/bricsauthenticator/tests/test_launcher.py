@@ -103,6 +103,18 @@ def test_hub_away(alice: Hub) -> None:
     (alice.slurm / "go-").unlink()
 
 
+def test_the_end_is_told(alice: Hub) -> None:
+    """A job whose server ends by itself tells the hub, which sends nothing to that port any more."""
+    job = submit(alice, "launched")
+    until(lambda: ready(alice))
+    first = int((alice.slurm / f"{job}.pid").read_text())
+    (server,) = map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split())
+    os.kill(server, signal.SIGTERM)
+    until(lambda: not alice.server(), 15)
+    said = alice.log.read_text().partition(f"the server of job {job} has ended")[2]
+    assert "Removing user alice from proxy" in said
+
+
 def test_requeued(alice: Hub) -> None:
     """A job that Slurm starts anew has another port, which hub and proxy know within seconds."""
     job = submit(alice, "launched")

@@ -80,3 +80,64 @@ def test_one_user_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert min(pause for call, pause in zip(calls, pauses, strict=False) if call > 3) == pytest.approx(2)
     assert pauses[-1] == pytest.approx(30)
     assert sorted(pauses) == pytest.approx(pauses)
+
+
+class User:
+    """A user without a hub: knows servers by name, as JupyterHub does, and notes what is stopped."""
+
+    def __init__(self) -> None:
+        self.spawners: dict[str, BareSpawner] = {}
+        self.stopped: list[object] = []
+        self.routes_taken = 0
+        self.settings = {"proxy": self}
+
+    async def delete_user(self, user: object, name: str) -> None:
+        """Take a route."""
+        self.routes_taken += 1
+
+    async def stop(self, name: str) -> None:
+        """Stop the server that the user has now."""
+        self.stopped.append(self.spawners.pop(name))
+
+
+class UpSpawner(BareSpawner):
+    """One whose server is up."""
+
+    name = ""
+    server = True
+
+
+@pytest.mark.parametrize("way", ["poll_and_notify", "_end"])
+@pytest.mark.parametrize("next_one", ["none", "another spawner", "stopped", "same spawner"])
+def test_the_next_server(monkeypatch: pytest.MonkeyPatch, way: str, next_one: str) -> None:
+    """A server whose job has ended is stopped; one that its user has started before Slurm answers isn't."""
+
+    async def run(cmd: str, input: str, env: dict[str, str], timeout: float) -> str:
+        await asyncio.sleep(10)
+        return ""
+
+    async def main() -> None:
+        user = User()
+        one = UpSpawner(exec_prefix="", user=user)
+        told: list[int] = []
+        one.job_id, user.spawners[""] = "7", one
+        one.add_poll_callback(told.append, 1)
+        ending = asyncio.ensure_future(getattr(one, way)())
+        await asyncio.sleep(5)
+        if next_one == "another spawner":
+            user.spawners[""] = UpSpawner(exec_prefix="", user=user)
+        elif next_one == "stopped":
+            one._stop_pending = True
+        elif next_one == "same spawner":
+            one.job_id = "8"
+            monkeypatch.setattr(bricsauthenticator.job, "run", runs)
+        await ending
+        assert user.stopped == ([one] if next_one == "none" else [])
+        assert told == []
+        assert one.job_id == ("8" if next_one == "same spawner" else "")
+
+    async def runs(cmd: str, input: str, env: dict[str, str], timeout: float) -> str:
+        return "RUNNING n1"
+
+    monkeypatch.setattr(bricsauthenticator.job, "run", run)
+    run_virtually(main)

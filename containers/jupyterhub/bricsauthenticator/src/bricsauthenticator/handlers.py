@@ -80,6 +80,17 @@ class FailedHandler(JobHandler):
         self.finish({})
 
 
+class EndedHandler(JobHandler):
+    """Is told by a job that its server has ended, so that nobody's requests go to its port any more."""
+
+    @web.authenticated
+    def post(self) -> None:
+        """Answer 200 or 403."""
+        if take_end := getattr(self.spawner_of_token(), "take_end", None):  # not a spawner of another source
+            take_end()
+        self.finish({})
+
+
 MOST_SAID = 4000
 """Characters of a job's message that are shown."""
 
@@ -146,6 +157,7 @@ apihandlers.default_handlers[:0] = [
     (r"/api/batchspawner", PortHandler),
     (r"/api/batchspawner/running", RunningHandler),
     (r"/api/batchspawner/failed", FailedHandler),
+    (r"/api/batchspawner/ended", EndedHandler),
 ]
 apihandlers.default_handlers[:0] = [
     (path, ServerHandler) for path, handler, *_ in apihandlers.default_handlers if handler is UserServerAPIHandler

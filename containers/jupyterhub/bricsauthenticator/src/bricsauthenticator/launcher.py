@@ -30,6 +30,9 @@ REQUEST_TIME = 10.0
 LONGEST_PAUSE = 5.0
 """Seconds between two tries to reach the hub, or two questions whether the start has come to its end; at most."""
 
+END_REPORT_TIME = 10.0
+"""Seconds in which a job whose server has ended tells the hub so; it finds out by itself, too."""
+
 REPORT_TIME = 60.0
 """Seconds in which the hub is told why the job ends."""
 
@@ -126,9 +129,13 @@ class Hub:
     def fail(self, message: str) -> None:
         """Tell why the job ends, for the user to read."""
         print(message, file=sys.stderr, flush=True)
-        self.deadline = min(self.deadline, time.monotonic() + REPORT_TIME)
+        self.tell("/batchspawner/failed", {"message": message}, REPORT_TIME)
+
+    def tell(self, path: str, body: dict[str, Any], seconds: float) -> None:
+        """Send `body` at the job's end, for so many seconds, whatever the hub says to it."""
+        self.deadline = min(self.deadline, time.monotonic() + seconds)
         with contextlib.suppress(UnknownStart):
-            self.ask("/batchspawner/failed", {"message": message})
+            self.ask(path, body)
 
 
 def log_path(pattern: str) -> str:
@@ -290,7 +297,12 @@ def main(script: str, home: str, pattern: str, seconds: str, minutes: str = "0")
         with notice(minutes):
             server = Server(script, reserved.getsockname()[1])
             status, settled = server.watch(hub)
-        if not settled:
+        if settled:
+            # The hub sends the user's requests to this port until it knows better: nobody else listens there before.
+            with contextlib.suppress(OSError):
+                reserved.listen()
+            hub.tell("/batchspawner/ended", {}, END_REPORT_TIME)
+        else:
             hub.fail(f"The server ended with exit status {status}.\n{last_lines(log, start)}".strip())
         sys.exit(status)
     except UnknownStart as error:

@@ -10,7 +10,7 @@ from jupyterhub.objects import Server
 from jupyterhub.utils import AnyTimeoutError
 from tornado.log import app_log
 
-from bricsauthenticator.address import ReachableJob
+from bricsauthenticator.ending import EndingJob
 
 CHECK_TIME = 5.0
 """Seconds that a hub which starts waits for Slurm's word on a server, and as long for the server's own answer."""
@@ -28,7 +28,7 @@ class RunningServer(Server):
             return SimpleNamespace(headers={"X-JupyterHub-Version": jupyterhub.__version__})
 
 
-class ResumedJob(ReachableJob):
+class ResumedJob(EndingJob):
     """A job that outlives the hub, whether its server is up or still starts."""
 
     async def poll(self) -> int | None:

@@ -1,0 +1,69 @@
+"""Jobs that end by themselves: nobody's requests go to their servers' ports any more."""
+
+import asyncio
+
+from batchspawner.batchspawner import JobStatus
+
+from bricsauthenticator.address import ReachableJob
+from bricsauthenticator.job import keep
+
+END_PAUSES = (0.5, 1.0, 2.0, 4.0)
+"""Seconds before each query of a job that has said that its server has ended; then it is polled as before."""
+
+
+class EndingJob(ReachableJob):
+    """A job that tells the hub when its server has ended, and is watched for it."""
+
+    @property
+    def _is_current(self) -> bool:
+        """Whether the user has this server now, and it isn't starting or being stopped.
+
+        JupyterHub makes another spawner for a server's next start.
+        """
+        return bool(self.server) and not self.pending and self.user.spawners.get(self.name) is self
+
+    async def poll(self) -> int | None:
+        """Return None unless Slurm says that the job has ended, which is still the same as when it was asked."""
+        job_id = self.job_id
+        if await self.query_job_status() != JobStatus.NOTFOUND or self.job_id != job_id:
+            return None
+        self.clear_state()
+        return 1
+
+    async def poll_and_notify(self) -> int | None:
+        """Poll the job, clear up after its server if it has ended, and return what the poll did.
+
+        JupyterHub's own callbacks stop whatever server of that name the user has by the time that they come to it.
+        """
+        status = await self.poll()
+        if status is not None and self._is_current:
+            self.log.warning("%s: the server has stopped, its job has ended", self._log_name)
+            self.stop_polling()
+            await self._take_route()
+            if self._is_current:
+                await self.user.stop(self.name)
+        return status
+
+    async def _take_route(self) -> None:
+        try:
+            await self.user.settings["proxy"].delete_user(self.user, self.name)
+        except Exception as error:  # the hub compares the proxy's routes with its servers now and then
+            self.log.warning("%s: the proxy still has its route: %s", self._log_name, error)
+
+    def take_failure(self, said: str) -> None:
+        """Take what the job says of why it ends; one that Slurm had started anew leaves a server that was up."""
+        super().take_failure(said)
+        self.take_end()
+
+    def take_end(self) -> None:
+        """Send nobody's requests to the job's port any more: another user's job may listen there soon."""
+        if self._is_current:
+            self.log.info("%s: the server of job %s has ended", self._log_name, self.job_id)
+            keep(asyncio.ensure_future(self._end()))
+
+    async def _end(self) -> None:
+        await self._take_route()
+        for pause in END_PAUSES:
+            await asyncio.sleep(pause)
+            if not self._is_current or await self.poll_and_notify() is not None:
+                return
