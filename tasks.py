@@ -47,12 +47,14 @@ def clone(ctx: Context, env: Option = None, instance: Option = None, set_: Setti
     hubenvs.stages.clone.clone(open_session(ctx, env, instance, set_))
 
 
-@task(changes=True)
-def build(ctx: Context, env: Option = None, instance: Option = None, set_: Settings = None) -> None:
+@task(changes=True, help={"sbom": "folder for a bill of materials (CycloneDX) of each image"})
+def build(
+    ctx: Context, env: Option = None, instance: Option = None, set_: Settings = None, sbom: Option = None
+) -> None:
     """Build the images whose content has changed, both containers' at the same time."""
-    import hubenvs.stages.build
+    import hubenvs.tools.build
 
-    hubenvs.stages.build.build(open_session(ctx, env, instance, set_))
+    hubenvs.tools.build.build(open_session(ctx, env, instance, set_), Path(sbom) if sbom else None)
 
 
 @task(changes=True)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
-from .helpers import ROOT, START, Deployment, entry, invoke, once
+from .helpers import ROOT, START, Deployment, entry, inside, invoke, once
 
 pytestmark = pytest.mark.environments("dev_dummyauth", "dev_realauth")
 
@@ -34,6 +37,24 @@ def test_a_packages_own_tests_run_in_its_image(deployment: Deployment) -> None:
     assert " passed" in invoke("test-repo", "slurmspawner_wrappers", "--env", deployment.env).stdout
     options = ("--env", deployment.env, "--arguments", "--no-such-option")
     assert invoke("test-repo", "slurmspawner_wrappers", *options, check=False).returncode == 4
+
+
+@once
+@inside
+def test_an_image_has_a_bill_of_materials(deployment: Deployment, tmp_path: Path) -> None:
+    """It names what Debian, PyPI and npm have given, in the versions that are in the image."""
+    invoke("build", "--env", deployment.env, "--sbom", str(tmp_path))
+    bills = {path.name: json.loads(path.read_text()) for path in tmp_path.iterdir()}
+    assert bills.keys() == {"jupyterhub.cdx.json", "slurm.cdx.json"}
+    purls = {item["purl"] for bill in bills.values() for item in bill["components"]}
+    query = ("dpkg-query", "--show", "--showformat=pkg:deb/debian/${Package}@${Version}?arch=${Architecture}")
+    assert {
+        deployment.run_in("slurm", *query, "slurmd"),
+        deployment.run_in("jupyterhub", *query, "nodejs"),
+    } <= {unquote(purl) for purl in purls}
+    hub = deployment.run_in("jupyterhub", "/opt/jupyterhub/bin/jupyterhub", "--version")
+    proxy = deployment.run_in("jupyterhub", "configurable-http-proxy", "--version")
+    assert {f"pkg:pypi/jupyterhub@{hub}", f"pkg:npm/configurable-http-proxy@{proxy}"} <= purls
 
 
 @once

@@ -1,0 +1,73 @@
+"""A software bill of materials of an image, as CycloneDX, from what its package managers have recorded."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from typing import Any
+from urllib.parse import quote
+
+# Prints what is installed: lines of `deb`, `pypi` and `npm` records, run by sh in a container of the image.
+# Debian's own Python packages are among the first. npm keeps a lock file of what it has installed.
+LIST = r"""
+dpkg-query --show --showformat='deb\t${Package}\t${Version}\t${Architecture}\n'
+find / -xdev -path /usr/lib/python3 -prune -o -path '*.dist-info/METADATA' -print | while read -r file; do
+    awk '/^Name:/ {name = $2} /^Version:/ {version = $2} /^\r?$/ {exit}
+        END {printf "pypi\t%s\t%s\n", name, version}' "$file"
+done
+find / -xdev -path '*/node_modules/.package-lock.json' | while read -r file; do
+    printf 'npm\t'; tr -d '\n' <"$file"; echo
+done
+"""
+
+
+def components(listing: str) -> list[dict[str, str]]:
+    """Return a component for each package in ``listing``, the output of `LIST`, sorted by its purl."""
+    found: dict[str, dict[str, str]] = {}
+    for line in listing.splitlines():
+        kind, _, record = line.partition("\t")
+        for name, version, purl in _npm(record) if kind == "npm" else [_package(kind, *record.split("\t"))]:
+            found[purl] = {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
+    return [found[purl] for purl in sorted(found)]
+
+
+def _package(kind: str, name: str, version: str, architecture: str = "") -> tuple[str, str, str]:
+    """Return name, version and purl of a Debian or Python package."""
+    if kind == "deb":
+        path = f"deb/debian/{quote(name)}@{quote(version, safe=':')}?arch={architecture}"
+    else:
+        path = f"pypi/{re.sub(r'[-_.]+', '-', name).lower()}@{quote(version, safe=':')}"
+    return name, version, f"pkg:{path}"
+
+
+def _npm(lock: str) -> list[tuple[str, str, str]]:
+    """Return the same of each package in a lock file of npm."""
+    packages = [
+        (path.rpartition("node_modules/")[2], item["version"])
+        for path, item in json.loads(lock)["packages"].items()
+    ]
+    return [
+        (name, version, f"pkg:npm/{quote(name)}@{quote(version, safe=':')}") for name, version in packages
+    ]
+
+
+def document(image: str, listing: str, version: str) -> dict[str, Any]:
+    """Return the bill of ``image``, whose packages ``listing`` has; ``version``: this suite's.
+
+    The same image always has the same bill: it has no date.
+    """
+    name, _, tag = image.rpartition(":")
+    items = components(listing)
+    return {
+        "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "serialNumber": uuid.uuid5(uuid.NAMESPACE_URL, f"{image} {json.dumps(items)}").urn,
+        "version": 1,
+        "metadata": {
+            "tools": {"components": [{"type": "application", "name": "hubenvs", "version": version}]},
+            "component": {"type": "container", "bom-ref": image, "name": name, "version": tag},
+        },
+        "components": items,
+    }
