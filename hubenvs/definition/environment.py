@@ -215,12 +215,14 @@ class Environment(Frozen):
         if page is None or port.name not in self.published or self.auth.kind not in page.status:
             return None
         base = self.base_url.rstrip("/") if page.below_base_url else ""
+        if self.hub.subdomain_host and port.name == "jupyterhub":  # pages have another host's name
+            return f"http://{self.published[port.name]}{base}/hub/health", 200
         return f"http://{self.published[port.name]}{base}{page.path}", page.status[self.auth.kind]
 
     @property
     def url(self) -> str | None:
         """Return the hub's URL for a browser; None if it isn't published."""
-        origin = self.hub.external_url
+        origin = self.hub.external_url or self.hub.subdomain_host
         return f"{origin}{self.base_url.rstrip('/')}" if origin else self.gateway_url or self.hub_url
 
     @property

@@ -148,6 +148,7 @@ class Hub(Frozen):
     admin_users: tuple[Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]*$")], ...]
     cookie_max_age_days: Annotated[float, Field(gt=0, le=3650, allow_inf_nan=False)]
     external_url: Annotated[str, Field(pattern=_ORIGIN)] | None
+    subdomain_host: Annotated[str, Field(pattern=_ORIGIN)] | None
     named_servers: StrictBool
     # Below 0.1 s the hub would do little but run queries.
     start_poll_interval: Annotated[float, Field(ge=0.1, le=3600, allow_inf_nan=False)]

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from urllib.parse import urlsplit
 
 from ..definition.containers import PORTS
 from ..errors import StateError
@@ -117,9 +118,11 @@ def hub_answers(session: Session) -> bool:
 
 def _ask(session: Session, port: int | None, path: str) -> str:
     """Return the first line of the answer to a request for ``path`` at ``port``, made in the pod."""
-    container, request = session.env.container("jupyterhub"), f"GET {path} HTTP/1.0\r\n\r\n".encode()
+    env = session.env
+    host = urlsplit(env.hub.subdomain_host or "").netloc or "localhost"
+    request = f"GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n".encode()
     command = ("nc", "-w2", "127.0.0.1", str(port))
-    answer = session.engine.exec(container, *command, stdin=request, check=False)
+    answer = session.engine.exec(env.container("jupyterhub"), *command, stdin=request, check=False)
     return answer.text.partition("\r\n")[0]
 
 

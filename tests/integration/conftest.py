@@ -8,10 +8,12 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import pytest
 
 from .helpers import (
+    DOMAIN,
     FURTHER,
     ROOT,
     STOP,
@@ -24,6 +26,7 @@ from .helpers import (
     marks,
     open_engine,
     options,
+    settings,
     traces,
 )
 
@@ -108,3 +111,15 @@ def deployment(env_name: str, instance: str, engine: Engine) -> Iterator[Deploym
         time.sleep(0.2)
     assert left == set()
     assert not (ROOT / ".deploy" / f"{env_name}-{instance}").exists()
+
+
+@pytest.fixture(scope="module")
+def origin(deployment: Deployment) -> Iterator[str]:
+    """Scheme, name and port of a hub whose users have domains, and which looks at servers twice a minute."""
+    origin = f"http://{DOMAIN}:{urlsplit(deployment.status['url']).port}"
+    further = settings(hub__subdomain_host=origin, hub__poll_interval="30")
+    try:
+        assert f"{origin}/jupyter" in invoke("up", *deployment.options, *deployment.settings, *further).stdout
+        yield origin
+    finally:
+        invoke("up", *deployment.options, *deployment.settings)

@@ -86,6 +86,8 @@ PERSONAL = {
 }
 
 
+# One whose names below it browsers take for this host: for `hub.subdomain_host`.
+DOMAIN = "hub.localhost"
 FURTHER: list[str] = []  # of the command line: `pytest --set slurm.release=26.05`
 
 

@@ -11,7 +11,11 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from .helpers import ROOT, START, STOP, Deployment, wait_until
 
-pytestmark = pytest.mark.environments("dev_dummyauth", "dev_realauth")
+CHROMIUM = Path("/usr/bin/chromium")
+pytestmark = [
+    pytest.mark.environments("dev_dummyauth", "dev_realauth"),
+    pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no Chromium: `apt-get install chromium`"),
+]
 
 # Without them Chromium asks its maker for things, which takes time where there is no way to there.
 ARGUMENTS = (
@@ -30,7 +34,7 @@ def page(env_name: str) -> Iterator[Page]:
     """A page in a browser of its own; how it was at last is in a picture too, whatever happened."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path="/usr/bin/chromium", args=list(ARGUMENTS), chromium_sandbox=os.geteuid() != 0
+            executable_path=CHROMIUM, args=list(ARGUMENTS), chromium_sandbox=os.geteuid() != 0
         )
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         page.set_default_timeout(1000 * START)
@@ -115,3 +119,43 @@ def test_the_whole_way(page: Page, deployment: Deployment) -> None:
     page.goto(f"{url}/hub/home")
     log_in(page, deployment, album)
     expect(page.get_by_role("button", name="Start My Server")).to_be_visible()
+
+
+# What a page does that would act as its visitor: take pages of the hub, the token against forged requests in them
+# included, and make an API token. Each end is an HTTP status, 0 where it is hidden, or the browser's refusal.
+ATTACK = """async hub => {
+    const tokens = `${hub}/jupyter/hub/api/users/alice/tokens`, body = JSON.stringify({note: 'stolen'});
+    const attempts = [
+        () => fetch('/jupyter/hub/home'),
+        () => fetch(`${hub}/jupyter/hub/token`, {credentials: 'include'}),
+        () => fetch(tokens, {method: 'POST', credentials: 'include', body}),
+        () => fetch(tokens, {method: 'POST', credentials: 'include', body, mode: 'no-cors'}),
+    ];
+    const ends = [];
+    for (const attempt of attempts) ends.push(await attempt().then(answer => answer.status, error => error.name));
+    return ends;
+}"""
+STOLEN = (
+    "import sqlite3; print(sqlite3.connect('/var/lib/jupyterhub/jupyterhub.sqlite')"
+    ".execute('select count(*) from api_tokens where note = ?', ['stolen']).fetchone()[0])"
+)
+
+
+@pytest.mark.environments("dev_dummyauth")
+def test_a_page_of_a_users_domain_is_a_stranger_to_the_hub(
+    page: Page, deployment: Deployment, origin: str
+) -> None:
+    """With `hub.subdomain_host`: it reads none of the hub's pages and makes no token, though cookies go along."""
+    page.goto(f"{origin}/jupyter/hub/spawn")
+    page.get_by_label("Password").fill(deployment.password)
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_label("Project").select_option(f"{PROJECT}.brics")
+    assert page.evaluate(ATTACK, origin)[:2] == [200, 200]  # the hub's own page
+    page.get_by_role("button", name="Start").click()
+    page.wait_for_url("**/lab**")
+    assert page.url.startswith(origin.replace("//", "//alice."))
+    assert page.evaluate(ATTACK, origin) == [404, "TypeError", "TypeError", 0]
+    assert deployment.run_in("jupyterhub", "python3", "-c", STOLEN) == "0"
+    page.goto(f"{origin}/jupyter/hub/home")
+    page.get_by_role("button", name="Stop My Server").click()
+    wait_until(lambda: not deployment.jobs(), STOP, "the job has not ended")

@@ -33,6 +33,7 @@ c.JupyterHub.base_url = setting("BASE_URL", "/jupyter")
 # The URL at which people find the hub. With https the cookies of hub and servers are Secure.
 if url := setting("EXTERNAL_URL"):
     c.JupyterHub.public_url = f"{url}{c.JupyterHub.base_url}"
+c.JupyterHub.subdomain_host = setting("SUBDOMAIN_HOST")
 c.JupyterHub.db_url = "sqlite:////var/lib/jupyterhub/jupyterhub.sqlite"
 c.JupyterHub.upgrade_db = (
     True  # that of a kept volume, if JupyterHub is newer; a copy of the old one stays beside it

@@ -11,6 +11,13 @@ const PROXIED = "x-jupyterhub-proxied";
 const ADDRESS = "x-real-ip";
 const proxied = createHash("sha256").update(`proxied ${process.env.CONFIGPROXY_AUTH_TOKEN}`).digest("hex");
 
+// With a domain for each user the hub's route is for all names. At users' names it must not answer: their pages would be of
+// its origin. A probe comes by any name; the way to a server that isn't there is a redirect to the hub's own name.
+const domain = process.env.DEPLOY_CONFIG_SUBDOMAIN_HOST && new URL(process.env.DEPLOY_CONFIG_SUBDOMAIN_HOST).hostname;
+const base = (process.env.DEPLOY_CONFIG_BASE_URL ?? "").replace(/\/$/, "");
+const hostname = (request) => (request.headers.host ?? "").toLowerCase().replace(/:\d*$/, "");
+const anywhere = ({ url }) => url.split("?")[0] === `${base}/hub/health` || url.startsWith(`${base}/user/`);
+
 const program = pathToFileURL(realpathSync(process.argv[1]));
 const module = await import(new URL("../lib/configproxy.js", program));
 const proxy = (module.ConfigurableProxy ?? module.default.ConfigurableProxy).prototype;
@@ -22,6 +29,7 @@ proxy.targetForReq = async function (request) {
     const match = await targetForReq.call(this, request);
     const route = match && (await this._routes.get(match.prefix));
     const toHub = route?.hub === true;
+    if (toHub && domain && hostname(request) !== domain && !anywhere(request)) return undefined;
     for (const name of Object.keys(request.headers)) {
         const spelled = name.replaceAll("_", "-"); // node has them in lower case
         // The hub would believe a client's X-Real-IP. The address that this proxy adds is in X-Forwarded-For.
