@@ -22,6 +22,7 @@ import pytest
 import yaml
 
 from hubenvs.console import Console as Console
+from hubenvs.definition.configmap import KEYS as KEYS
 from hubenvs.engines.engine import Engine as Engine
 from hubenvs.engines.git import working_files as working_files
 from hubenvs.engines.host import ca_bundle as ca_bundle

@@ -9,13 +9,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 
 from .helpers import (
+    KEYS,
     ROOT,
     START,
     CommandError,
     Engine,
+    HubUser,
+    StateError,
     ca_bundle,
     entry,
     free_port,
@@ -29,6 +33,7 @@ from .helpers import (
 
 # What of each environment is the site's.
 SITES = {
+    "dev_realauth": ("oidc-provider",),
     "dev_dummyauth_extslurm": ("slurm",),
     "dev_realauth_zenithclient": ("oidc-provider",),
     "prod": ("slurm", "oidc-provider"),
@@ -49,6 +54,24 @@ TUNNEL = "localhost/jupyterhub-slurm-tests/tunnel:1"
 CLIENT = "ghcr.io/azimuth-cloud/zenith-client:0.16.1"
 # Seconds for a tunnel to be there, again too: the client waits 5 before it tries again.
 CONNECTED = START
+# The beginning of a ConfigMap as isambard-sc/brics_jupyterhub_envs has it.
+CONFIG_MAP = """\
+apiVersion: core/v1
+kind: ConfigMap
+metadata:
+  name: deploy-config
+immutable: true
+data:  # of this site"""
+PASSWORD = "a password of before"
+# Prints a cookie's value as it was signed some hours ago; reads the secret of the signature.
+AGED = """
+import sys, time
+from tornado.web import create_signed_value, decode_signed_value
+secret, (_, name, value, hours) = bytes.fromhex(sys.stdin.read().strip()), sys.argv
+content = decode_signed_value(secret, name, value.strip('"'))
+aged = create_signed_value(secret, name, content, clock=lambda: time.time() - 3600 * float(hours))
+print(aged.decode())
+"""
 
 
 def options(*settings: str) -> tuple[str, ...]:
@@ -114,16 +137,40 @@ class FarEnd:
 
 @dataclass(frozen=True)
 class Hub:
-    """The hub's deployment: how to name it to a task, the settings that it is brought up with, the site's files."""
+    """The hub's deployment: how to name it to a task, its settings (as of `--set`), the folder of the site's files."""
 
     named: tuple[str, ...]
-    settings: tuple[str, ...]
+    values: tuple[str, ...]
     folder: Path
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Return the options with its settings."""
+        return options(*self.values)
 
     @property
     def up(self) -> tuple[str, ...]:
         """Return the task that brings it up."""
         return ("up", *self.named, *self.settings, "--yes")
+
+    def moved(self) -> tuple[str, ...]:
+        """Return the task that brings it up as a deployment of isambard-sc/brics_jupyterhub_envs.
+
+        Its ConfigMap is among the site's files, and has all that such a one can say.
+        """
+        values = dict(value.split("=", 1) for value in self.values)
+        data = {theirs: values.pop(ours) for theirs, ours in KEYS.items() if ours in values}
+        if accounts := values.pop("dev_users", ""):
+            data |= {"devUsers": accounts.strip("[]").replace(",", ""), "dummyAuthPassword": PASSWORD}
+        lines = (
+            f'  {key}: "{value}"'
+            for key, value in {"logLevel": "DEBUG", "baseUrl": "/jupyter", **data}.items()
+        )
+        (self.folder / "deploy_config.yaml").write_text("\n".join((CONFIG_MAP, *lines)) + "\n")
+        for known in ("site_folder", "zenith.server_address"):  # what the files beside it say
+            values.pop(known, None)
+        rest = options(*(f"{key}={value}" for key, value in values.items()))
+        return ("up", *self.named, "--configmap", str(self.folder / "deploy_config.yaml"), *rest, "--yes")
 
 
 @pytest.fixture(scope="module")
@@ -202,30 +249,41 @@ def hub(
             "slurm.jupyter_data_dir=/opt/jupyter/share/jupyter",
         ]
     if "oidc-provider" in SITES[env_name]:
-        far_end, image = request.getfixturevalue("far_end"), request.getfixturevalue("client")
         settings += [
             f"auth.oidc_server={site.issuer}",
             "auth.platform=dev.platform",
             "auth.audience=jupyterhub",
-            f"zenith.server_address={address(engine, far_end.container)}",
-            f"zenith.image={image}",
         ]
+    if env_name == "dev_realauth":
+        settings.append(f"publish.jupyterhub=127.0.0.1:{free_port()}")
+    elif "oidc-provider" in SITES[env_name]:
+        far_end, image = request.getfixturevalue("far_end"), request.getfixturevalue("client")
+        settings += [f"zenith.server_address={address(engine, far_end.container)}", f"zenith.image={image}"]
     if env_name != "prod":
         settings.append(USERS)
     named = ("--env", env_name, "--instance", instance)
     try:
-        yield Hub(named, options(*settings), folder)
+        yield Hub(named, tuple(settings), folder)
     finally:
         invoke("down", *named, "--yes")
 
 
 @pytest.fixture(scope="module")
 def tunnel(hub: Hub, far_end: FarEnd, engine: Engine) -> None:
-    """The key that the far end knows, and the client's configuration, among the site's files."""
+    """The key that the far end knows, and the client's configuration, among the site's files, by their other names."""
     private, public = ssh_key_pair("tunnel")
-    for name, content in (("zenith_client_key", private), ("zenith_client_key.pub", public)):
+    for name, content in (("ssh_zenith_client_key", private), ("ssh_zenith_client_key.pub", public)):
         write_private(hub.folder / name, content)
-    (hub.folder / "zenith_client.yaml").write_text('{"backend_protocol": "http", "skip_auth": true}\n')
+    configuration = {
+        "serverAddress": address(engine, far_end.container),
+        "serverPort": 22,
+        "authOidcIssuer": "https://idp.example.org/realms/site",
+        "authOidcClientId": "jupyterhub",
+        "debug": True,
+        "backend_protocol": "http",
+        "skip_auth": True,
+    }
+    (hub.folder / "zenith_client_config.yaml").write_text(json.dumps(configuration))
     known = ("tee", "/etc/ssh/tunnel_authorized_keys")
     engine.run(engine.exec_command(far_end.container, *known, interactive=True), stdin=public.encode())
 
@@ -266,7 +324,7 @@ def test_prod_is_not_brought_up_unasked(hub: Hub) -> None:
 @pytest.mark.environments("dev_dummyauth_extslurm")
 def test_a_user_works_at_the_site(hub: Hub) -> None:
     """Log-in, a job on the site's node, a kernel in it that the hub's proxy reaches, and the job gone after a stop."""
-    held = re.search(r"SSH from the hub to Slurm: (\d+) proofs hold", invoke(*hub.up).stdout)
+    held = re.search(r"SSH from the hub to Slurm: (\d+) proofs hold", invoke(*hub.moved()).stdout)
     # Log-in by both ways; three wrappers; another command, two variables, root's rights twice.
     assert held is not None
     assert int(held[1]) >= 10
@@ -275,11 +333,22 @@ def test_a_user_works_at_the_site(hub: Hub) -> None:
     assert "all well" in walked
 
 
+@pytest.mark.environments("dev_realauth")
+def test_a_user_works_with_a_provider_elsewhere(hub: Hub, site: Site, tmp_path: Path) -> None:
+    """A ConfigMap that names one leaves the bundled provider and the gateway out; its tokens log in at the hub."""
+    invoke(*hub.moved())
+    token = tmp_path / "token"
+    token.write_text(invoke("token", *site.named, "--user", "alice").stdout)
+    walked = invoke("verify", *hub.named, "--token-file", str(token)).stdout
+    assert "42 alice.project1" in walked
+    assert "all well" in walked
+
+
 @tunnelled
 @pytest.mark.usefixtures("tunnel")
 def test_a_user_works_through_the_tunnel(hub: Hub, site: Site, far_end: FarEnd, tmp_path: Path) -> None:
     """The same by way of the tunnel alone, with a token of a provider elsewhere: no port of the hub is published."""
-    invoke(*hub.up)
+    invoke(*hub.moved())
     status = entry(hub.named[-1])
     assert status is not None
     assert status["url"] is None
@@ -290,6 +359,53 @@ def test_a_user_works_through_the_tunnel(hub: Hub, site: Site, far_end: FarEnd, 
     ).stdout
     assert "42 alice.project1" in walked
     assert "all well" in walked
+
+
+@tunnelled
+def test_the_next_up_has_the_settings_of_the_config_map(hub: Hub) -> None:
+    """They aren't lost without the option, and none of them falls back to a default."""
+    kept = ("publish.", "slurm.host_aliases", "slurm.ssh_port", "zenith.image", "hub.poll_interval")
+    rest = [value for value in hub.values if value.startswith(kept)]
+    assert "is up and unchanged" in invoke("up", *hub.named, *options(*rest), "--yes").stdout
+
+
+@pytest.mark.environments("prod")
+def test_prod_is_strict(hub: Hub, site: Site, far_end: FarEnd, engine: Engine) -> None:
+    """A log-in lasts 12 h and its end is the tunnel's; no named servers; a job has one node."""
+    container, sign_out = (
+        f"jupyterhub-slurm-prod-{hub.named[-1]}-jupyterhub",
+        "/jupyter/_oidc/sign_out?rd=%2Fjupyter",
+    )
+    secret = ROOT / ".deploy" / f"prod-{hub.named[-1]}" / "secrets/cookie_secret"
+    url, token = f"{far_end.url()}/jupyter", invoke("token", *site.named, "--user", "alice").stdout.strip()
+    with HubUser(url) as user:
+        user.log_in_with(token)
+        (session,) = (
+            cookie for cookie in user.http.cookies.jar if cookie.name.startswith("jupyterhub-hub-login")
+        )
+        for hours, page in ((11, "/jupyter/hub/home"), (13, "/jupyter/hub/login")):
+            aged = ("/opt/jupyterhub/bin/python", "-c", AGED, session.name, str(session.value), str(hours))
+            value = engine.run(
+                engine.exec_command(container, *aged, interactive=True), stdin=secret.read_bytes()
+            ).text
+            answer = httpx.get(
+                f"{url}/hub/home", cookies={session.name: value}, trust_env=False, timeout=START
+            )
+            where = answer.headers.get("Location", "/jupyter/hub/home").partition("?")[0]
+            assert where == page, f"after {hours} h"
+        with pytest.raises(StateError, match="400"):
+            user.api("POST", "/users/alice/servers/second")
+        user.spawn({"brics_project": "project1.brics"})
+        user.wait_ready(START)
+        (job,) = engine.exec(site.slurm, "squeue", "--noheader", "--format=%i").text.split()
+        script = engine.exec(site.slurm, "scontrol", "write", "batch_script", job, "-").text
+        assert "#SBATCH --nodes=1\n" in script
+        user.stop(START)
+        left = user.http.get(f"{url}/hub/logout", follow_redirects=False)
+        assert left.headers["Location"] == sign_out
+    headers = {"X-Auth-Id-Token": f"{token}x"}
+    refused = httpx.get(f"{url}/hub/login", headers=headers, trust_env=False, timeout=START)
+    assert (refused.status_code, refused.headers["Location"]) == (302, "/jupyter/hub/logout")
 
 
 @pytest.mark.environments("prod")

@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from hubenvs.definition.read import read_environment
 from hubenvs.errors import HubEnvsError
 from hubenvs.tools import bundle
+from hubenvs.tools.load import load
+
+from ..helpers import session
 
 CONTENT = {"images.tar": b"layers" * 4000, "manifest.yaml": b"kind: Pod\n"}
 RIGHT = {"format": bundle.FORMAT, "env": "dev", "checkout": None, "images": [], "repositories": {}}
@@ -123,3 +127,14 @@ def test_what_only_claims_to_be_large_is_refused(tmp_path: Path) -> None:
         tar.addfile(sparse)
     with pytest.raises(HubEnvsError, match="not what the bundle was made with"):
         bundle.read_index(path)
+
+
+def test_a_bundle_for_another_architecture_is_refused_by_name(root: Path, tmp_path: Path) -> None:
+    """Before anything is created; one that doesn't say what it is for, of an earlier version, is read all the same."""
+    env = read_environment(root, "dev_dummyauth", settings=["debian.architecture=amd64"])
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in CONTENT.items()}
+    path = made(tmp_path / "site.tar", index=RIGHT | {"files": digests, "architecture": "arm64"})
+    with pytest.raises(HubEnvsError, match="its images are for arm64, and those for amd64 are needed here"):
+        load(session(env), bundle.read_index(path), path)
+    assert not env.deploy_folder.exists()
+    assert bundle.read_index(made(path)).architecture is None
