@@ -275,7 +275,8 @@ def test_a_hub_is_adopted_with_its_running_servers(
 
 # -- the form, GPUs, and a user environment like conda's -------------------------------------------------
 
-# As conda's own script does: a function, and variables that need not be set.
+# A stand-in: PyPI has no conda that runs today. As conda's own script does: a function, and variables that need not
+# be set.
 ACTIVATE = """
 _CONDA_ROOT=/opt/conda
 conda() {
