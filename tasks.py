@@ -314,7 +314,7 @@ def down(
     """Take an environment down: pod, Secrets, volumes and deploy folder; without --env the one that is up."""
     import hubenvs.tools.down
 
-    cluster = cli.cluster_of(engine, context, namespace, env, instance)
+    cluster = cli.chosen_cluster(engine, context, namespace, env, instance)
     opened, console = cli.open_engine(ctx, cluster=cluster)
     hubenvs.tools.down.down(
         ROOT,
@@ -335,7 +335,7 @@ def status(
     """Show what is up: state, URL, user, containers, volumes, working copies; here or in a cluster."""
     import hubenvs.tools.status
 
-    opened, console = cli.open_engine(ctx, json, cli.cluster_of(engine, context, namespace))
+    opened, console = cli.open_engine(ctx, json, cli.chosen_cluster(engine, context, namespace))
     hubenvs.tools.status.status(ROOT, opened, console, json)
 
 

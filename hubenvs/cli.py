@@ -154,7 +154,7 @@ def cluster_settings(engine: Option, context: Option, namespace: Option) -> list
     return ["engine=kubernetes", f"kubernetes.context={context}", f"kubernetes.namespace={namespace}"]
 
 
-def cluster_of(
+def chosen_cluster(
     engine: Option, context: Option, namespace: Option, env: Option = None, instance: Option = None
 ) -> Cluster | None:
     """Return the cluster that the options name, or in which `up` has deployed ``env``; None: this host."""

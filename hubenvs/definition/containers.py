@@ -145,6 +145,7 @@ _TABLE = (
             Key("known_hosts", file="ssh_known_hosts", file_when="site"),
             Key("crypt_keys"),
             Key("cookie_secret"),
+            Key("proxy_token", when="site"),
             Key(PASSWORD_KEY, when="dummy"),
             Key("ca_certificates", when="external", file="ca.pem"),
         ),
@@ -222,4 +223,5 @@ PORTS: Mapping[str, Port] = {port.name: port for row in _TABLE for port in row.p
 IDENTITY = tuple(row.name for row in _TABLE if row.identity)
 FRONT_ENDS = ("gateway", "zenith-client")  # containers that find the hub inside the pod
 TUNNEL = "zenith-client"  # people reach a hub that isn't published through this container
+PROXY = "proxy"  # a cluster's container for the hub's proxy, where that is in a pod of its own
 ACCOUNTING = "accounting"  # exists when slurm.accounting is set

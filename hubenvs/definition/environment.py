@@ -13,7 +13,7 @@ from .. import __version__
 from ..files import digest
 from . import containers as table
 from . import names
-from .containers import ACCOUNTING, BASE_IMAGES, CONTAINERS, IDENTITY, PORTS, REPOSITORIES, Condition
+from .containers import ACCOUNTING, BASE_IMAGES, CONTAINERS, IDENTITY, PORTS, PROXY, REPOSITORIES, Condition
 from .parts import Port, Secret, Volume
 from .schema import (
     Auth,
@@ -255,6 +255,19 @@ class Environment(Frozen):
     def slurm_elsewhere(self) -> bool:
         """Return whether the hub uses the Slurm of another host."""
         return "jupyterhub" in self.containers and "slurm" not in self.containers
+
+    @property
+    def proxy_apart(self) -> bool:
+        """Return whether a cluster runs the hub's proxy in a pod of its own, so that it outlives the hub's.
+
+        Slurm's nodes, and the bundled provider, have addresses that are the pod's loopback.
+        """
+        return self.slurm_elsewhere and not set(IDENTITY) & set(self.containers)
+
+    @property
+    def proxy_container(self) -> str:
+        """Return the container in which the hub's proxy runs."""
+        return PROXY if self.engine and self.proxy_apart else "jupyterhub"
 
     @property
     def ssh_target(self) -> str:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from ..files import digest
-from .containers import CONTAINERS
+from .containers import CONTAINERS, PROXY
 
 PART_OF = "jupyterhub-slurm"
 LABEL_PART_OF = "app.kubernetes.io/part-of"
@@ -16,6 +16,7 @@ LABEL_VERSION = "app.kubernetes.io/version"
 LABEL_STAGE = "jupyterhub-slurm/stage"
 LABEL_CHECKOUT = "jupyterhub-slurm/checkout"
 LABEL_FINGERPRINT = "jupyterhub-slurm/fingerprint"
+LABEL_COMPONENT = "app.kubernetes.io/component"  # of a cluster's pods
 LABEL_SECRETS = "jupyterhub-slurm/secrets"  # an annotation of the pod: versions of its Secrets
 
 SERVICE_ACCOUNT = "jupyterspawner"  # the hub logs in as this account where Slurm is
@@ -72,6 +73,6 @@ def check_instance(name: str | None) -> str | None:
     """Return ``name`` (None: no instance); raise ValueError unless it can be part of Kubernetes names."""
     if name is not None and not _INSTANCE_NAME.match(name):
         raise ValueError("an instance's name has lower-case letters, digits and '-' inside")
-    if name in CONTAINERS:
+    if name in (*CONTAINERS, PROXY):
         raise ValueError("this is a container's name")
     return name

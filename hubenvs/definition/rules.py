@@ -107,7 +107,7 @@ def _published_ports(env: Environment) -> None:
 
 def _site(env: Environment) -> None:
     """Require that servers on another host's Slurm can reach the hub."""
-    if env.publish["hub-api"] is None:
+    if env.publish["hub-api"] is None and not env.engine:  # in a cluster a Service has it
         raise ValueError("publish.hub-api: an address of this host that the compute nodes reach is missing")
     if urlsplit(env.slurm.hub_connect_url).hostname in ("127.0.0.1", "localhost", "::1"):
         raise ValueError("slurm.hub_connect_url: on a compute node this is the node itself, not the hub")

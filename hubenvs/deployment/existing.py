@@ -66,7 +66,7 @@ class Existing:
         if self.pod is None or not self.containers:
             return "partial"
         running = [container.state == "running" for container in self.containers]
-        complete = env is None or len(running) == len(env.containers)
+        complete = env is None or len(running) >= len(env.containers)
         return "up" if complete and all(running) else "degraded" if any(running) else "stopped"
 
     def folder(self, root: Path) -> Path | None:

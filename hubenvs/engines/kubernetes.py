@@ -1,38 +1,44 @@
-"""Kubernetes: every command line of kubectl, and every reading of its output.
-
-kubectl is run as a program, as the user runs it: it knows the user's kubeconfig and log-in plugins, `exec`
-and `port-forward`, and it is no dependency of ours. Images are still podman's.
-"""
+"""Kubernetes: every command line of kubectl, and every reading of its output."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
 import json
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence, Set
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..definition.containers import CONTAINERS
-from ..definition.names import LABEL_CHECKOUT, LABEL_INSTANCE, LABEL_PART_OF, PART_OF, own_user, part_name
+from ..definition.containers import CONTAINERS, FRONT_ENDS, PROXY
+from ..definition.names import (
+    LABEL_CHECKOUT,
+    LABEL_COMPONENT,
+    LABEL_INSTANCE,
+    LABEL_PART_OF,
+    PART_OF,
+    own_user,
+    part_name,
+)
 from ..errors import CommandError, StateError
 from .cluster import Cluster, load_command
 from .engine import Container, ContainerState, Listing, Pod, PublishedPort, Resource
-from .images import Images
+from .kubectl import Kubectl
 from .process import ANSWER, Argv, Completed, Programs
 from .rollout import Rollout
 
-OLDEST = (1, 20)
 MANAGER = "hubenvs"  # of the fields that we apply
 # The kinds that a deployment consists of; its volumes are removed only when asked for.
-KINDS = "statefulsets,services,configmaps,secrets,networkpolicies,ingresses"
+PRUNED = "deployments,services,networkpolicies,poddisruptionbudgets,ingresses"
+KINDS = f"statefulsets,configmaps,secrets,{PRUNED}"
+REVISIONS = ("ControllerRevision", "ReplicaSet")
 # Seconds until port-forward listens, and until a pod that ends is gone.
 FORWARD, GONE = 15, 90
 
 
-class Kubernetes(Images):
+class Kubernetes(Kubectl):
     """The engine of ``cluster``. A deployment there belongs to every checkout, so also to ``checkout``."""
 
     name = "kubernetes"
@@ -40,57 +46,9 @@ class Kubernetes(Images):
     def __init__(
         self, folder: Path | None, programs: Programs, label: str, cluster: Cluster, checkout: str
     ) -> None:
-        super().__init__(folder, programs, label)
-        self.cluster = cluster
+        super().__init__(folder, programs, label, cluster)
         self._checkout = checkout
-
-    def command(self, *arguments: str) -> Argv:
-        """Return the command line of kubectl with ``arguments``, context and namespace named."""
-        place = ("--context", self.cluster.context, "--namespace", self.cluster.namespace)
-        return ("kubectl", *place, *arguments)
-
-    def kubectl(self, *arguments: str, check: bool = True, **options: Any) -> Completed:
-        """Run kubectl; StateError for what a user can mend, else CommandError."""
-        argv = self.command(*arguments)
-        done = self.programs.run(argv, check=False, **options)
-        if check and done.returncode != 0:
-            self._explain(done.stderr)
-            raise CommandError(argv, done.returncode, done.stderr)
-        return done
-
-    def _explain(self, message: str) -> None:
-        """Raise StateError if ``message`` is one of those that need an explanation."""
-        context, namespace = self.cluster[:2]
-        where, last = f"{context}/{namespace}", message.strip().splitlines()[-1:]
-        if "does not exist" in message and "context" in message:
-            raise StateError(f"there is no context {context}", "`kubectl config get-contexts` lists them")
-        if "Forbidden" in message or "forbidden: User" in message:
-            hint = f"`kubectl --context {context} auth can-i --list -n {namespace}` shows your rights"
-            raise StateError(f"{where}: a right is missing", hint, last)
-        if f'namespaces "{namespace}" not found' in message:
-            hint = f"kubectl --context {context} create namespace {namespace}"
-            raise StateError(f"{where}: there is no such namespace", hint)
-        if "Unable to connect" in message or "connection to the server" in message:
-            raise StateError(f"{where}: the cluster does not answer", "is its address right? is it up?", last)
-
-    def _get(self, *arguments: str) -> list[dict[str, Any]]:
-        """Return the objects that ``kubectl get`` finds."""
-        text = self.kubectl("get", *arguments, "--output=json", "--ignore-not-found", timeout=ANSWER).text
-        document = json.loads(text or "{}")
-        return list(document.get("items", [document] if document else []))
-
-    @cached_property
-    def server_version(self) -> tuple[int, ...]:
-        """The cluster's version, such as (1, 34); StateError if it is too old."""
-        info = json.loads(self.kubectl("version", "--output=json", timeout=ANSWER).text)["serverVersion"]
-        if (version := (int(info["major"]), int(info["minor"].rstrip("+")))) < OLDEST:
-            raise StateError(f"Kubernetes {info['gitVersion']} is too old", "1.20 or newer is needed")
-        return version
-
-    def version(self) -> tuple[int, ...]:
-        """Return podman's version; StateError if that or the cluster is missing or too old."""
-        _ = self.server_version
-        return super().version()
+        self._with_proxy: dict[str, bool] = {}
 
     def listing(self) -> Listing:
         """Return StatefulSets as pods, with the containers of each one's pod, claims and Secrets."""
@@ -140,7 +98,7 @@ class Kubernetes(Images):
         grace: int,
     ) -> None:
         """Remove everything with the label of ``pod_name`` except claims, and the claims ``volumes``."""
-        selector = f"--selector={LABEL_PART_OF}={PART_OF},{LABEL_INSTANCE}={pod_name}"
+        selector = _selector(pod_name)
         wait = (f"--timeout={GONE}s", "--wait")
         self.kubectl("delete", KINDS, selector, "--cascade=foreground", *wait)
         self.kubectl("delete", "pods", selector, *wait)
@@ -164,12 +122,12 @@ class Kubernetes(Images):
             self._explain(done.stderr)
             raise CommandError(argv, done.returncode, done.stderr)
 
-    def rollout(self, pod_name: str, timeout: float) -> Rollout:
-        """Return what waits for the rollout of the StatefulSet ``pod_name``."""
-        selector = f"--selector={LABEL_PART_OF}={PART_OF},{LABEL_INSTANCE}={pod_name}"
+    def rollout(self, pod_name: str, component: str, timeout: float) -> Rollout:
+        """Return what waits for the rollout of ``component``, a StatefulSet or Deployment of ``pod_name``."""
+        selector = f"{_selector(pod_name)},{LABEL_COMPONENT}={component}"
 
         def look() -> list[dict[str, Any]]:
-            return self._get("statefulsets,pods", selector)
+            return self._get("statefulsets,deployments,pods", selector)
 
         def events(uid: str) -> list[str]:
             found = self._get("events", f"--field-selector=involvedObject.uid={uid},type=Warning")
@@ -180,13 +138,20 @@ class Kubernetes(Images):
 
         return Rollout(pod_name, timeout, look, events, delete, partial(self._log, lines=12))
 
-    def prune(self, pod_name: str) -> None:
-        """Delete the ConfigMaps that no revision of the StatefulSet ``pod_name`` refers to."""
-        selector = f"--selector={LABEL_PART_OF}={PART_OF},{LABEL_INSTANCE}={pod_name}"
-        revisions = json.dumps(self._get("controllerrevisions", selector))
-        names = [item["metadata"]["name"] for item in self._get("configmaps", selector)]
-        if unused := [name for name in names if f'"{name}"' not in revisions]:
-            self.kubectl("delete", "configmaps", *unused, "--ignore-not-found")
+    def prune(self, pod_name: str, applied: Set[tuple[str, str]]) -> None:
+        """Delete what an earlier `up` has applied for ``pod_name``; ``applied`` has what stays: kinds, names.
+
+        ConfigMaps stay as long as a revision refers to them: `kubectl rollout undo` needs them.
+        """
+        items = self._get(f"configmaps,controllerrevisions,replicasets,{PRUNED}", _selector(pod_name))
+        revisions = json.dumps([item for item in items if item["kind"] in REVISIONS])
+        unused = [
+            f"{kind.lower()}/{name}"
+            for kind, name in ((item["kind"], item["metadata"]["name"]) for item in items)
+            if kind not in REVISIONS and (kind, name) not in applied and f'"{name}"' not in revisions
+        ]
+        if unused:
+            self.kubectl("delete", *unused, "--ignore-not-found")
 
     # -- Secrets -----------------------------------------------------------------------------------
 
@@ -239,7 +204,7 @@ class Kubernetes(Images):
         tty: bool = False,
     ) -> Argv:
         """Return a command line that runs ``command`` in ``container``, as `Podman`."""
-        pod, name = _split(container)
+        pod, name = self._place(container)
         options = [*(["--stdin"] if interactive else []), *(["--tty"] if tty else [])]
         if user:  # kubectl can't choose one
             command = ("runuser", "-s", "/bin/sh", "-c", 'exec "$0" "$@"', "--", user, *command)
@@ -249,7 +214,7 @@ class Kubernetes(Images):
 
     def logs(self, container: str, lines: int = 20) -> list[str]:
         """Return the last ``lines`` lines that ``container`` printed."""
-        return self._log(*_split(container), lines)
+        return self._log(*self._place(container), lines)
 
     def _log(self, pod: str, name: str, lines: int) -> list[str]:
         arguments = ("logs", pod, "--container", name, f"--tail={lines}")
@@ -260,16 +225,35 @@ class Kubernetes(Images):
 
     def print_logs(self, containers: Sequence[str], lines: int, follow: bool) -> None:
         """Print the last ``lines`` log lines of each container; ``follow``: and new ones until Ctrl-C."""
-        (pod, name), *others = [_split(container) for container in containers]
-        which = ("--all-containers", "--prefix", "--max-log-requests=20") if others else ("--container", name)
+        place, name = self._place(containers[0])
+        which: Argv = (place, "--container", name)
+        if len(containers) > 1:
+            selector = _selector(_split(containers[0])[0])
+            which = (selector, "--all-containers", "--prefix", "--max-log-requests=20")
         options = (f"--tail={lines}", *(["--follow"] if follow else []))
-        self.programs.run(self.command("logs", pod, *which, *options), terminal=True, timeout=None)
+        self.programs.run(self.command("logs", *which, *options), terminal=True, timeout=None)
+
+    def _place(self, container: str) -> tuple[str, str]:
+        """Return what runs ``container`` (a pod, or a Deployment) and the container's name in its pod."""
+        stem, name = _split(container)
+        if name in (PROXY, *FRONT_ENDS) and self._has_proxy(stem):
+            return f"deployment/{part_name(stem, PROXY)}", name
+        return f"{stem}-0", name
+
+    def _has_proxy(self, pod_name: str) -> bool:
+        """Return whether the proxy of ``pod_name`` is in a pod of its own."""
+        if pod_name not in self._with_proxy:
+            self._with_proxy[pod_name] = bool(self._get("deployment", part_name(pod_name, PROXY)))
+        return self._with_proxy[pod_name]
 
     def forward_command(self, pod_name: str, ports: Sequence[PublishedPort]) -> Argv:
         """Return the command that leads ``ports`` of this host to the pod until it is ended."""
         addresses = ",".join(sorted({port.address for port in ports}))
         pairs = (f"{port.host_port}:{port.container_port}" for port in ports)
-        return self.command("port-forward", f"pod/{pod_name}-0", f"--address={addresses}", *pairs)
+        part = (
+            f"deployment/{part_name(pod_name, PROXY)}" if self._has_proxy(pod_name) else f"pod/{pod_name}-0"
+        )
+        return self.command("port-forward", part, f"--address={addresses}", *pairs)
 
     @contextlib.contextmanager
     def reachable(self, pod_name: str, ports: Sequence[PublishedPort]) -> Iterator[None]:
@@ -313,11 +297,25 @@ class Kubernetes(Images):
         """Return what to do where a container answers in its pod and not through port-forward."""
         return "call the task again: the connection to the cluster was lost"
 
+    def in_cluster(self) -> Kubernetes:
+        """Return this engine."""
+        return self
+
+    def remarks(self, pod_name: str, ports: Sequence[PublishedPort]) -> list[tuple[str, str]]:
+        """Return what `up` says at its end, with a heading each: how a browser gets to the hub."""
+        command = shlex.join(self.forward_command(pod_name, ports)) if ports else ""
+        return [("", f"for a browser: {command}")] if ports else []
+
 
 def _split(container: str) -> tuple[str, str]:
-    """Return the pod of ``container``, a name of `part_name`, and its name in the pod."""
-    name = max((row for row in CONTAINERS if container.endswith(f"-{row}")), key=len)
-    return f"{container.removesuffix(f'-{name}')}-0", name
+    """Return the pod's name of ``container``, a name of `part_name`, and its own."""
+    name = max((row for row in (*CONTAINERS, PROXY) if container.endswith(f"-{row}")), key=len)
+    return container.removesuffix(f"-{name}"), name
+
+
+def _selector(pod_name: str) -> str:
+    """Return the option that selects the objects of a deployment."""
+    return f"--selector={LABEL_PART_OF}={PART_OF},{LABEL_INSTANCE}={pod_name}"
 
 
 def _mounted(volume: str) -> tuple[str, str]:

@@ -202,6 +202,13 @@ class Podman(Images):
             return "`invoke down` and `invoke up` publish its ports again"
         return "`podman network reload --all` brings back the firewall rules that something has removed"
 
+    def in_cluster(self) -> None:
+        """Return None: this host runs the containers."""
+
+    def remarks(self, pod_name: str, ports: Sequence[PublishedPort]) -> list[tuple[str, str]]:
+        """Return what `up` says at its end, with a heading each: limits that this host doesn't enforce."""
+        return [("limits", problem)] if (problem := host.unenforced()) else []
+
 
 def rootless_network(version: tuple[int, ...], has_pasta: bool) -> str:
     """Return what connects an ordinary user's pods to the host's network with podman ``version``.

@@ -1,4 +1,4 @@
-"""Wait for a StatefulSet's pod, and say early why it can't become ready."""
+"""Wait for the pod of a StatefulSet or a Deployment, and say early why it can't become ready."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PULLING = 900  # seconds more that a rollout may take while no container runs
 
 @dataclass
 class Rollout:
-    """A rollout of the StatefulSet ``name``, which may take ``timeout`` seconds.
+    """A rollout of the StatefulSet or Deployment ``name``, which may take ``timeout`` seconds.
 
     ``look`` returns it and its pods, ``events`` the warnings about the object with a uid, ``log`` the end of
     a container's log. ``delete`` deletes a pod.
@@ -46,8 +46,14 @@ class Rollout:
         stuck_since: dict[str, float] = {}
         while True:
             items = self.look()
+            deployment = next((item for item in items if item["kind"] == "Deployment"), None)
             stateful_set = next((item for item in items if item["kind"] == "StatefulSet"), None)
-            pod = next((item for item in items if item["kind"] == "Pod"), None)
+            pod = max((item for item in items if item["kind"] == "Pod"), key=_age, default=None)
+            if deployment and _has_newest(deployment):
+                if _is_complete(deployment):
+                    return
+                if pod:
+                    self._examine(pod, stuck_since)
             if stateful_set and self._is_current(stateful_set):
                 if pod and self._is_of(stateful_set, pod) and self._examine(pod, stuck_since):
                     return
@@ -109,6 +115,23 @@ class Rollout:
             for name in [container] if container else _not_ready(pod)[:1]:
                 details += self.log(pod["metadata"]["name"], name)
         return StateError(f"{where}: {problem.strip()}", "mend it and run `invoke up` again", details)
+
+
+def _age(pod: Document) -> str:
+    return str(pod["metadata"].get("creationTimestamp", ""))
+
+
+def _has_newest(deployment: Document) -> bool:
+    """Return whether ``deployment`` has a pod of what was applied."""
+    status = deployment.get("status", {})
+    is_current = status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
+    return bool(is_current and status.get("updatedReplicas"))
+
+
+def _is_complete(deployment: Document) -> bool:
+    """Return whether the pod of what was applied is ready, and no other is left."""
+    status = deployment["status"]
+    return bool(status.get("availableReplicas") == status.get("replicas") == status["updatedReplicas"])
 
 
 def _is_ready(pod: Document) -> bool:

@@ -21,7 +21,10 @@ PASSWORD_BYTES = 15
 # RFC 7518, section 3.3: RS256 needs 2048 at least.
 RSA_BITS = 2048
 # Secrets that are CRYPT_KEY_BYTES random bytes, written as hexadecimal digits.
-HEXADECIMAL = ("crypt_keys", "cookie_secret", "client_secret", "cookie_keys", "crypto_passphrase")
+HEXADECIMAL = (
+    *("crypt_keys", "cookie_secret", "proxy_token"),
+    *("client_secret", "cookie_keys", "crypto_passphrase"),
+)
 PAIRS = ({"ssh_key", "authorized_keys"}, {"ssh_host_ed25519_key", "known_hosts"})
 
 

@@ -12,19 +12,22 @@ from urllib.parse import urlsplit
 import jinja2
 
 from ..definition.container_settings import container_settings
-from ..definition.containers import CONTAINERS, TUNNEL, Probe, Resources
+from ..definition.containers import CONTAINERS, PROXY, TUNNEL, Container, Resources
 from ..definition.environment import Environment
 from ..definition.names import LABEL_CHECKOUT, LABEL_INSTANCE, LABEL_PART_OF, LABEL_SECRETS
 from ..errors import DefinitionError
 from ..files import Tree, digest, is_program
 from .manifest import Document, check, dump, manifest, render
+from .workloads import HUB_PORT, PROXY_API, PROXY_SETTINGS, workloads
 
 RESOURCES = (
     "configmaps.yaml",
     "volumes.yaml",
+    "service.yaml",  # before the pods that are told its address
     "statefulset.yaml",
-    "service.yaml",
+    "deployment.yaml",
     "networkpolicy.yaml",
+    "poddisruptionbudget.yaml",
     "ingress.yaml",
 )
 # Not one of the resources: applying the folder again must not replace a site's Secrets by placeholders.
@@ -37,6 +40,7 @@ NEWEST = (99,)
 CONFIG_MAP_SIZE = 2**20
 # What stands in the template for a value; an entrypoint refuses it.
 PLACEHOLDER = "REPLACE"
+PROXY_MEMORY = "512Mi"  # of the proxy in a pod of its own, at most
 # A StatefulSet's pods have a label with its name and a digest, of 63 characters at most.
 NAME_LENGTH = 52
 _KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}\Z")
@@ -78,13 +82,19 @@ def resources(
     settings = container_settings(env)
     data = {name: _data(name, files) for name, files in seeds.items()}
     modes = {name: _modes(files) for name, files in seeds.items()}
-    contents = {env.config_map: json.dumps(settings)} | {name: json.dumps(data[name]) for name in data}
+    parts = workloads(env, pod)
+    of_parts = {part.settings: settings for part in parts}
+    for part in parts[1:]:
+        of_parts[part.settings] = {
+            key: settings[key] for key in (f"DEPLOY_CONFIG_{name}" for name in PROXY_SETTINGS)
+        }
+    contents = {name: json.dumps(value) for name, value in (of_parts | data).items()}
     context: dict[str, Any] = {
         "env": env,
         "version": version,
-        "settings": settings,
+        "settings": of_parts,
         "images": images,
-        "pod": pod,
+        "parts": parts,
         # The checkout is a path of one machine, without meaning in a cluster.
         "labels": {key: value for key, value in env.labels.items() if key != LABEL_CHECKOUT},
         "selector": {key: env.labels[key] for key in (LABEL_PART_OF, LABEL_INSTANCE)},
@@ -95,9 +105,10 @@ def resources(
         "placeholder": PLACEHOLDER,
         "annotations": {LABEL_SECRETS: secrets} if secrets else {},
         "key": configmap_key,
-        "rows": CONTAINERS,
+        "rows": {**CONTAINERS, PROXY: Container(PROXY, resources=Resources("100m", "128Mi", "2"))},
+        "memory": {name: limit.memory for name, limit in env.limits.items()} | {PROXY: PROXY_MEMORY},
+        "api": {"proxy": PROXY_API, "hub": HUB_PORT},
         "seed_resources": Resources(),
-        "probes": {row.name: (_probe(env, row.ready), _probe(env, row.alive)) for row in env.rows},
         "served": _served(env),
         "provider_port": _provider_port(env),
     }
@@ -111,12 +122,28 @@ def resources(
             )
         ]
     }
+    of_kind = {"StatefulSet": "statefulset.yaml", "Deployment": "deployment.yaml"}
+    for part in parts:  # one template: their pods are alike
+        files[of_kind[part.kind]] = render(
+            templates, "kubernetes/statefulset.yaml.j2", {**context, "part": part}
+        )
     for name in (*RESOURCES, SECRETS):
-        if name not in files:
+        if name not in files and name != "deployment.yaml":
             files[name] = render(templates, f"kubernetes/{name}.j2", context)
     files = {name: content for name, content in files.items() if content}  # without a served port: no Service
     check([document for content in files.values() for document in content])
     return files
+
+
+def lacking(env: Environment, version: tuple[int, ...]) -> list[str]:
+    """Return what is left out for a server of ``version``."""
+    needed = {"endPort": "slurm" not in env.containers, "sysctls": "slurm" in env.containers}
+    return [name for name, since in LACKING.items() if version < since and needed[name]]
+
+
+def components(env: Environment) -> tuple[str, ...]:
+    """Return the labels of the pods of ``env``, one each."""
+    return ("hub", PROXY) if env.proxy_apart else ("hub",)
 
 
 def configmap_key(path: str) -> str:
@@ -148,10 +175,12 @@ def _modes(files: Tree) -> dict[str, int]:
 
 
 def _served(env: Environment) -> dict[str, int]:
-    """Return the ports of the Service, by name."""
+    """Return the ports of the Service that people come to, by name."""
     ports = {port.name: port.number for port in env.ports}
     if "gateway" in ports or TUNNEL in env.containers:  # these reach the hub inside the pod
         ports.pop("jupyterhub", None)
+    if env.proxy_apart:
+        ports.pop("hub-api", None)  # a Service of its own, beside the proxy's
     return ports
 
 
@@ -161,18 +190,3 @@ def _provider_port(env: Environment) -> int | None:
         return None
     url = urlsplit(env.issuer)
     return url.port or (80 if url.scheme == "http" else 443)
-
-
-def _probe(env: Environment, probe: Probe | None) -> dict[str, Any] | None:
-    """Return ``probe`` as Kubernetes takes it."""
-    numbers = {port.name: port.number for port in env.ports}
-    if probe is None or not (probe.command or probe.port in numbers):
-        return None
-    on_loopback = probe.port == "jupyterhub" and env.proxy_address == "127.0.0.1"
-    if probe.port is None or on_loopback:
-        return {"exec": {"command": list(probe.command)}}
-    port = {"port": numbers[probe.port]}
-    if probe.path is None:
-        return {"tcpSocket": port}
-    base = env.base_url.rstrip("/") if probe.below_base_url else ""
-    return {"httpGet": {"path": base + probe.path, **port}}

@@ -76,6 +76,12 @@ def merge_seeds(seeds: Tree, existing: Tree, plain: Container[str] = ()) -> Seed
     return Seeding(files, tuple(notes))
 
 
+def replace_seeds(seeds: Tree, existing: Tree) -> Seeding:
+    """Return what to write into a volume that contains ``existing``: each seed file that differs."""
+    files = {name: content for name, content in sorted(seeds.items()) if existing.get(name) != content}
+    return Seeding(files, tuple(f"updated {name}" for name in files))
+
+
 def _read_record(existing: Tree) -> Mapping[str, str]:
     """Return the recorded digests; none if the record is damaged, so that every differing file is kept."""
     try:

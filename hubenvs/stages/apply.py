@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 from ..definition.names import LABEL_CHECKOUT
 from ..deployment import folder
 from ..deployment.desired import record_definition
 from ..deployment.sources import read_seeds, read_templates
-from ..engines.kubernetes import Kubernetes
+from ..engines.engine import ClusterEngine
 from ..plan import kubernetes
 from ..plan.images import Build, container_builds
 from ..plan.manifest import Document, dump, manifest
 from ..session import Session
 
 
-def apply(session: Session, engine: Kubernetes, builds: tuple[Build, ...], values: Mapping[str, str]) -> None:
+def apply(
+    session: Session, engine: ClusterEngine, builds: tuple[Build, ...], values: Mapping[str, str]
+) -> None:
     """Bring images, Secrets and everything else into the cluster of ``engine``, and wait for the rollout.
 
     StateError as soon as it can't succeed, with the event and the log's end that say why.
@@ -35,20 +36,16 @@ def apply(session: Session, engine: Kubernetes, builds: tuple[Build, ...], value
     if loaded:
         console.say("load", ", ".join(loaded))
     secrets = engine.secret_versions([secret.name for secret in env.secrets])
-    arguments = (env, templates, images, read_seeds(env))
-    files = kubernetes.resources(*arguments, engine.server_version, secrets)
-    newest = (
-        json.dumps(kubernetes.resources(*arguments))
-        if engine.server_version < max(kubernetes.LACKING.values())
-        else ""
-    )
-    for missing, since in kubernetes.LACKING.items():
-        if engine.server_version < since and missing in newest:
-            console.say("apply", f"Kubernetes {_text(engine.server_version)} has no {missing}: left out")
-    engine.apply(dump([item for name in kubernetes.RESOURCES for item in files.get(name, ())]))
+    version = engine.server_version
+    files = kubernetes.resources(env, templates, images, read_seeds(env), version, secrets)
+    for missing in kubernetes.lacking(env, version):
+        console.say("apply", f"Kubernetes {_text(version)} has no {missing}: left out")
+    applied = [item for name in kubernetes.RESOURCES for item in files.get(name, ())]
+    engine.apply(dump(applied))
     with console.busy("apply", f"rollout of {env.pod}"):
-        engine.rollout(env.pod, env.wait_timeout).wait()
-    engine.prune(env.pod)
+        for component in kubernetes.components(env):
+            engine.rollout(env.pod, component, env.wait_timeout).wait()
+    engine.prune(env.pod, {(item["kind"], item["metadata"]["name"]) for item in applied})
     where = f"{engine.cluster.context}/{engine.cluster.namespace}"
     console.say("apply", f"{env.pod} in {where}: {', '.join(env.containers)}")
 

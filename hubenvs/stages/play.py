@@ -7,7 +7,6 @@ from ..deployment.desired import Desired, desired_pod, is_desired, planned_image
 from ..deployment.existing import Existing, remove_pod
 from ..deployment.ports import require_free
 from ..engines.host import unenforced
-from ..engines.kubernetes import Kubernetes
 from ..errors import CommandError, StateError
 from ..plan.manifest import dump, without_limits
 from ..session import Session
@@ -24,8 +23,8 @@ def play(session: Session) -> bool:
         builds = planned_images(session.env, session.engine)
         if absent := missing(session, builds):
             raise StateError(f"no image {absent[-1].tag}", f"invoke build {session.env.options}")
-        if isinstance(session.engine, Kubernetes):
-            apply(session, session.engine, builds, session.secrets())
+        if cluster := session.engine.in_cluster():
+            apply(session, cluster, builds, session.secrets())
             return True
         return play_pod(session, desired_pod(session.env, builds, session.secrets()), session.own_existing())
 

@@ -19,8 +19,6 @@ from ..deployment.existing import Existing, all_existing
 from ..deployment.ports import require_free
 from ..deployment.site import read_site_files
 from ..deployment.sources import read_seeds
-from ..engines.host import unenforced
-from ..engines.kubernetes import Kubernetes
 from ..errors import PortError, StateError
 from ..files import write
 from ..plan.images import Build, carried
@@ -96,8 +94,8 @@ def up(session: Session, config_map: str | None = None, save: bool = False) -> N
         keep_settings(session, config_map, save)
         clone(session)
         builds = build_images(session)
-        if isinstance(session.engine, Kubernetes):
-            apply(session, session.engine, builds, generate_secrets(session))
+        if cluster := session.engine.in_cluster():
+            apply(session, cluster, builds, generate_secrets(session))
         else:
             fill_volumes(session, existing.listing.volume_names)
             session = _play(session, builds, generate_secrets(session), existing)
@@ -168,8 +166,6 @@ def _announce(session: Session) -> None:
         say("up", f"{env.pod}: {', '.join(env.containers)}")
         return
     say("up", env.url or "the hub is not published on this host")
-    if isinstance(session.engine, Kubernetes) and (ports := session.published):
-        say("", f"for a browser: {shlex.join(session.engine.forward_command(env.pod, ports))}")
     path = folder.password_file(env)
     password = f" with the password in {_from_here(path)}" if path else ""
     if env.auth.kind == "dummy":
@@ -178,11 +174,11 @@ def _announce(session: Session) -> None:
         say("", f"choose who to be at the provider's page{password}: {', '.join(env.users)}")
     else:
         say("", f"log in with an ID token of {env.issuer} in the header X-Auth-Id-Token")
-    for pod in () if isinstance(session.engine, Kubernetes) else _mixed_up(session):
+    for pod in _mixed_up(session):
         hint = f"`up` with --set base_url=/{env.instance or env.name} keeps them apart"
         say("browser", f"mixes up this hub's cookies with those of {pod}, at the same host and path; {hint}")
-    if not isinstance(session.engine, Kubernetes) and (problem := unenforced()):
-        say("limits", problem)
+    for remark in session.engine.remarks(env.pod, session.published):
+        say(*remark)
     say(
         "",
         f"next: invoke verify {env.options}; invoke logs {env.options} --follow; invoke down {env.options}",
@@ -200,7 +196,7 @@ def _mixed_up(session: Session) -> list[str]:
             other = folder.read_record(path).environment
             if other and other.url and not other.engine and other.base_url == env.base_url:
                 others.add(other.pod)
-    if env.url is None or not others - {env.pod}:
+    if env.engine or env.url is None or not others - {env.pod}:
         return []
     running = all_existing(session.engine.listing())
     return sorted(pod for pod in others - {env.pod} if pod in running and running[pod].pod)

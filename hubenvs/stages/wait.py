@@ -122,7 +122,7 @@ def _ask(session: Session, port: int | None, path: str) -> str:
     host = urlsplit(env.hub.subdomain_host or "").netloc or "localhost"
     request = f"GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n".encode()
     command = ("nc", "-w2", "127.0.0.1", str(port))
-    answer = session.engine.exec(env.container("jupyterhub"), *command, stdin=request, check=False)
+    answer = session.engine.exec(env.container(env.proxy_container), *command, stdin=request, check=False)
     return answer.text.partition("\r\n")[0]
 
 

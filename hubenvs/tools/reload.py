@@ -21,7 +21,7 @@ from ..errors import HubEnvsError, StateError
 from ..files import Tree, pack, unpack
 from ..plan.images import carried
 from ..plan.manifest import Fingerprint
-from ..plan.seeds import RECORD, merge_seeds
+from ..plan.seeds import RECORD, merge_seeds, replace_seeds
 from ..session import Session
 from .traceback_location import explain, failure_lines
 
@@ -65,8 +65,7 @@ def reload(session: Session, watch: bool = False) -> None:
 
 
 def require_development(session: Session) -> None:
-    """Raise StateError unless the containers run from working copies, on this host."""
-    session.require_here("reload and debug")
+    """Raise StateError unless the containers run from working copies."""
     if session.env.stage != "dev":
         problem = f"{session.env.name} has its packages installed (stage: prod)"
         raise StateError(problem, f"invoke up {session.env.options}")
@@ -79,6 +78,14 @@ def _reload_once(session: Session) -> None:
         pod = engine.pod(env.pod)
         if pod is None:
             raise StateError(f"{env.pod} is not up", f"invoke up {env.options}")
+        if env.engine:  # whose pods are compared by what `up` applies
+            changes, failure = _change_containers(session)
+            if changes:
+                text = f"until the pod is replaced; `invoke up {env.options}` makes an image of it"
+                session.console.say("reload", text)
+            if failure:
+                raise failure
+            return
         # Computed before the edits are read. A file saved in between may get into the pod but isn't counted,
         # so the next run sees it as a change.
         desired = desired_pod(env, planned_images(env, engine), session.secrets()).fingerprint
@@ -164,7 +171,7 @@ def plan_change(session: Session, container: str, present: Tree) -> Change:
     seeds = read_seeds(session.env)
     for volume in session.env.volumes:
         if volume.seeded and volume.container == container:
-            _plan_volume(change, volume, seeds[volume.name], present)
+            _plan_volume(change, volume, seeds[volume.name], present, session.env.engine is None)
     return change
 
 
@@ -196,10 +203,11 @@ def _not_ignored(session: Session, folder: Path, names: Sequence[str]) -> list[s
     return [name for name in names if name not in ignored] if listed.returncode in (0, 1) else []
 
 
-def _plan_volume(change: Change, volume: Volume, seeds: Tree, present: Tree) -> None:
+def _plan_volume(change: Change, volume: Volume, seeds: Tree, present: Tree, lasts: bool) -> None:
+    """Plan the change of ``volume``. One that doesn't outlast its pod has no edits of its own to keep."""
     base = f"{volume.path}/"
     old = _below(present, base)
-    seeding = merge_seeds(seeds, old)
+    seeding = merge_seeds(seeds, old) if lasts else replace_seeds(seeds, old)
     change.files |= {base + name: content for name, content in seeding.files.items()}
     change.notes += [f"{volume.suffix}: {note}" for note in seeding.notes]
     touched = {name for name in seeding.files if name != RECORD and not name.endswith(".new")}

@@ -7,14 +7,18 @@ import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import pytest
 
 from tests.integration.helpers import PERSONAL, SETTINGS, free_port, invoke, settings
 
 # Everything that a deployment consists of.
-KINDS = "statefulsets,pods,services,configmaps,secrets,networkpolicies,ingresses,controllerrevisions"
+KINDS = (
+    "statefulsets,deployments,pods,services,configmaps,secrets,networkpolicies,ingresses,poddisruptionbudgets,"
+    "controllerrevisions,replicasets"
+)
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,11 @@ class Cluster:
         """The options that name it on a task's command line."""
         return ("--engine", "kubernetes", "--context", self.context, "--namespace", self.namespace)
 
-    def kubectl(self, *arguments: str, check: bool = True) -> str:
+    def kubectl(self, *arguments: str, check: bool = True, stdin: IO[bytes] | None = None) -> str:
         """Return what kubectl prints; a failure shows its message."""
         done = subprocess.run(
             ("kubectl", "--context", self.context, "--namespace", self.namespace, *arguments),
+            stdin=stdin,
             capture_output=True,
             text=True,
             check=False,
@@ -50,13 +55,14 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Deployed:
-    """A deployment: environment, instance, the name of its StatefulSet, and the options of `up`."""
+    """A deployment: environment, instance, the name of its StatefulSet, the options of `up`, seed files."""
 
     cluster: Cluster
     env: str
     instance: str
     pod: str
     options: tuple[str, ...]
+    seeds: Path | None = None
 
     @property
     def named(self) -> tuple[str, ...]:
@@ -78,11 +84,20 @@ class Deployed:
         (pod,) = self.cluster.get("pods", self.selector)
         return str(pod["metadata"]["uid"])
 
+    def secrets(self) -> dict[str, dict[str, str]]:
+        """Return the content of its Secrets."""
+        return {item["metadata"]["name"]: item["data"] for item in self.cluster.get("secrets", self.selector)}
+
     def left(self) -> set[str]:
         """Return the names of its objects, except claims."""
         return {
             f"{item['kind']}/{item['metadata']['name']}" for item in self.cluster.get(KINDS, self.selector)
         }
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Know the marker of the integration tests, whose site is brought up here too."""
+    config.addinivalue_line("markers", "environments(name, ...): the only ones that the test is about")
 
 
 @pytest.fixture(scope="session")
@@ -96,17 +111,23 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module", params=["dev_dummyauth", "dev_realauth"])
-def deployed(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Deployed]:
+def deployed(
+    request: pytest.FixtureRequest, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployed]:
     """Each environment that has all it needs in the pod, up in the cluster; down with its claims at the end."""
     env = request.param
-    load = settings(kubernetes__load=cluster.load) if cluster.load else ()
-    port = ()
+    load: tuple[str, ...] = settings(kubernetes__load=cluster.load) if cluster.load else ()
+    port: tuple[str, ...] = ()
     if env == "dev_dummyauth":
         ingress = "{host: hub.example.org, class: none, tls_secret: tls}"
         port = settings(publish__jupyterhub=f"127.0.0.1:{free_port()}", kubernetes__ingress=ingress)
     name = f"jupyterhub-slurm-{env.replace('_', '-')}-k8s"
+    seeds = tmp_path_factory.mktemp("seeds")
+    (seeds / "jupyterhub-config").mkdir()
+    (seeds / "jupyterhub-config/site.txt").write_text("before\n")
+    load += settings(overlays=f"[{seeds}]")
     options = (*SETTINGS, *PERSONAL.get(env, ()), *port, *load)
-    deployment = Deployed(cluster, env, "k8s", name, options)
+    deployment = Deployed(cluster, env, "k8s", name, options, seeds)
     try:
         deployment.up()
         yield deployment

@@ -17,6 +17,7 @@ import yaml
 from hubenvs.definition.read import read_environment
 from hubenvs.deployment.sources import read_seeds, read_templates
 from hubenvs.plan import kubernetes
+from hubenvs.plan.workloads import PROXY_SETTINGS
 
 from .test_manifests import ENVIRONMENTS, VERSIONS
 
@@ -112,11 +113,11 @@ def test_the_folder_is_valid_kubernetes(folder: Path, version: str) -> None:
         kubernetes_validate.validate(document, version, strict=True)
 
 
-def test_the_pod_keeps_to_the_baseline(folder: Path) -> None:
-    """A namespace that enforces the "baseline" Pod Security Standard takes the pod."""
-    (stateful_set,) = (item for item in resources(folder) if item["kind"] == "StatefulSet")
-    template = stateful_set["spec"]["template"]
-    assert beyond_baseline(template) == []
+def test_the_pods_keep_to_the_baseline(folder: Path) -> None:
+    """A namespace that enforces the "baseline" Pod Security Standard takes them."""
+    kinds = ("StatefulSet", "Deployment")
+    template, *others = (item["spec"]["template"] for item in resources(folder) if item["kind"] in kinds)
+    assert [beyond_baseline(item) for item in (template, *others)] == [[]] * (1 + len(others))
     worse = copy.deepcopy(template)
     worse["spec"] |= {"hostNetwork": True, "volumes": [{"name": "root", "hostPath": {"path": "/"}}]}
     worse["spec"]["containers"][0] |= {
@@ -165,3 +166,16 @@ def test_the_overlay_in_the_docs_builds(folder: Path) -> None:
     )
     claims = [item for item in yaml.safe_load_all(built.stdout) if item["kind"] == "PersistentVolumeClaim"]
     assert all(item["spec"]["storageClassName"] == "fast" for item in claims)
+
+
+def test_the_proxys_pod_has_the_variables_that_its_programs_read() -> None:
+    """And no other: a changed one replaces it, and cuts users' connections."""
+    files = (
+        "containers/jupyterhub/services/configurable-http-proxy",
+        "containers/jupyterhub/files/usr/local/lib/proxy/guard.mjs",
+        "manifests/zenith-client.sh",
+    )
+    root = Path(__file__).parents[2]
+    text = "".join((root / file).read_text() for file in files)
+    read = set(re.findall(r"DEPLOY_CONFIG_([A-Z_]+)", text)) - {"HUB_SERVICE"}
+    assert read == set(PROXY_SETTINGS)

@@ -213,6 +213,14 @@ def test_what_only_a_site_knows_is_asked_for(root: Path, text: str, error: str) 
     assert error in str(caught.value)
 
 
+def test_a_hub_in_a_cluster_needs_no_port_of_this_host(root: Path) -> None:
+    """A Service has the hub's API there."""
+    text = "slurm: {ssh_hostname: a, hub_connect_url: http://b:8081}"
+    (root / "envs/dev_dummyauth_extslurm/local.yaml").write_text(text)
+    cluster = ["engine=kubernetes", "kubernetes.context=a", "kubernetes.namespace=b"]
+    assert read_environment(root, "dev_dummyauth_extslurm", settings=cluster).proxy_container == "proxy"
+
+
 def test_prod_guesses_nothing(root: Path) -> None:
     """Every address, path and name that is the site's is asked for; nobody is made up to log in."""
     assert read_environment(root, "prod").dev_users == ()

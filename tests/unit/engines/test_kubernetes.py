@@ -34,14 +34,23 @@ def engine(stderr: str = "") -> Kubernetes:
     return Kubernetes(None, Answer(stderr), "part-of=test", Cluster("lab", "hub"), "1234")
 
 
+class Alone(Programs):
+    """Answers every command with nothing."""
+
+    def run(self, argv: Sequence[str], **options: Any) -> Completed:
+        """Return an empty answer."""
+        return Completed(0, b"", "")
+
+
 def test_context_and_namespace_are_always_named() -> None:
     """Every command line has both."""
     ports = [PublishedPort(8000, "127.0.0.1", 8123)]
+    lab = Kubernetes(None, Alone(), "part-of=test", Cluster("lab", "hub"), "1234")
     lines = [
-        engine().exec_command(f"{POD}-slurm", "sinfo"),
-        engine().forward_command(POD, ports),
-        engine().apply_command(),
-        engine().export_volume_command(f"{POD}-home"),
+        lab.exec_command(f"{POD}-slurm", "sinfo"),
+        lab.forward_command(POD, ports),
+        lab.apply_command(),
+        lab.export_volume_command(f"{POD}-home"),
     ]
     assert all(line[:5] == KUBECTL for line in lines)
     assert lines[0][5:] == ("exec", f"{POD}-0", "--container", "slurm", "--", "sinfo")

@@ -88,3 +88,18 @@ def test_it_takes_only_so_long() -> None:
     with pytest.raises(StateError, match=r"not ready after 0\.5 s") as error:
         wait([STATEFUL_SET, pod(containerStatuses=[running])])
     assert error.value.details == ("its last line",)
+
+
+def test_a_deployment_ends_with_the_new_pod_alone() -> None:
+    """While the earlier pod still serves, it isn't complete; a pod that can't start is explained."""
+
+    def deployment(generation: int, **status: int) -> Document:
+        observed = {"observedGeneration": generation, **status}
+        return {"kind": "Deployment", "metadata": {"generation": 2}, "status": observed}
+
+    old, new = deployment(1, replicas=1, updatedReplicas=1, availableReplicas=1), pod(ready=True)
+    both = deployment(2, replicas=2, updatedReplicas=1, availableReplicas=2)
+    done = deployment(2, replicas=1, updatedReplicas=1, availableReplicas=1)
+    assert wait([old, pod("old", True)], [both, new, pod("old", True)], [done, new]) == []
+    with pytest.raises(StateError, match="CrashLoopBackOff"):
+        wait([both, pod(containerStatuses=[waiting("CrashLoopBackOff")])])

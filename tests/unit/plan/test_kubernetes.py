@@ -42,7 +42,23 @@ def shape(spec: Document, config_maps: dict[str, Document]) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", ["dev_dummyauth", "prod"])
+def _join_proxy(in_cluster: dict[str, Any]) -> None:
+    """Put a proxy that has a pod of its own back beside its hub, and check what is the proxy's alone."""
+    proxy, hub = in_cluster.pop("proxy"), in_cluster["jupyterhub"]
+    assert proxy["image"] == hub["image"]
+    secret = hub["mounts"]["/run/credentials/jupyterhub"]["secret"]
+    (token,) = proxy["mounts"].values()
+    assert {item["key"] for item in token["secret"].pop("items")} == {"format", "proxy_token"}
+    assert token["secret"] == secret
+    assert proxy["ports"].pop() == 8001  # its API, on loopback where the hub is beside it
+    hub["ports"] = proxy["ports"] + hub["ports"]
+    (settings,) = hub["environment"]
+    for container in (proxy, *(item for item in in_cluster.values() if item is not hub)):
+        assert container["environment"][0].items() <= settings.items()
+        container["environment"] = [settings]
+
+
+@pytest.mark.parametrize("name", ["dev_dummyauth", "dev_dummyauth_extslurm", "prod"])
 def test_podman_and_kubernetes_have_the_same_containers(root: Path, name: str) -> None:
     """Both pods have the same containers, commands, variables, mounts and ports."""
     env = read_environment(root, name, settings=["publish.jupyterhub=8000"])
@@ -51,8 +67,12 @@ def test_podman_and_kubernetes_have_the_same_containers(root: Path, name: str) -
     maps = {item["metadata"]["name"]: item["data"] for item in played if item["kind"] == "ConfigMap"}
     files = folder(env)
     cluster_maps = {item["metadata"]["name"]: item.get("data") for item in files["configmaps.yaml"]}
-    (stateful_set,) = files["statefulset.yaml"]
-    in_cluster = shape(stateful_set["spec"]["template"]["spec"], cluster_maps)
+    workloads = [*files["statefulset.yaml"], *files.get("deployment.yaml", ())]
+    parts = [shape(item["spec"]["template"]["spec"], cluster_maps) for item in workloads]
+    in_cluster = {name: item for part in parts for name, item in part.items()}
+    assert len(in_cluster) == sum(map(len, parts))
+    if env.proxy_apart:
+        _join_proxy(in_cluster)
     # What holds only seed files begins empty in each pod of a cluster.
     seeded = {volume.path: volume.name for volume in env.volumes if volume.seeded}
     for item in in_cluster.values():
@@ -180,19 +200,31 @@ def test_seeds_that_no_config_map_takes_are_refused(env: Environment, files: dic
 
 
 def test_a_sites_hub_reaches_what_the_site_has_and_nothing_else(root: Path) -> None:
-    """In: servers' calls. Out: names, SSH to Slurm, servers in its jobs, people's tunnel, the provider."""
+    """In: servers' calls. Out: names, SSH to Slurm, servers in its jobs, people's tunnel, the provider.
+
+    Between the two pods: the proxy's API for the hub alone, and for the proxy that comes next.
+    """
     ports = [
         "slurm.ssh_port=2201",
         "zenith.server_port=2202",
         "auth.oidc_server=https://idp.example.org:8443",
     ]
     files = folder(read_environment(root, "prod", settings=ports))
-    (_, allow), (service,) = files["networkpolicy.yaml"], files["service.yaml"]
-    spec = allow["spec"]
-    assert [port["port"] for port in service["spec"]["ports"]] == [8081]
-    assert [port["port"] for rule in spec["ingress"] for port in rule["ports"]] == [8081]
-    out = [(port["port"], port.get("endPort")) for rule in spec["egress"] for port in rule["ports"]]
-    assert out == [(53, None), (53, None), (2201, None), (1024, 65535), (2202, None), (8443, None)]
+    (_, hub, proxy), services = files["networkpolicy.yaml"], files["service.yaml"]
+
+    def ports(policy: Document, way: str) -> list[tuple[int, int | None]]:
+        rules = policy["spec"][way]
+        return [(port["port"], port.get("endPort")) for rule in rules for port in rule["ports"]]
+
+    assert {
+        item["metadata"]["name"].rpartition("-")[2]: item["spec"]["ports"][0]["port"] for item in services
+    } == {"jupyterhub": 8081, "proxy": 8001}
+    assert ports(hub, "ingress") == [(8081, None)]
+    assert ports(hub, "egress") == [(53, None), (53, None), (2201, None), (1024, 65535), (8443, None)]
+    assert ports(proxy, "ingress") == [(8001, None)] * 2
+    sources = [rule["from"][0]["podSelector"]["matchLabels"] for rule in proxy["spec"]["ingress"]]
+    assert sources == [policy["spec"]["podSelector"]["matchLabels"] for policy in (hub, proxy)]
+    assert ports(proxy, "egress") == [(53, None), (53, None), (1024, 65535), (2202, None)]
 
 
 def test_where_nobody_comes_in_the_policy_says_so(root: Path) -> None:
@@ -232,11 +264,37 @@ def test_an_ingress_leads_to_the_hub(root: Path) -> None:
 def test_a_proxy_on_loopback_is_probed_from_inside(root: Path) -> None:
     """Where people come through a tunnel nothing else reaches the proxy, Kubernetes neither."""
 
-    def probe(name: str) -> dict[str, object]:
+    def hub(name: str) -> Document:
         (stateful_set,) = folder(read_environment(root, name))["statefulset.yaml"]
         containers = stateful_set["spec"]["template"]["spec"]["containers"]
-        (hub,) = (item for item in containers if item["name"] == "jupyterhub")
-        return dict(hub["readinessProbe"])
+        return next(dict(item) for item in containers if item["name"] == "jupyterhub")
 
-    assert probe("prod")["exec"] == {"command": ["hub-health"]}
-    assert "httpGet" in probe("dev_dummyauth")
+    assert hub("dev_realauth_zenithclient")["readinessProbe"]["exec"] == {"command": ["hub-health"]}
+    assert "httpGet" in hub("dev_dummyauth")["readinessProbe"]
+
+
+def test_with_slurm_elsewhere_a_proxy_outlives_its_hub(root: Path) -> None:
+    """It has a Deployment of its own, each is probed for itself, and their addresses come without DNS."""
+    files = folder(read_environment(root, "prod"))
+    (stateful_set,), (deployment,) = files["statefulset.yaml"], files["deployment.yaml"]
+    (hub,) = stateful_set["spec"]["template"]["spec"]["containers"]
+    proxy, tunnel = deployment["spec"]["template"]["spec"]["containers"]
+    assert (hub["name"], proxy["name"], tunnel["name"]) == ("jupyterhub", "proxy", "zenith-client")
+    assert "livenessProbe" not in hub  # a backup stops the hub
+    assert hub["readinessProbe"]["httpGet"] == {"path": "/jupyter/hub/health", "port": 8081}
+    assert proxy["livenessProbe"]["exec"]["command"] == ["hub-health", "/_chp_healthz"]
+    services = {item["metadata"]["name"].upper().replace("-", "_") for item in files["service.yaml"]}
+    values = {item["value"] for item in (*hub["env"], *proxy["env"])}
+    assert values == {f"$({name}_SERVICE_HOST)" for name in services}
+
+
+def test_no_disruption_budget_blocks_a_drain(root: Path) -> None:
+    """Each pod has one of its own that lets the one pod go."""
+    for name, count in (("dev_dummyauth", 1), ("prod", 2)):
+        files = folder(read_environment(root, name))
+        budgets = files["poddisruptionbudget.yaml"]
+        assert [item["spec"]["maxUnavailable"] for item in budgets] == [1] * count
+        workloads = [*files["statefulset.yaml"], *files.get("deployment.yaml", ())]
+        assert [item["spec"]["selector"] for item in budgets] == [
+            item["spec"]["selector"] for item in workloads
+        ]

@@ -1,0 +1,133 @@
+"""What runs the containers in a cluster: a StatefulSet, and with Slurm elsewhere a Deployment for the proxy.
+
+Users' servers are reached through the proxy, which a rollout of the hub then leaves alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..definition.containers import CONTAINERS, FRONT_ENDS, PROXY, Probe
+from ..definition.environment import Environment
+from ..definition.names import LABEL_COMPONENT, LABEL_INSTANCE, LABEL_PART_OF
+from .manifest import Document
+
+PROXY_SERVICE = "configurable-http-proxy"  # of the hub's image
+PROXY_API = 8001
+HUB_PORT = 8081
+# The variables that the containers of the proxy's pod read: a changed one replaces it, others don't.
+PROXY_SETTINGS = ("BASE_URL", "PROXY_ADDRESS", "ZENITH_SERVER_ADDRESS", "ZENITH_SERVER_PORT")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A StatefulSet or a Deployment, of one pod. ``spec`` is the pod's, ``settings`` the ConfigMap's name."""
+
+    kind: str
+    name: str
+    component: str
+    settings: str
+    spec: Document
+    ports: Mapping[str, Mapping[str, int]]
+    probes: Mapping[str, tuple[Document | None, Document | None]]
+    selector: Mapping[str, str]
+
+
+def workloads(env: Environment, pod: Document) -> tuple[Workload, ...]:
+    """Return the workloads whose pods together have the containers of ``pod``, a pod's spec."""
+    ports = {
+        name: {port.name: port.number for port in env.ports if port.container == name}
+        for name in env.containers
+    }
+    probes = {row.name: (_probe(env, row.ready), _probe(env, row.alive)) for row in env.rows}
+    if not env.proxy_apart:
+        return (
+            Workload(
+                "StatefulSet", env.pod, "hub", env.config_map, pod, ports, probes, _selector(env, "hub")
+            ),
+        )
+    in_front = [item for item in pod["containers"] if item["name"] in FRONT_ENDS]
+    others = [item for item in pod["containers"] if item not in in_front]
+    (hub,) = (item for item in others if item["name"] == "jupyterhub")
+    hub_ports = ports["jupyterhub"]
+    token = {"name": "credentials-jupyterhub", "mountPath": "/run/credentials/jupyterhub", "readOnly": True}
+    proxy = {**hub, "name": PROXY, "args": [PROXY_SERVICE], "env": _services(env), "volumeMounts": [token]}
+    with_proxy = _part(pod, [proxy, *in_front])
+    with_proxy["volumes"] = [_token_only(volume) for volume in with_proxy["volumes"]]
+    ports |= {
+        "jupyterhub": {name: number for name, number in hub_ports.items() if name != "jupyterhub"},
+        PROXY: {name: number for name, number in hub_ports.items() if name == "jupyterhub"}
+        | {"proxy-api": PROXY_API},
+    }
+    health = {"path": f"{env.base_url.rstrip('/')}/hub/health", "port": HUB_PORT}
+    alive = _probe(env, CONTAINERS["jupyterhub"].alive)
+    # Nothing restarts a hub's container: s6 restarts a hub that ends, and a backup stops it.
+    probes |= {
+        "jupyterhub": ({"httpGet": health}, None),
+        PROXY: ({"exec": {"command": ["proxy-ready"]}}, alive),
+    }
+    alone = [
+        {**item, "args": ["jupyterhub"], "env": _services(env)} if item is hub else item for item in others
+    ]
+    name, served = env.container(PROXY), (ports, probes)
+    return (
+        Workload(
+            "StatefulSet", env.pod, "hub", env.config_map, _part(pod, alone), *served, _selector(env, "hub")
+        ),
+        Workload("Deployment", name, PROXY, f"{name}-config", with_proxy, *served, _selector(env, PROXY)),
+    )
+
+
+def _selector(env: Environment, component: str) -> dict[str, str]:
+    return {key: env.labels[key] for key in (LABEL_PART_OF, LABEL_INSTANCE)} | {LABEL_COMPONENT: component}
+
+
+def _part(pod: Document, containers: Iterable[Document]) -> Document:
+    """Return ``pod`` with these ``containers``, and the volumes that they mount."""
+    containers = list(containers)
+    mounted = {mount["name"] for item in containers for mount in item["volumeMounts"]}
+    return {
+        **pod,
+        "containers": containers,
+        "volumes": [volume for volume in pod["volumes"] if volume["name"] in mounted],
+    }
+
+
+def _token_only(volume: Document) -> Document:
+    """Return ``volume``; of the hub's Secret the proxy gets no more than the token of its API."""
+    if volume["name"] != "credentials-jupyterhub":
+        return volume
+    items = [{"key": key, "path": key} for key in ("format", "proxy_token")]
+    return {**volume, "secret": {**volume["secret"], "items": items}}
+
+
+def _services(env: Environment) -> list[Document]:
+    """Return the variables by which hub and proxy find each other: Services' addresses, without DNS."""
+    parts = {"HUB": "jupyterhub", "PROXY": PROXY}
+    variables = {part: service_variable(env.container(container)) for part, container in parts.items()}
+    return [
+        {"name": f"DEPLOY_CONFIG_{part}_SERVICE", "value": f"$({variable})"}
+        for part, variable in variables.items()
+    ]
+
+
+def service_variable(name: str) -> str:
+    """Return the variable in which the kubelet tells the address of the Service ``name``."""
+    return f"{name.upper().replace('-', '_')}_SERVICE_HOST"
+
+
+def _probe(env: Environment, probe: Probe | None) -> dict[str, Any] | None:
+    """Return ``probe`` as Kubernetes takes it."""
+    numbers = {port.name: port.number for port in env.ports}
+    if probe is None or not (probe.command or probe.port in numbers):
+        return None
+    on_loopback = probe.port == "jupyterhub" and env.proxy_address == "127.0.0.1"
+    if probe.port is None or on_loopback:
+        return {"exec": {"command": list(probe.command)}}
+    port = {"port": numbers[probe.port]}
+    if probe.path is None:
+        return {"tcpSocket": port}
+    base = env.base_url.rstrip("/") if probe.below_base_url else ""
+    return {"httpGet": {"path": base + probe.path, **port}}
