@@ -26,13 +26,14 @@ LOOK_AT_CONTAINERS = 1
 class Condition:
     """Something to wait for. The logs of ``container`` explain a failure.
 
-    ``port``: its port in the pod, if ``holds`` looks at where that is published.
+    ``port``: its port in the pod, if it is a page; ``url``: where that is published.
     """
 
     name: str
     container: str
     holds: Callable[[], bool]
     port: int | None = None
+    url: str | None = None
 
 
 def wait(session: Session, timeout: float | None = None) -> None:
@@ -66,7 +67,8 @@ def _wait_for(session: Session, condition: Condition, started: float, seconds: f
         return False
 
     if not poll(holds, started + seconds - time.monotonic()):
-        if condition.port and "HTTP/" in _ask(session, condition.port, "/"):
+        silent = condition.url and http_status(condition.url) is None
+        if silent and "HTTP/" in _ask(session, condition.port, "/"):
             problem = "answers in its pod, and not at the port of this host that leads there"
             raise StateError(f"{condition.name} {problem}", session.engine.lost_ports_remedy())
         raise StateError(
@@ -89,7 +91,7 @@ def conditions(session: Session) -> tuple[Condition, ...]:
             if page := env.page(port):
                 answers = partial(_answers, *page)
                 name = names.get(port.name, port.name)
-                result.append(Condition(name, row.name, answers, port.number))
+                result.append(Condition(name, row.name, answers, port.number, page[0]))
     if "jupyterhub" in env.containers:
         result.append(Condition("hub", "jupyterhub", lambda: hub_answers(session)))
     if "slurm" in env.containers:

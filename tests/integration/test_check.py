@@ -75,6 +75,19 @@ def test_lost_firewall_rules_are_named(deployment: Deployment) -> None:
 
 
 @once
+def test_a_hub_that_is_down_is_not_taken_for_lost_rules(deployment: Deployment) -> None:
+    """Its proxy answers at the host's port, though not with the hub's page."""
+    hub = "/run/service/jupyterhub"
+    deployment.run_in("jupyterhub", "s6-svc", "-d", hub)
+    try:
+        said = invoke("wait", *deployment.options, "--timeout", "5", check=False).stderr
+    finally:
+        deployment.run_in("jupyterhub", "s6-svc", "-u", hub)
+    assert "error: hub page did not answer within 5 s" in said
+    wait_until(lambda: deployment.health == 200, START, "the hub isn't back")
+
+
+@once
 def test_an_address_that_leads_nowhere_is_refused(deployment: Deployment) -> None:
     """Before anything is created: as root podman takes an IPv6 address and forwards nothing."""
     if os.geteuid():
