@@ -108,6 +108,7 @@ class Container:
     container stands in for the site's identity provider. ``ready``: the probe that says whether the container
     does its work. ``alive``: the one that has Kubernetes restart it. It asks for no other container's work.
     ``uid``: the number of the user and group that all of its programs belong to, unless it needs root.
+    Started as root it becomes that user.
     """
 
     name: str

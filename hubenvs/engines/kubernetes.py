@@ -166,10 +166,8 @@ class Kubernetes(Kubectl):
 
     def secret_versions(self, secrets: Sequence[str]) -> str:
         """Return what changes when the content of one of ``secrets`` does."""
-        items = self._get("secrets", *secrets)
-        return ",".join(
-            f"{item['metadata']['uid'][:8]}.{item['metadata']['resourceVersion']}" for item in items
-        )
+        items = [item["metadata"] for item in self._get("secrets", *secrets)]
+        return ",".join(f"{item['uid'][:8]}.{item['resourceVersion']}" for item in items)
 
     def create_volume_command(self, name: str, labels: Mapping[str, str]) -> Argv:
         """Return the command that creates the volume ``name``: its claim is among what is applied."""
@@ -187,7 +185,7 @@ class Kubernetes(Kubectl):
 
     def containers_with(self, volume: str) -> list[str]:
         """Return the names of running containers that mount ``volume``."""
-        container = _mounted(volume)[0]
+        container, _ = _mounted(volume)
         return [name for name, state in self.states([container]).items() if state.state == "running"]
 
     def exec(self, container: str, *command: str, **options: Any) -> Completed:

@@ -9,20 +9,6 @@ private=/run/$container
 scan=/run/service
 is_root=$([ "$(id -u)" != 0 ] || echo yes)
 
-# Only root can read the Secret's files, whatever modes they have. A restarted container begins with empty folders.
-[ -z "$is_root" ] || chmod 0700 /run/credentials
-rm -rf "$private" "$scan"
-
-# podman before 5 mounts a Secret's base64 text, later versions the bytes: the key `format` is `plain` in clear or not.
-case $(cat "$credentials/format") in
-    plain) decode='cat' ;;
-    *) decode='base64 --decode' ;;
-esac
-
-for key in "$credentials"/*; do
-    [ "$(head -c 8 "$key")" != REPLACE ] || { echo "Secret of $container: ${key##*/} is not filled in" >&2; exit 1; }
-done
-
 # give OWNER FILE...: make OWNER the owner of each FILE, which may be a link.
 give() {
     owner=$1
@@ -34,6 +20,22 @@ give() {
 take_over() {
     [ -z "$is_root" ] || find "$1" ! -user "$user" -exec chown --no-dereference "$user:$(id -g "$user")" {} +
 }
+
+# Only root can read the Secret's files, whatever modes they have. A restarted container begins with empty folders.
+[ -z "$is_root" ] || chmod 0700 /run/credentials
+rm -rf "$private" "$scan"
+mkdir -m 0700 "$private"
+give "${user:-root}" "$private"
+
+# podman before 5 mounts a Secret's base64 text, later versions the bytes: the key `format` is `plain` in clear or not.
+case $(cat "$credentials/format") in
+    plain) decode='cat' ;;
+    *) decode='base64 --decode' ;;
+esac
+
+for key in "$credentials"/*; do
+    [ "$(head -c 8 "$key")" != REPLACE ] || { echo "Secret of $container: ${key##*/} is not filled in" >&2; exit 1; }
+done
 
 # secret KEY TARGET [MODE [OWNER]]: a copy of the Secret's KEY that OWNER (`user`) alone can write, and (0400) read.
 secret() {
@@ -64,7 +66,7 @@ service() {
     ln -s /usr/local/lib/s6/finish "$scan/$1/finish"
     ln -s /usr/local/lib/s6/log "$scan/$1/log/run"
     # An earlier version's, in a cluster.
-    [ -n "$is_root" ] || [ ! -e "$2/$1" ] || [ -O "$2/$1" ] || mv "$2/$1" "$2/$1.$(date +%s)"
+    [ -n "$is_root" ] || [ "$(stat -c %u "$2/$1" 2>/dev/null || id -u)" = "$(id -u)" ] || mv "$2/$1" "$2/$1.$(date +%s)"
     mkdir -p "$2/$1"
     chmod 0750 "$2/$1"
     give "$3" "$2/$1"
@@ -88,6 +90,5 @@ supervise() {
 run_as_user() {
     [ -n "${user:-}" ] || exec "$@"
     [ ! -e "$scan" ] || take_over "$scan"
-    take_over "$private"
     exec /usr/local/lib/s6/as-user "$user" "$@"
 }
