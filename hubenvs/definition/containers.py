@@ -20,6 +20,9 @@ SLURM_ID, HUB_ID, WEB_ID = 64030, 64031, 33
 # provider. Not passwords themselves.
 PASSWORD_KEY = "dummyauth_password"
 PROVIDER_PASSWORD_KEY = "provider_password"
+# For an entrypoint: to put files and secrets in place, to become another user, and to leave that one nothing
+# but the last, with which it listens on ports that jobs can't.
+START = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETPCAP", "SETUID", "NET_BIND_SERVICE")
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ class Container:
     container stands in for the site's identity provider. ``ready``: the probe that says whether the container
     does its work. ``alive``: the one that has Kubernetes restart it. It asks for no other container's work.
     ``uid``: the number of the user and group that all of its programs belong to, unless it needs root.
-    Started as root it becomes that user.
+    Started as root it becomes that user. ``capabilities``: those of root's that it may be given.
+    ``privilege_escalation``: whether a program may get more rights than the one that starts it.
     """
 
     name: str
@@ -123,6 +127,7 @@ class Container:
     alive: Probe | None = None
     resources: Resources = Resources()
     uid: int = 0
+    capabilities: tuple[str, ...] = START
     privilege_escalation: bool = False
 
 
@@ -170,6 +175,7 @@ _TABLE = (
         # None for `alive`: users' jobs would end with the container, and s6 restarts its programs.
         ready=Probe(command=("slurm-health",)),
         resources=Resources("500m", "1Gi", "4"),
+        capabilities=(*START, "KILL", "SYS_CHROOT"),  # for daemons of several users, and sshd's
         privilege_escalation=True,  # jobs are submitted by way of sudo
     ),
     Container(
@@ -195,6 +201,7 @@ _TABLE = (
         "accounting",
         volumes=(Volume("accounting-data", "/var/lib/accounting", SLURM_ID),),
         keys=(Key("munge_key"),),
+        capabilities=(*START, "KILL"),
     ),
     Container(
         "zenith-client",
@@ -204,6 +211,7 @@ _TABLE = (
             Key("zenith_public_key", file="zenith_client_key.pub", other_file="ssh_zenith_client_key.pub"),
             Key("zenith_config", file="zenith_client.yaml", other_file="zenith_client_config.yaml"),
         ),
+        capabilities=(),
     ),
 )
 

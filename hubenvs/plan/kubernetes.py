@@ -108,6 +108,7 @@ def resources(
         "rows": {**CONTAINERS, PROXY: Container(PROXY, resources=Resources("100m", "128Mi", "2"))},
         "memory": {name: limit.memory for name, limit in env.limits.items()} | {PROXY: PROXY_MEMORY},
         "api": {"proxy": PROXY_API, "hub": HUB_PORT},
+        "security": {item["name"]: item["securityContext"] for item in pod["containers"]},
         "seed_resources": Resources(),
         "served": _served(env),
         "provider_port": _provider_port(env),

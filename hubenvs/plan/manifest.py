@@ -12,6 +12,7 @@ import jinja2
 import yaml
 
 from ..definition.container_settings import container_settings
+from ..definition.containers import Container
 from ..definition.environment import Environment
 from ..definition.names import LABEL_FINGERPRINT
 from ..errors import DefinitionError
@@ -72,10 +73,24 @@ def manifest(
     ``images`` has the image reference of each container, ``values`` the value of each Secret key. Raises
     DefinitionError if a template can't be rendered or the result isn't valid in Kubernetes.
     """
-    context = {"env": env, "images": images, "values": values, "settings": container_settings(env)}
+    context = {
+        "env": env,
+        "images": images,
+        "values": values,
+        "settings": container_settings(env),
+        "security": {row.name: security_context(row) for row in env.rows},
+    }
     result = tuple(document for name in TEMPLATES for document in render(templates, name, context))
     check(result)
     return result
+
+
+def security_context(row: Container) -> dict[str, Any]:
+    """Return the securityContext of the container ``row``, which starts as its image's user, mostly root."""
+    return {
+        "allowPrivilegeEscalation": row.privilege_escalation,
+        "capabilities": {"drop": ["ALL"], "add": list(row.capabilities)},
+    }
 
 
 def render(templates: jinja2.Environment, name: str, context: Mapping[str, Any]) -> list[Document]:
