@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 import jinja2
 
 from ..definition.container_settings import container_settings
-from ..definition.containers import CONTAINERS, PROXY, TUNNEL, Container, Resources
+from ..definition.containers import CONTAINERS, HUB_ID, PROXY, TUNNEL, Container, Resources
 from ..definition.environment import Environment
 from ..definition.names import LABEL_CHECKOUT, LABEL_INSTANCE, LABEL_PART_OF, LABEL_SECRETS
 from ..errors import DefinitionError
 from ..files import Tree, digest, is_program
-from .manifest import Document, check, dump, manifest, render
+from .manifest import Document, can_be_restricted, check, dump, manifest, render
 from .workloads import HUB_PORT, PROXY_API, PROXY_SETTINGS, workloads
 
 RESOURCES = (
@@ -77,7 +77,8 @@ def resources(
     if len(env.pod) > NAME_LENGTH:
         problem = f"{env.pod}: a StatefulSet's name has {NAME_LENGTH} characters at most"
         raise DefinitionError(problem, "choose a shorter environment or instance name")
-    played = manifest(env, templates, images, dict.fromkeys(env.secret_keys, ""))
+    restricted = can_be_restricted(env)
+    played = manifest(env, templates, images, dict.fromkeys(env.secret_keys, ""), restricted)
     pod = next(document["spec"] for document in played if document["kind"] == "Pod")
     settings = container_settings(env)
     data = {name: _data(name, files) for name, files in seeds.items()}
@@ -108,6 +109,8 @@ def resources(
         "rows": {**CONTAINERS, PROXY: Container(PROXY, resources=Resources("100m", "128Mi", "2"))},
         "memory": {name: limit.memory for name, limit in env.limits.items()} | {PROXY: PROXY_MEMORY},
         "api": {"proxy": PROXY_API, "hub": HUB_PORT},
+        "restricted": restricted,
+        "group": HUB_ID,
         "security": {item["name"]: item["securityContext"] for item in pod["containers"]},
         "seed_resources": Resources(),
         "served": _served(env),

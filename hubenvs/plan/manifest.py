@@ -66,31 +66,50 @@ def _templates(files: frozenset[tuple[str, bytes]]) -> jinja2.Environment:
 
 
 def manifest(
-    env: Environment, templates: jinja2.Environment, images: Mapping[str, str], values: Mapping[str, str]
+    env: Environment,
+    templates: jinja2.Environment,
+    images: Mapping[str, str],
+    values: Mapping[str, str],
+    restricted: bool = False,
 ) -> Documents:
     """Return the documents of ``env``.
 
-    ``images`` has the image reference of each container, ``values`` the value of each Secret key. Raises
-    DefinitionError if a template can't be rendered or the result isn't valid in Kubernetes.
+    ``images`` has the image reference of each container, ``values`` the value of each Secret key.
+    ``restricted``: containers start as their own users, not as root. Raises DefinitionError if a template
+    can't be rendered or the result isn't valid in Kubernetes.
     """
     context = {
         "env": env,
         "images": images,
         "values": values,
         "settings": container_settings(env),
-        "security": {row.name: security_context(row) for row in env.rows},
+        "security": {row.name: security_context(row, restricted) for row in env.rows},
+        "restricted": restricted,
+        # Those that can't write to their root file system.
+        "scratch": [row.name for row in env.rows if row.uid and restricted],
     }
     result = tuple(document for name in TEMPLATES for document in render(templates, name, context))
     check(result)
     return result
 
 
-def security_context(row: Container) -> dict[str, Any]:
-    """Return the securityContext of the container ``row``, which starts as its image's user, mostly root."""
-    return {
+def can_be_restricted(env: Environment) -> bool:
+    """Return whether no container of ``env`` has to be started as root; Slurm's must."""
+    return all(row.uid or not row.capabilities for row in env.rows)
+
+
+def security_context(row: Container, restricted: bool) -> dict[str, Any]:
+    """Return the securityContext of the container ``row``; ``restricted`` as in `manifest`."""
+    context: dict[str, Any] = {
         "allowPrivilegeEscalation": row.privilege_escalation,
-        "capabilities": {"drop": ["ALL"], "add": list(row.capabilities)},
+        "capabilities": {"drop": ["ALL"]},
     }
+    if restricted:
+        context["runAsNonRoot"] = True
+        context |= {"runAsUser": row.uid, "runAsGroup": row.uid} if row.uid else {}
+    elif row.capabilities:
+        context["capabilities"]["add"] = list(row.capabilities)
+    return context
 
 
 def render(templates: jinja2.Environment, name: str, context: Mapping[str, Any]) -> list[Document]:
@@ -147,7 +166,7 @@ def _references(spec: Mapping[str, Any]) -> set[tuple[str, str]]:
     for volume in spec["volumes"]:
         if "secret" in volume:
             references.add(("Secret", volume["secret"]["secretName"]))
-        else:
+        elif "persistentVolumeClaim" in volume:
             references.add(("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]))
     return references
 

@@ -53,7 +53,9 @@ def workloads(env: Environment, pod: Document) -> tuple[Workload, ...]:
     (hub,) = (item for item in others if item["name"] == "jupyterhub")
     hub_ports = ports["jupyterhub"]
     token = {"name": "credentials-jupyterhub", "mountPath": "/run/credentials/jupyterhub", "readOnly": True}
-    proxy = {**hub, "name": PROXY, "args": [PROXY_SERVICE], "env": _services(env), "volumeMounts": [token]}
+    scratch = [mount for mount in hub["volumeMounts"] if mount["mountPath"] in ("/run", "/tmp")]
+    proxy = {**hub, "name": PROXY, "args": [PROXY_SERVICE], "env": _services(env)}
+    proxy["volumeMounts"] = [token, *scratch]
     with_proxy = _part(pod, [proxy, *in_front])
     with_proxy["volumes"] = [_token_only(volume) for volume in with_proxy["volumes"]]
     ports |= {

@@ -81,6 +81,48 @@ def beyond_baseline(template: dict[str, Any]) -> list[str]:
     return found
 
 
+def beyond_restricted(template: dict[str, Any]) -> list[str]:
+    """Return what of a pod template the "restricted" standard forbids, besides what "baseline" does."""
+    spec = template["spec"]
+    allowed = {
+        "configMap",
+        "csi",
+        "downwardAPI",
+        "emptyDir",
+        "ephemeral",
+        "persistentVolumeClaim",
+        "projected",
+        "secret",
+    }
+    found = [
+        f"volume {volume['name']}: {kind}"
+        for volume in spec.get("volumes", ())
+        for kind in volume.keys() - {"name"} - allowed
+    ]
+    pod = spec.get("securityContext", {})
+    for container in (
+        *spec.get("initContainers", ()),
+        *spec["containers"],
+        *spec.get("ephemeralContainers", ()),
+    ):
+        context = container.get("securityContext", {})
+        capabilities = context.get("capabilities", {})
+        seccomp = context.get("seccompProfile") or pod.get("seccompProfile") or {}
+        found += [
+            f"{container['name']}: {wrong}"
+            for wrong, is_so in {
+                "allowPrivilegeEscalation": context.get("allowPrivilegeEscalation") is not False,
+                "runAsNonRoot": context.get("runAsNonRoot", pod.get("runAsNonRoot")) is not True,
+                "runAsUser": context.get("runAsUser", pod.get("runAsUser")) == 0,
+                "seccompProfile": seccomp.get("type") not in ("RuntimeDefault", "Localhost"),
+                "drop": "ALL" not in capabilities.get("drop", ()),
+                "add": bool(set(capabilities.get("add", ())) - {"NET_BIND_SERVICE"}),
+            }.items()
+            if is_so
+        ]
+    return found
+
+
 @pytest.fixture(params=ENVIRONMENTS)
 def folder(request: pytest.FixtureRequest, root: Path, tmp_path: Path) -> Path:
     """The folder that `render --target kubernetes` writes of an environment."""
@@ -132,6 +174,24 @@ def test_the_pods_keep_to_the_baseline(folder: Path) -> None:
         f"{name}: privileged",
         f"{name}: capabilities",
     ]
+
+
+def test_the_pod_is_restricted_where_it_has_no_slurm(folder: Path) -> None:
+    """There a namespace that enforces the "restricted" standard takes it. Slurm starts as root, and has sudo."""
+    (stateful_set,) = (item for item in resources(folder) if item["kind"] == "StatefulSet")
+    template = stateful_set["spec"]["template"]
+    if "slurm" in (container["name"] for container in template["spec"]["containers"]):
+        assert "slurm: allowPrivilegeEscalation" in beyond_restricted(template)
+        return
+    assert beyond_restricted(template) == []
+    worse = copy.deepcopy(template)
+    worse["spec"] |= {"volumes": [{"name": "root", "hostPath": {"path": "/"}}], "securityContext": {}}
+    worse["spec"]["containers"] = [
+        {"name": "root", "securityContext": {"runAsUser": 0, "capabilities": {"add": ["CHOWN"]}}}
+    ]
+    worse["spec"]["initContainers"] = []
+    wrong = ("allowPrivilegeEscalation", "runAsNonRoot", "runAsUser", "seccompProfile", "drop", "add")
+    assert beyond_restricted(worse) == ["volume root: hostPath", *(f"root: {what}" for what in wrong)]
 
 
 def test_kustomize_builds_the_folder(folder: Path) -> None:

@@ -30,12 +30,19 @@ def folder(env: Environment, seeds: dict[str, dict[str, bytes]] | None = None) -
 def shape(spec: Document, config_maps: dict[str, Document]) -> dict[str, Any]:
     """Return a pod's containers with their environment, mounts (and what is behind each) and ports."""
     behind = {volume["name"]: {**volume, "name": None} for volume in spec["volumes"]}
+    for volume in behind.values():
+        volume.get("secret", {}).pop("defaultMode", None)  # in a cluster a pod's group may read them
     return {
         item["name"]: {
             "image": item["image"],
             "command": item.get("command"),
             "environment": [config_maps[source["configMapRef"]["name"]] for source in item["envFrom"]],
-            "mounts": {mount["mountPath"]: behind[mount["name"]] for mount in item["volumeMounts"]},
+            "mounts": {
+                mount["mountPath"]: behind[mount["name"]]
+                for mount in item["volumeMounts"]
+                if mount["mountPath"]
+                not in ("/run", "/tmp")  # written to by those that aren't root's in a cluster
+            },
             "ports": [port["containerPort"] for port in item.get("ports", ())],
         }
         for item in spec["containers"]
@@ -47,7 +54,8 @@ def _join_proxy(in_cluster: dict[str, Any]) -> None:
     proxy, hub = in_cluster.pop("proxy"), in_cluster["jupyterhub"]
     assert proxy["image"] == hub["image"]
     secret = hub["mounts"]["/run/credentials/jupyterhub"]["secret"]
-    (token,) = proxy["mounts"].values()
+    token = proxy["mounts"].pop("/run/credentials/jupyterhub")
+    assert not proxy["mounts"]
     assert {item["key"] for item in token["secret"].pop("items")} == {"format", "proxy_token"}
     assert token["secret"] == secret
     assert proxy["ports"].pop() == 8001  # its API, on loopback where the hub is beside it
