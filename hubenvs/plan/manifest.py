@@ -83,10 +83,10 @@ def manifest(
         "images": images,
         "values": values,
         "settings": container_settings(env),
-        "security": {row.name: security_context(row, restricted) for row in env.rows},
+        "security": {row.name: security_context(env, row, restricted) for row in env.rows},
         "restricted": restricted,
-        # Those that can't write to their root file system.
-        "scratch": [row.name for row in env.rows if row.uid and restricted],
+        # The others write to their root file system.
+        "scratch": [row.name for row in env.rows if row.uid and (restricted or env.stage == "prod")],
     }
     result = tuple(document for name in TEMPLATES for document in render(templates, name, context))
     check(result)
@@ -98,7 +98,7 @@ def can_be_restricted(env: Environment) -> bool:
     return all(row.uid or not row.capabilities for row in env.rows)
 
 
-def security_context(row: Container, restricted: bool) -> dict[str, Any]:
+def security_context(env: Environment, row: Container, restricted: bool) -> dict[str, Any]:
     """Return the securityContext of the container ``row``; ``restricted`` as in `manifest`."""
     context: dict[str, Any] = {
         "allowPrivilegeEscalation": row.privilege_escalation,
@@ -109,6 +109,8 @@ def security_context(row: Container, restricted: bool) -> dict[str, Any]:
         context |= {"runAsUser": row.uid, "runAsGroup": row.uid} if row.uid else {}
     elif row.capabilities:
         context["capabilities"]["add"] = list(row.capabilities)
+    if row.uid and env.stage == "prod":  # `reload` replaces files in development
+        context["readOnlyRootFilesystem"] = True
     return context
 
 

@@ -122,6 +122,13 @@ def test_push_adds_to_a_list_of_architectures(
         engine.run(("podman", "rmi", "--force", f"{registry}/listed@{digest}"), check=False)
 
 
+def test_nothing_of_the_image_can_be_changed(prod: Deployment) -> None:
+    """The hub's root file system is read-only, for root too. Slurm's isn't: it makes the users' accounts there."""
+    write = ("sh", "-c", "touch /usr/local/x /etc/x 2>&1")
+    assert prod.run_in("jupyterhub", *write, check=False).count("Read-only file system") == 2
+    assert prod.run_in("slurm", *write, check=False) == ""
+
+
 def test_the_hub_runs_without_what_reloads_it(prod: Deployment) -> None:
     """It is JupyterHub's own program; what is for development says what it wants."""
     commands = prod.run_in("jupyterhub", "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
