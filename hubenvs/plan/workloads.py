@@ -18,7 +18,10 @@ PROXY_SERVICE = "configurable-http-proxy"  # of the hub's image
 PROXY_API = 8001
 HUB_PORT = 8081
 # The variables that the containers of the proxy's pod read: a changed one replaces it, others don't.
-PROXY_SETTINGS = ("BASE_URL", "PROXY_ADDRESS", "ZENITH_SERVER_ADDRESS", "ZENITH_SERVER_PORT")
+PROXY_SETTINGS = (
+    *("BASE_URL", "SUBDOMAIN_HOST", "PROXY_ADDRESS"),
+    *("ZENITH_SERVER_ADDRESS", "ZENITH_SERVER_PORT"),
+)
 
 
 @dataclass(frozen=True)
