@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -138,6 +139,14 @@ class Scene:
             with self.deployment.user(name) as user:
                 assert user.name == name
 
+    def logs_in(self, user: HubUser) -> bool:
+        """Return whether a log-in works; one just after a restart may find a service that doesn't answer yet."""
+        try:
+            user.log_in_at_provider(user.name, self.deployment.password)
+        except (StateError, httpx.TransportError):
+            return False
+        return True
+
     def service(self, container: str, name: str) -> str:
         """Return the process number of a service, -1 while it is down."""
         answer = self.deployment.run_in(
@@ -256,6 +265,7 @@ def test_requeue(scene: Scene) -> None:
     scene.slurm("scontrol", "update", f"JobId={job}", "StartTime=now")
     wait_until(lambda: scene.deployment.jobs().get(job) != "PENDING", AGREE, "the job doesn't start again")
     scene.slurm("scontrol", "update", f"JobId={job}", "Requeue=0")  # as all other jobs are
+    wait_until(lambda: lost.answers() or not lost.listed(), START, "its server has not come back")
     scene.survive(lost)
 
 
@@ -338,6 +348,6 @@ def test_pod_restart(scene: Scene) -> None:
     scene.podman("pod", "restart")
     wait_until(scene.hub_answers, 2 * AGREE, "the hub doesn't answer")
     for user in {server.user.name: server.user for server in scene.servers}.values():
-        user.log_in_at_provider(user.name, scene.deployment.password)
+        wait_until(partial(scene.logs_in, user), AGREE, f"{user.name} can't log in")
     wait_until(lambda: not any(server.listed() for server in scene.servers), AGREE, "the hub hasn't noticed")
     scene.survive(*scene.servers)

@@ -96,13 +96,13 @@ launched = """#!/bin/bash
 set -e
 {{environment}}
 {{launcher}}
-launch "$0" {{folder}}/slurm{{homedir}} .job-%j.log 20
+launch "$0" {{folder}}/slurm{{homedir}} .job-%j.log {{limit}}
 echo activating in $PWD
 {% if "late" in partition %}while [ ! -e {{folder}}/slurm/go-$JUPYTERHUB_SERVER_NAME ]; do sleep 0.05; done
 {% endif %}{% if "broken" in partition %}echo '<b>'
 nonsense
 {% endif %}exec {{cmd}}
-""".replace("{{folder}}", folder)
+""".replace("{{folder}}", folder).replace("{{limit}}", str(START_TIMEOUT))
 
 
 def choose_script(spawner):
