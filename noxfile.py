@@ -7,6 +7,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +21,12 @@ BROWSED = ["dev_dummyauth", "dev_realauth"]
 SLURM = ["24.11", "26.05"]
 # Debian releases whose podman `podman` tries: 4.3, 5.4, 5.8.
 MACHINES = ["bookworm", "trixie", "sid"]
+# Sessions that can go on side by side, since each lane has a checkout of its own, and with it its own working copies.
+LANES = {
+    "dummyauth": ["integration(dev_dummyauth)", "integration(dev_dummyauth_extslurm)", "slurm_quick"],
+    "realauth": ["integration(dev_realauth)", "integration(dev_realauth_zenithclient)", "integration(prod)"],
+    "rootless": ["rootless"],
+}
 QUICK = "submitting_environment or survives_a_restart or requeued_job"
 
 
@@ -67,7 +74,7 @@ BUILT_BY = {"UV_BUILD_CONSTRAINT": "containers/tools/build.txt"}
 nox.options.default_venv_backend = "uv"
 nox.options.download_python = "never"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "tests", "packages", "integration", "slurm_quick", "rootless"]
+nox.options.sessions = ["lint", "tests", "packages", "pods"]
 
 
 def install(session: nox.Session, *locks: str) -> None:
@@ -163,6 +170,32 @@ def integration(session: nox.Session, env: str) -> None:
     """A real pod of each environment: up, log in, spawn, compute, restart the hub, stop, down, nothing left."""
     install(session, "tools", "tests")
     session.run("pytest", "tests/integration", "--env", env, *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def pods(session: nox.Session) -> None:
+    """`integration`, `slurm_quick` and `rootless` side by side, as pods mostly wait; their output comes at the end."""
+    # Once, before two lanes would build the same.
+    build = ("invoke", "build", "--env", "dev_realauth", "--set", "dev_users=[alice.project1]")
+    session.run("scripts/bootstrap", *build, external=True)
+    folder = ROOT / ".nox/pods"
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        for lane, sessions in LANES.items():
+            copy_checkout(session, folder / lane)
+            argv = (sys.executable, "-m", "nox", "--noxfile", str(folder / lane / "noxfile.py"), "--session")
+            with (folder / f"{lane}.log").open("wb") as log:
+                running[lane] = subprocess.Popen((*argv, *sessions), stdout=log, stderr=log)
+        session.log(f"{', '.join(LANES)}: follow them in {folder}/*.log")
+        failed = [lane for lane, process in running.items() if process.wait()]
+    finally:
+        for process in running.values():
+            process.terminate()
+            process.wait()
+    for lane in LANES:
+        print((folder / f"{lane}.log").read_text(errors="replace"), flush=True)
+    if failed:
+        session.error(f"failed: {', '.join(failed)}")
 
 
 @nox.session
@@ -341,10 +374,10 @@ def copy_checkout(session: nox.Session, target: Path) -> None:
 
 def machine_environment(**variables: str) -> Mapping[str, str]:
     """Return the environment variables of a log-in on another machine, with ``variables``."""
-    outer = {name: value for name, value in os.environ.items() if name.upper() in NETWORK}
+    network = {name: value for name, value in os.environ.items() if name.upper() in NETWORK}
     return (
         {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
-        | outer
+        | network
         | variables
     )
 
