@@ -13,8 +13,8 @@ from urllib.parse import quote
 LIST = r"""
 dpkg-query --show --showformat='deb\t${Package}\t${Version}\t${Architecture}\n'
 find / -xdev -path /usr/lib/python3 -prune -o -path '*.dist-info/METADATA' -print | while read -r file; do
-    awk '/^Name:/ {name = $2} /^Version:/ {version = $2} /^\r?$/ {exit}
-        END {printf "pypi\t%s\t%s\n", name, version}' "$file"
+    tr -d '\r' <"$file" | awk '/^Name:/ {name = $2} /^Version:/ {version = $2} /^$/ {exit}
+        END {printf "pypi\t%s\t%s\n", name, version}'
 done
 find / -xdev -path '*/node_modules/.package-lock.json' | while read -r file; do
     printf 'npm\t'; tr -d '\n' <"$file"; echo
