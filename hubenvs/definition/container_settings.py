@@ -28,7 +28,7 @@ def container_settings(env: Environment) -> dict[str, str]:
         "HUB_CONNECT_URL": slurm.hub_connect_url,
         "OIDC_SERVER": env.issuer,
         "PROVIDER_ASKS": auth.provider_password,
-        "GATEWAY_URL": gateway and (hub.external_url or f"http://{gateway}"),
+        "GATEWAY_URL": gateway and f"http://{gateway}",
         "TOKEN_LIFETIME": auth.token_lifetime,
         "BRICS_PLATFORM": auth.platform,
         "BRICS_PORTAL": auth.portal,
