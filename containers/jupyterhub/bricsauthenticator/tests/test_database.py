@@ -1,14 +1,20 @@
 """The hub while its database is locked, for longer than SQLite waits for a lock (5 s, once for each try)."""
 
+import asyncio
 import contextlib
 import os
 import signal
 import sqlite3
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from conftest import OPTIONS, Hub, until
+from sqlalchemy.exc import OperationalError
+
+from bricsauthenticator import database
 
 LOCKED = 12
 """Seconds: more than two tries take."""
@@ -29,11 +35,11 @@ def locked(hub: Hub, seconds: float = 0, kind: str = "EXCLUSIVE") -> Iterator[No
     An IMMEDIATE lock keeps the hub from writing only.
     """
     hub.api("GET", "/users/alice")  # after which the hub itself holds no lock
-    with contextlib.closing(sqlite3.connect(hub.folder / "jupyterhub.sqlite", 30, isolation_level=None)) as database:
-        database.execute(f"BEGIN {kind}")
+    with contextlib.closing(sqlite3.connect(hub.folder / "jupyterhub.sqlite", 30, isolation_level=None)) as connection:
+        connection.execute(f"BEGIN {kind}")
         yield
         time.sleep(seconds)
-        database.execute("ROLLBACK")
+        connection.execute("ROLLBACK")
 
 
 def test_request(alice: Hub) -> None:
@@ -124,3 +130,24 @@ def test_stop(alice: Hub) -> None:
     until(lambda: not pending(alice), 60)
     assert not alice.server()
     start_and_stop(alice)
+
+
+def test_nothing_starts_before_a_stop_is_saved() -> None:
+    """JupyterHub's stop may drop the spawner and then fail: the next try would stop a server started meanwhile."""
+    spawner, seen = SimpleNamespace(_stop_pending=False), []
+    user = SimpleNamespace(spawners={"": spawner}, db=Mock(), log=Mock())
+
+    async def stop(user: SimpleNamespace, server_name: str) -> None:
+        seen.append(user.spawners.pop(server_name)._stop_pending)
+        if len(seen) == 1:
+            raise OperationalError("COMMIT", None, Exception("database is locked"))
+
+    async def look() -> tuple[bool, bool]:
+        stopping = asyncio.create_task(database.stop(user, "", original=stop))
+        await asyncio.sleep(0)
+        between = user.spawners.get("") is spawner and spawner._stop_pending
+        await stopping
+        return between, "" in user.spawners
+
+    assert asyncio.run(look()) == (True, False)
+    assert seen == [False, True]

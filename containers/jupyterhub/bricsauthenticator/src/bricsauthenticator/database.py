@@ -55,13 +55,18 @@ def handle_exception(
 
 async def stop(self: User, server_name: str = "", original: Callable = User.stop) -> None:
     """Stop the server, again until the database has it: JupyterHub's stop would end half-way, and pend for ever."""
+    spawner = None
     for pause in pauses(1.0):
         try:
+            spawner = spawner or self.spawners[server_name]
             await original(self, server_name)
             return
         except FAILED as error:
             self.db.rollback()  # first: no name can be read from the database before
             self.log.warning("The stop of a server (%r) isn't saved yet: %s", server_name, error)
+        if spawner:  # JupyterHub may have dropped it, and the next try would stop a server that is started meanwhile
+            self.spawners[server_name] = spawner
+            spawner._stop_pending = True
         await asyncio.sleep(pause)
 
 
