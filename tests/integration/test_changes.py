@@ -23,6 +23,7 @@ from .helpers import (
     Engine,
     HubUser,
     entry,
+    inside,
     invoke,
     rootless,
     settings,
@@ -93,6 +94,7 @@ def batch_script(deployment: Deployment, settings: str = "", **variables: str) -
     return deployment.run_in("jupyterhub", "sh", "-c", command, SCRIPT, json.dumps(variables)).splitlines()
 
 
+@inside
 def test_a_job_has_what_a_site_wants_of_every_job(deployment: Deployment) -> None:
     """The batch script honours SlurmSpawner's own settings, each where batchspawner's script has it."""
     plain = batch_script(deployment)
@@ -119,6 +121,7 @@ def test_a_job_has_what_a_site_wants_of_every_job(deployment: Deployment) -> Non
     assert [line for line in lines if line][-4:] == end
 
 
+@inside
 def test_variables_can_go_in_the_script_alone(deployment: Deployment) -> None:
     """With the key for it nothing of the submitting environment is exported; a foreign spawner is left as it was."""
     everywhere = "DEPLOY_CONFIG_ENVIRONMENT_IN_SCRIPT=true"
@@ -142,6 +145,7 @@ for named in ({'alice'}, set()):
 """
 
 
+@inside
 def test_a_site_can_name_who_may_log_in(deployment: Deployment) -> None:
     """JupyterHub's own settings in a site's configuration hold for tokens; without them all with a project may."""
     command = f'PYTHONPATH=. {HUB_PYTHON} -c "$0"'
@@ -149,6 +153,7 @@ def test_a_site_can_name_who_may_log_in(deployment: Deployment) -> None:
     assert allowed.splitlines() == ["True False", "True True"]
 
 
+@inside
 def test_who_asks_the_hub_nothing_leaves_it_running(deployment: Deployment) -> None:
     """The service that restarts the hub takes a connection that says nothing, or ends too early, for no request."""
     ask = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect('/run/jupyterhub/hub.socket'); "

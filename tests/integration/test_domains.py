@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from .helpers import DOMAIN, START, STOP, Deployment, HubUser, spawned, wait_until
+from .helpers import DOMAIN, START, STOP, Deployment, HubUser, inside, spawned, wait_until
 
-pytestmark = pytest.mark.environments("dev_dummyauth")
+pytestmark = [pytest.mark.environments("dev_dummyauth"), inside]
 
 
 class ToThisHost(httpx.HTTPTransport):

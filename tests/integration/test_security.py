@@ -17,7 +17,7 @@ import yaml
 
 from hubenvs.definition.containers import CONTAINERS, HUB_ID, WEB_ID
 
-from .helpers import STOP, Deployment, invoke, rootless, slowdown, spawned, unenforced, wait_until
+from .helpers import STOP, Deployment, inside, invoke, rootless, slowdown, spawned, unenforced, wait_until
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
@@ -33,6 +33,7 @@ def as_service_account(deployment: Deployment, sent: str) -> tuple[int, str, str
     return done.returncode, done.text, done.stderr
 
 
+@inside
 @pytest.mark.parametrize(
     "sent",
     [
@@ -77,6 +78,7 @@ def test_the_hubs_key_runs_nothing_but_the_hubs_commands(deployment: Deployment,
     assert "service-command: refused: " in errors
 
 
+@inside
 @pytest.mark.parametrize(
     "variables",
     [
@@ -279,6 +281,7 @@ def spied(deployment: Deployment) -> Iterator[Callable[[], str]]:
     deployment.run_in("slurm", "rm", "-f", config, f"{HOME}/spied")
 
 
+@inside
 def test_a_users_server_gets_no_id_token(deployment: Deployment, spied: Callable[[], str]) -> None:
     """A front end puts it into every request, those to other people's servers too; only the hub gets it."""
     names = (
@@ -306,6 +309,7 @@ def test_a_users_server_gets_no_id_token(deployment: Deployment, spied: Callable
     assert "secret" not in seen
 
 
+@inside
 def test_the_hubs_port_has_an_api_and_no_pages(deployment: Deployment) -> None:
     """Whoever gets at the port past the proxy can't log in there; servers find the API."""
     ask = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1]).status)"
@@ -331,6 +335,7 @@ def test_the_hubs_port_has_an_api_and_no_pages(deployment: Deployment) -> None:
         assert httpx.get(f"{deployment.status['url']}{path.removesuffix('%61pi/')}").status_code != 404
 
 
+@inside
 def test_no_request_forges_what_is_logged(deployment: Deployment) -> None:
     """A path that isn't UTF-8, or has control characters, is a 400; a client's own word for its address is none."""
     url = deployment.status["url"]
@@ -347,6 +352,7 @@ def test_no_request_forges_what_is_logged(deployment: Deployment) -> None:
     assert not any(line.startswith("jupyterhub:  forged") for line in log.splitlines())
 
 
+@inside
 def test_no_page_of_the_hub_is_sniffed(deployment: Deployment) -> None:
     """A browser takes an answer for what the hub says that it is."""
     assert httpx.get(f"{deployment.status['url']}/hub/login").headers["X-Content-Type-Options"] == "nosniff"
@@ -437,6 +443,7 @@ def test_volumes_of_an_earlier_version_change_owner(deployment: Deployment) -> N
     assert deployment.run_in("jupyterhub", "find", *volumes, "!", "-user", "jupyterhub") == ""
 
 
+@inside
 def test_a_log_out_ends_the_log_in(deployment: Deployment) -> None:
     """Cookies from before it are worth nothing: to the hub at once, to the user's server within half a minute."""
     with deployment.user() as user:

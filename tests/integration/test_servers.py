@@ -14,6 +14,7 @@ from .helpers import (
     Deployment,
     HubUser,
     StateError,
+    inside,
     invoke,
     once,
     restart_hub,
@@ -31,6 +32,7 @@ def test_a_wrong_password_is_refused_politely(deployment: Deployment) -> None:
         user.log_in("wrong")
 
 
+@inside
 @once
 def test_a_long_user_name_is_not_logged_whole(deployment: Deployment) -> None:
     """What a stranger sends before the log-in fills no disk."""
@@ -48,6 +50,7 @@ def test_a_long_user_name_is_not_logged_whole(deployment: Deployment) -> None:
     assert len(deployment.log("jupyterhub")) - len(before) < 100_000
 
 
+@inside
 def test_a_server_survives_a_restart_of_the_hub(deployment: Deployment) -> None:
     """The kernel goes on while the hub is away; the hub finds the server again, and stopping it ends the job.
 
@@ -105,6 +108,7 @@ def test_a_start_goes_on_after_a_restart_of_the_hub(deployment: Deployment) -> N
         user.stop(STOP)
 
 
+@inside
 @once
 def test_a_server_is_not_forgotten_while_slurm_cannot_be_asked(deployment: Deployment) -> None:
     """With sshd away the hub doesn't know the job's state; unknown is not gone."""
@@ -126,6 +130,7 @@ def test_a_server_is_not_forgotten_while_slurm_cannot_be_asked(deployment: Deplo
         wait_until(lambda: job not in deployment.jobs(), STOP, f"job {job} is still there")
 
 
+@inside
 def test_a_bad_form_is_refused_and_submits_nothing(deployment: Deployment) -> None:
     """Injection, a project of somebody else's, a missing field: a message, and no job."""
     before = deployment.jobs()
@@ -144,6 +149,7 @@ def test_a_bad_form_is_refused_and_submits_nothing(deployment: Deployment) -> No
     assert deployment.jobs() == before
 
 
+@inside
 @once
 def test_a_drained_node_keeps_a_job_with_gpus_waiting(deployment: Deployment) -> None:
     """A job asks Slurm for the form's number of GPUs; while its node is drained the hub says that it waits, and why."""
@@ -168,6 +174,7 @@ def queries(deployment: Deployment) -> dict[str, int]:
     }
 
 
+@inside
 @once
 def test_slurm_is_asked_once_for_many_servers(deployment: Deployment) -> None:
     """Three servers cost one query of all their jobs at each poll, and none of one job; the hub sees one that ends."""
@@ -197,6 +204,7 @@ def test_slurm_is_asked_once_for_many_servers(deployment: Deployment) -> None:
                 user.stop(STOP, name)
 
 
+@inside
 def test_a_job_that_dies_is_shown_to_its_user(deployment: Deployment) -> None:
     """The page of a start that failed says in Slurm's words what became of the job."""
     activate = "/opt/jupyter/bin/activate"
@@ -212,6 +220,7 @@ def test_a_job_that_dies_is_shown_to_its_user(deployment: Deployment) -> None:
     assert "ended before its server was up: FAILED (NonZeroExitCode)" in str(failed.value.details)
 
 
+@inside
 @once
 def test_a_users_next_job_removes_what_the_last_one_left(deployment: Deployment) -> None:
     """A job's runtime folder has its process in its name; it stays while that runs."""
