@@ -261,7 +261,7 @@ def hub(
         settings += [f"zenith.server_address={address(engine, far_end.container)}", f"zenith.image={image}"]
     if env_name != "prod":
         settings.append(USERS)
-    named = ("--env", env_name, "--instance", instance)
+    named = ("--env", env_name, "--instance", f"{instance}-hub")
     try:
         yield Hub(named, tuple(settings), folder)
     finally:
@@ -364,7 +364,7 @@ def test_a_user_works_through_the_tunnel(hub: Hub, site: Site, far_end: FarEnd, 
 @tunnelled
 def test_the_next_up_has_the_settings_of_the_config_map(hub: Hub) -> None:
     """They aren't lost without the option, and none of them falls back to a default."""
-    kept = ("publish.", "slurm.host_aliases", "slurm.ssh_port", "zenith.image", "hub.poll_interval")
+    kept = ("network", "publish.", "slurm.host_aliases", "slurm.ssh_port", "zenith.image", "hub.poll_interval")
     rest = [value for value in hub.values if value.startswith(kept)]
     assert "is up and unchanged" in invoke("up", *hub.named, *options(*rest), "--yes").stdout
 
