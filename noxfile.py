@@ -23,9 +23,9 @@ SLURM = ["24.11", "26.05"]
 MACHINES = ["bookworm", "trixie", "sid"]
 # Sessions that can go on side by side, since each lane has a checkout of its own, and with it its own working copies.
 LANES = {
-    "dummyauth": ["integration(dev_dummyauth)", "integration(dev_dummyauth_extslurm)", "slurm_quick"],
-    "realauth": ["integration(dev_realauth)", "integration(dev_realauth_zenithclient)", "integration(prod)"],
-    "rootless": ["rootless"],
+    "dummyauth": ["integration(dev_dummyauth)"],
+    "others": [f"integration({env})" for env in ENVIRONMENTS if env != "dev_dummyauth"],
+    "rootless": ["rootless", "slurm_quick"],
 }
 QUICK = "submitting_environment or survives_a_restart or requeued_job"
 

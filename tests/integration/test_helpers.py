@@ -26,7 +26,9 @@ def test_what_is_left_of_our_pod_only_is_seen(deployment: Deployment, engine: En
     finally:
         engine.run(("podman", "rm", "--force", "--time=0", stranger))
     ours = left_behind({}, after, known)
-    kinds = {"pod", "container", "volume", "secret", "process"} | (set() if rootless() else {"mount"})
+    kinds = {"pod", "container", "volume", "secret", "process"} | (
+        set() if rootless() else {"mount", "network"}
+    )
     assert {name.split()[0] for name in ours} == kinds
     programs = {name.split()[2].rstrip(",") for name in ours if name.startswith("process")}
     assert {"conmon", "catatonit", "s6-svscan"} <= programs

@@ -364,7 +364,14 @@ def test_a_user_works_through_the_tunnel(hub: Hub, site: Site, far_end: FarEnd, 
 @tunnelled
 def test_the_next_up_has_the_settings_of_the_config_map(hub: Hub) -> None:
     """They aren't lost without the option, and none of them falls back to a default."""
-    kept = ("network", "publish.", "slurm.host_aliases", "slurm.ssh_port", "zenith.image", "hub.poll_interval")
+    kept = (
+        "network",
+        "publish.",
+        "slurm.host_aliases",
+        "slurm.ssh_port",
+        "zenith.image",
+        "hub.poll_interval",
+    )
     rest = [value for value in hub.values if value.startswith(kept)]
     assert "is up and unchanged" in invoke("up", *hub.named, *options(*rest), "--yes").stdout
 
