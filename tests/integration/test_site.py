@@ -261,7 +261,8 @@ def hub(
         settings += [f"zenith.server_address={address(engine, far_end.container)}", f"zenith.image={image}"]
     if env_name != "prod":
         settings.append(USERS)
-    named = ("--env", env_name, "--instance", f"{instance}-hub")
+    # Not the one that other tests bring up; there is no room for a longer name.
+    named = ("--env", env_name, "--instance", instance.replace("it", "h"))
     try:
         yield Hub(named, tuple(settings), folder)
     finally:
