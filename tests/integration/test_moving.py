@@ -95,6 +95,7 @@ def test_a_config_map_as_it_is_ends_in_a_working_notebook(moved: Deployment) -> 
             *("dave.project2", "/opt/jupyter/jupyter_data", "/opt/jupyter/envs/jupyter-user-env")
         ]
         # So a browser keeps them apart from those of a hub with another base_url.
+        user.page("/user/dave/tree")
         cookies = {cookie.name: cookie.path for cookie in user.http.cookies.jar}
         assert {"_xsrf", "jupyterhub-session-id", "jupyterhub-user-dave"} <= set(cookies)
         assert [name for name, path in cookies.items() if not path.startswith("/before/")] == []
@@ -229,6 +230,7 @@ def test_a_hub_is_adopted_with_its_running_servers(
         slurm__ssh_hostname=HOST,
         slurm__host_aliases=f"[{{ip: {before.address}, hostnames: [{HOST}, node1]}}]",
         slurm__hub_connect_url=f"http://{api}",
+        network=before.slurm.removesuffix("-slurm"),
         publish__jupyterhub=f"127.0.0.1:{free_port()}",
         **{"publish__hub-api": api},
     )
