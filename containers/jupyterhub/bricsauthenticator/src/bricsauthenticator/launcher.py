@@ -59,7 +59,8 @@ NOTICE = """
   };
   const plugin = {id: 'jupyterhub-time-limit:notice', autoStart: true, activate};
   window._JUPYTERLAB = window._JUPYTERLAB || {};
-  window._JUPYTERLAB['jupyterhub-time-limit'] = {init: () => {}, get: async () => () => ({default: plugin})};
+  const module = {__esModule: true, default: plugin};
+  window._JUPYTERLAB['jupyterhub-time-limit'] = {init: () => {}, get: async () => () => module};
 })();
 """
 """An extension of JupyterLab as its builder makes them, small enough to be written by hand."""
