@@ -21,11 +21,12 @@ BROWSED = ["dev_dummyauth", "dev_realauth"]
 SLURM = ["24.11", "26.05"]
 # Debian releases whose podman `podman` tries: 4.3, 5.4, 5.8.
 MACHINES = ["bookworm", "trixie", "sid"]
-# Sessions that can go on side by side, since each lane has a checkout of its own, and with it its own working copies.
+# Sessions that can run side by side, and which of their tests. Each lane has a checkout, and so working copies, of its
+# own.
 LANES = {
-    "dummyauth": ["integration(dev_dummyauth)"],
-    "others": [f"integration({env})" for env in ENVIRONMENTS if env != "dev_dummyauth"],
-    "rootless": ["rootless", "slurm_quick"],
+    "engine": (["integration(dev_dummyauth)", "rootless"], "not inside and not faults"),
+    "inside": (["integration(dev_dummyauth)", "slurm_quick"], "inside and not faults"),
+    "others": ([f"integration({env})" for env in ENVIRONMENTS if env != "dev_dummyauth"], "not faults"),
 }
 QUICK = "submitting_environment or survives_a_restart or requeued_job"
 
@@ -181,11 +182,12 @@ def pods(session: nox.Session) -> None:
     folder = ROOT / ".nox/pods"
     running: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        for lane, sessions in LANES.items():
+        for lane, (sessions, tests) in LANES.items():
             copy_checkout(session, folder / lane)
-            argv = (sys.executable, "-m", "nox", "--noxfile", str(folder / lane / "noxfile.py"), "--session")
+            nox_of_lane = (sys.executable, "-m", "nox", "--noxfile", str(folder / lane / "noxfile.py"))
+            argv = (*nox_of_lane, "--session", *sessions, "--", "-m", tests)
             with (folder / f"{lane}.log").open("wb") as log:
-                running[lane] = subprocess.Popen((*argv, *sessions), stdout=log, stderr=log)
+                running[lane] = subprocess.Popen(argv, stdout=log, stderr=log)
         session.log(f"{', '.join(LANES)}: follow them in {folder}/*.log")
         failed = [lane for lane, process in running.items() if process.wait()]
     finally:
