@@ -64,7 +64,8 @@ def play_pod(session: Session, desired: Desired, existing: Existing) -> bool:
         network = _network(session, existing)
         engine.run(engine.apply_command(network), stdin=dump(documents).encode(), finish_on_interrupt=True)
     except BaseException as error:
-        remove_pod(engine, session.existing())
+        created = session.existing()
+        remove_pod(engine, created, networks=created.networks)
         if isinstance(error, CommandError):
             require_free(env, engine)  # another `up` may have been faster to bind the port
         raise
