@@ -378,6 +378,18 @@ def test_an_engine_that_is_no_use_is_named(tmp_path: Path, env_name: str, kind: 
     assert not (ROOT / ".deploy" / f"{env_name}-no-engine").exists()
 
 
+def test_a_pod_that_cannot_be_played_leaves_no_network(tmp_path: Path, env_name: str, engine: Engine) -> None:
+    """What `up` created is removed; only volumes and secrets wait for the next `up`, or for `down`."""
+    stand_in, named = tmp_path / "podman", ("--env", env_name, "--instance", f"unplayed{os.getpid()}")
+    stand_in.write_text(f'#!/bin/sh\n[ "$1" != kube ] || exit 125\nexec {shutil.which("podman")} "$@"\n')
+    stand_in.chmod(0o755)
+    try:
+        assert "kube play" in invoke("up", *named, check=False, path=tmp_path).stderr
+        assert named[-1] not in " ".join(engine.listing().network_names)
+    finally:
+        invoke("down", *named)
+
+
 # Takes the port that `up` has chosen, between its choice and its use.
 FASTER = """\
 #!/usr/bin/python3
