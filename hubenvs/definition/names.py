@@ -46,8 +46,8 @@ def part_name(pod: str, container: str) -> str:
     return f"{pod}-{container}"
 
 
-def own_user(name: str) -> str | None:
-    """Return the user, by number, to whom the container with the `part_name` ``name`` belongs; None: root."""
+def container_uid(name: str) -> str | None:
+    """Return the numeric user of the container with the `part_name` ``name``; None for root."""
     uid = next((row.uid for row in CONTAINERS.values() if name.endswith(f"-{row.name}")), 0)
     return str(uid) if uid else None
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..definition import names
 from ..definition.containers import CONTAINERS
-from ..engines.engine import STOP_TIMEOUT, Container, Engine, Listing, Pod, Resource
+from ..engines.engine import STOP_TIMEOUT, Container, Engine, Listing, Pod, Removal, Resource
 from ..errors import StateError
 
 if TYPE_CHECKING:
@@ -149,5 +149,5 @@ def remove_pod(
     """
     # Another pod of that name isn't ours.
     pods = [pod for pod in existing.listing.pods if _pod_name_of(pod) == existing.pod_name]
-    names = existing.part_names
-    engine.remove(existing.pod_name, pods, names, set(volumes), networks, existing.listing, grace)
+    parts, listing = existing.part_names, existing.listing
+    engine.remove(Removal(existing.pod_name, pods, parts, set(volumes), networks, listing, grace))

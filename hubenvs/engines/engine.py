@@ -74,6 +74,23 @@ class Listing:
         return {network.name for network in self.networks}
 
 
+@dataclass(frozen=True)
+class Removal:
+    """What `Engine.remove` removes of the deployment ``pod_name``.
+
+    ``parts``: the names that its containers and Secrets can have. ``listing``: what the engine has.
+    ``grace``: seconds that a container has to end by itself.
+    """
+
+    pod_name: str
+    pods: Sequence[Pod]
+    parts: Set[str]
+    volumes: Set[str]
+    networks: Sequence[str]
+    listing: Listing
+    grace: int
+
+
 class ContainerState(NamedTuple):
     """The state of a container, and the exit status if it has ended."""
 
@@ -112,16 +129,7 @@ class Engine(Protocol):
     def pod(self, name: str) -> Pod | None: ...
     def network_command(self, name: str, labels: Mapping[str, str]) -> Argv | None: ...
     def apply_command(self, network: str | None = None) -> Argv: ...
-    def remove(
-        self,
-        pod_name: str,
-        pods: Sequence[Pod],
-        names: set[str],
-        volumes: Set[str],
-        networks: Sequence[str],
-        listing: Listing,
-        grace: int,
-    ) -> None: ...
+    def remove(self, removal: Removal) -> None: ...
     def secret_values(self, secrets: Sequence[str]) -> dict[str, str]: ...
     def reachable(self, pod_name: str, ports: Sequence[PublishedPort]) -> AbstractContextManager[None]: ...
     def create_volume_command(self, name: str, labels: Mapping[str, str]) -> Argv: ...

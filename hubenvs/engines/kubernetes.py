@@ -19,12 +19,12 @@ from ..definition.names import (
     LABEL_INSTANCE,
     LABEL_PART_OF,
     PART_OF,
-    own_user,
+    container_uid,
     part_name,
 )
 from ..errors import CommandError, StateError
 from .cluster import Cluster, load_command
-from .engine import Container, ContainerState, Listing, Pod, PublishedPort, Resource
+from .engine import Container, ContainerState, Listing, Pod, PublishedPort, Removal, Resource
 from .kubectl import Kubectl
 from .process import ANSWER, Argv, Completed, Programs
 from .rollout import Rollout
@@ -87,22 +87,13 @@ class Kubernetes(Kubectl):
         """Return the StatefulSet ``name`` as a pod."""
         return next((pod for pod in self.listing().pods if pod.name == name), None)
 
-    def remove(
-        self,
-        pod_name: str,
-        pods: Sequence[Pod],
-        names: set[str],
-        volumes: Set[str],
-        networks: Sequence[str],
-        listing: Listing,
-        grace: int,
-    ) -> None:
-        """Remove everything with the label of ``pod_name`` except claims, and the claims ``volumes``."""
-        selector = _selector(pod_name)
+    def remove(self, removal: Removal) -> None:
+        """Remove everything with the deployment's label except claims, and the claims of ``removal``."""
+        selector = _selector(removal.pod_name)
         wait = (f"--timeout={GONE}s", "--wait")
         self.kubectl("delete", KINDS, selector, "--cascade=foreground", *wait)
         self.kubectl("delete", "pods", selector, *wait)
-        if existing := sorted(volumes & listing.volume_names):
+        if existing := sorted(removal.volumes & removal.listing.volume_names):
             self.kubectl("delete", "persistentvolumeclaims", *existing, *wait)
 
     def apply_command(self, network: str | None = None) -> Argv:
@@ -206,7 +197,7 @@ class Kubernetes(Kubectl):
         options = [*(["--stdin"] if interactive else []), *(["--tty"] if tty else [])]
         if user:  # kubectl can't choose one
             command = ("runuser", "-s", "/bin/sh", "-c", 'exec "$0" "$@"', "--", user, *command)
-        elif user := own_user(container):
+        elif user := container_uid(container):
             command = ("/usr/local/lib/s6/as-user", user, *command)
         return self.command("exec", pod, "--container", name, *options, "--", *command)
 

@@ -7,15 +7,15 @@ import json
 import platform
 import shutil
 import sys
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
-from ..definition.names import own_user
+from ..definition.names import container_uid
 from ..errors import StateError
 from . import host
-from .engine import STOP_TIMEOUT, Container, ContainerState, Listing, Pod, PublishedPort, Resource
+from .engine import STOP_TIMEOUT, Container, ContainerState, Listing, Pod, PublishedPort, Removal, Resource
 from .images import Images
 from .process import ANSWER, Argv, Completed
 
@@ -82,34 +82,23 @@ class Podman(Images):
         options = [f"--label={key}={value}" for key, value in labels.items()]
         return ("podman", "network", "create", "--disable-dns", "--opt=isolate=true", *options, name)
 
-    def remove(
-        self,
-        pod_name: str,
-        pods: Sequence[Pod],
-        names: set[str],
-        volumes: Set[str],
-        networks: Sequence[str],
-        listing: Listing,
-        grace: int,
-    ) -> None:
-        """Remove ``pods``, ``networks``, and what exists of ``volumes`` and ``names`` (containers, Secrets).
-
-        ``grace``: seconds that a container has to end by itself.
-        """
-        for pod in pods:
-            self._remove_pod(pod, grace)
+    def remove(self, removal: Removal) -> None:
+        """Remove pods and networks of ``removal``, and what exists of its parts and volumes."""
+        for pod in removal.pods:
+            self._remove_pod(pod, removal.grace)
+        listing, parts = removal.listing, removal.parts
         commands: list[Argv] = []
-        if secrets := sorted(names & listing.secrets):
+        if secrets := sorted(parts & listing.secrets):
             commands.append(("podman", "secret", "rm", *secrets))
         # A container whose creation was killed may exist in podman's storage alone, where it blocks its name.
         # A container that podman lists under such a name isn't part of the pod: it is left alone.
-        if storage_only := sorted(names - {container.name for container in listing.containers}):
+        if storage_only := sorted(parts - {container.name for container in listing.containers}):
             commands.append(("podman", "rm", "--force", "--ignore", *storage_only))
         # `kube play` creates a volume of the same name for each Secret.
-        if existing := sorted(names.union(volumes) & listing.volume_names):
+        if existing := sorted((parts | removal.volumes) & listing.volume_names):
             commands.append(("podman", "volume", "rm", "--force", *existing))
-        if networks:
-            commands.append(("podman", "network", "rm", *networks))
+        if removal.networks:
+            commands.append(("podman", "network", "rm", *removal.networks))
         self.programs.at_once([partial(self.run, argv) for argv in commands])
 
     def _remove_pod(self, pod: Pod, grace: int) -> None:
@@ -222,7 +211,7 @@ def _exec(
     container: str, *command: str, user: str | None = None, interactive: bool = False, tty: bool = False
 ) -> Argv:
     options = [*(["--interactive"] if interactive else []), *(["--tty"] if tty else [])]
-    if user := user or own_user(container):
+    if user := user or container_uid(container):
         options += ["--user", user]
     return ("podman", "exec", *options, container, *command)
 

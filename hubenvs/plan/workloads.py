@@ -23,6 +23,10 @@ PROXY_SETTINGS = (
     *("ZENITH_SERVER_ADDRESS", "ZENITH_SERVER_PORT"),
 )
 
+# Each container's ports by name; each container's readiness and liveness probe.
+Ports = Mapping[str, Mapping[str, int]]
+Probes = Mapping[str, tuple[Document | None, Document | None]]
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -33,56 +37,68 @@ class Workload:
     component: str
     settings: str
     spec: Document
-    ports: Mapping[str, Mapping[str, int]]
-    probes: Mapping[str, tuple[Document | None, Document | None]]
+    ports: Ports
+    probes: Probes
     selector: Mapping[str, str]
 
 
 def workloads(env: Environment, pod: Document) -> tuple[Workload, ...]:
     """Return the workloads whose pods together have the containers of ``pod``, a pod's spec."""
-    ports = {
+    ports: Ports = {
         name: {port.name: port.number for port in env.ports if port.container == name}
         for name in env.containers
     }
-    probes = {row.name: (_probe(env, row.ready), _probe(env, row.alive)) for row in env.rows}
-    if not env.proxy_apart:
-        return (
-            Workload(
-                "StatefulSet", env.pod, "hub", env.config_map, pod, ports, probes, _selector(env, "hub")
-            ),
-        )
+    probes: Probes = {row.name: (_probe(env, row.ready), _probe(env, row.alive)) for row in env.rows}
+    if env.proxy_apart:
+        return _hub_and_proxy(env, pod, ports, probes)
+    return (_hub(env, pod, ports, probes),)
+
+
+def _hub(env: Environment, spec: Document, ports: Ports, probes: Probes) -> Workload:
+    selector = _selector(env, "hub")
+    return Workload("StatefulSet", env.pod, "hub", env.config_map, spec, ports, probes, selector)
+
+
+def _hub_and_proxy(
+    env: Environment, pod: Document, ports: Ports, probes: Probes
+) -> tuple[Workload, Workload]:
+    """Return the hub's workload, and that of the proxy and the containers in front of it."""
     in_front = [item for item in pod["containers"] if item["name"] in FRONT_ENDS]
-    others = [item for item in pod["containers"] if item not in in_front]
-    (hub,) = (item for item in others if item["name"] == "jupyterhub")
-    hub_ports = ports["jupyterhub"]
-    token = {"name": "credentials-jupyterhub", "mountPath": "/run/credentials/jupyterhub", "readOnly": True}
-    scratch = [mount for mount in hub["volumeMounts"] if mount["mountPath"] in ("/run", "/tmp")]
-    proxy = {**hub, "name": PROXY, "args": [PROXY_SERVICE], "env": _services(env)}
-    proxy["volumeMounts"] = [token, *scratch]
-    with_proxy = _part(pod, [proxy, *in_front])
-    with_proxy["volumes"] = [_token_only(volume) for volume in with_proxy["volumes"]]
-    ports |= {
-        "jupyterhub": {name: number for name, number in hub_ports.items() if name != "jupyterhub"},
-        PROXY: {name: number for name, number in hub_ports.items() if name == "jupyterhub"}
-        | {"proxy-api": PROXY_API},
-    }
+    behind = [item for item in pod["containers"] if item not in in_front]
+    (both,) = (item for item in behind if item["name"] == "jupyterhub")
+    hub = {**both, "args": ["jupyterhub"], "env": _services(env)}
+    behind[behind.index(both)] = hub
+    hub_ports = dict(ports["jupyterhub"])
+    proxy_ports = {"jupyterhub": hub_ports.pop("jupyterhub"), "proxy-api": PROXY_API}
+    ports = {**ports, "jupyterhub": hub_ports, PROXY: proxy_ports}
     health = {"path": f"{env.base_url.rstrip('/')}/hub/health", "port": HUB_PORT}
     alive = _probe(env, CONTAINERS["jupyterhub"].alive)
-    # Nothing restarts a hub's container: s6 restarts a hub that ends, and a backup stops it.
-    probes |= {
+    probes = {
+        **probes,
+        # Nothing restarts a hub's container: s6 restarts a hub that ends, and a backup stops it.
         "jupyterhub": ({"httpGet": health}, None),
         PROXY: ({"exec": {"command": ["proxy-ready"]}}, alive),
     }
-    alone = [
-        {**item, "args": ["jupyterhub"], "env": _services(env)} if item is hub else item for item in others
-    ]
-    name, served = env.container(PROXY), (ports, probes)
+    name, selector = env.container(PROXY), _selector(env, PROXY)
+    spec = _part(pod, [_proxy(env, both), *in_front])
+    spec["volumes"] = [_token_only(volume) for volume in spec["volumes"]]
     return (
-        Workload(
-            "StatefulSet", env.pod, "hub", env.config_map, _part(pod, alone), *served, _selector(env, "hub")
-        ),
-        Workload("Deployment", name, PROXY, f"{name}-config", with_proxy, *served, _selector(env, PROXY)),
+        _hub(env, _part(pod, behind), ports, probes),
+        Workload("Deployment", name, PROXY, f"{name}-config", spec, ports, probes, selector),
     )
+
+
+def _proxy(env: Environment, hub: Document) -> Document:
+    """Return the container of the proxy, which runs the image of ``hub``."""
+    token = {"name": "credentials-jupyterhub", "mountPath": "/run/credentials/jupyterhub", "readOnly": True}
+    scratch = [mount for mount in hub["volumeMounts"] if mount["mountPath"] in ("/run", "/tmp")]
+    return {
+        **hub,
+        "name": PROXY,
+        "args": [PROXY_SERVICE],
+        "env": _services(env),
+        "volumeMounts": [token, *scratch],
+    }
 
 
 def _selector(env: Environment, component: str) -> dict[str, str]:
