@@ -38,7 +38,8 @@ _LINE = r"^[^\x00-\x1f\x7f]+$"
 class Frozen(BaseModel):
     """Base of the models: immutable, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Deferred: the environment's validator contains those of its parts, which needn't have one of their own.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class DevUser(Frozen):
