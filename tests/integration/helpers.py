@@ -43,6 +43,8 @@ from hubenvs.web import http_status as http_status
 ROOT = Path(__file__).parents[2]
 # Seconds that a server may take to start, and what should take a moment may take, on a busy machine too.
 START, STOP = 180, 120
+# For a shell in the hub's container: the Python that runs the hub.
+HUB_PYTHON = '$(sed -n "1s/^#! *//p" "$(command -v jupyterhub)")'
 # What is the same whoever logs in, and is tried with the simplest way to do so.
 once = pytest.mark.environments("dev_dummyauth")
 # What goes on in the containers alone: it is the same whoever runs them, and `rootless` leaves it out.
