@@ -212,7 +212,7 @@ def up(
     import hubenvs.stages.up
 
     place = cli.cluster_settings(engine, context, namespace)
-    settings = hubenvs.stages.up.settings(ROOT, env, [*place, *(set_ or ())], as_, users, dry_run)
+    settings = hubenvs.stages.up.option_settings([*place, *(set_ or ())], as_, users)
     session = open_session(ctx, env, instance, settings, config_map=configmap, dry=dry_run)
     if dry_run:
         hubenvs.stages.up.dry_run(session)
@@ -220,7 +220,7 @@ def up(
         cli.confirm("up", session.env.name, session.env.stage == "prod", yes)
         if configmap and not save:
             save = cli.ask(f"write the ConfigMap's settings to envs/{env}/local.yaml?")
-        hubenvs.stages.up.up(session, configmap, save)
+        hubenvs.stages.up.up(session, configmap, save, users)
 
 
 @task(

@@ -146,8 +146,10 @@ def cluster_settings(engine: Option, context: Option, namespace: Option) -> list
     if engine is None and not context and not namespace:
         return []
     if engine != "kubernetes":
-        what = f"--engine {engine}" if engine else "--context and --namespace"
-        raise DefinitionError(f"{what}: of a cluster", "--engine kubernetes --context X --namespace Y")
+        what = f"--engine {engine}: unknown" if engine else "--context, --namespace: only for a cluster"
+        raise DefinitionError(
+            what, "--engine kubernetes --context X --namespace Y, or leave it out for podman"
+        )
     if not context or not namespace:
         problem = "the cluster has to be named; the kubeconfig's current one is never taken"
         raise DefinitionError(f"--engine kubernetes: {problem}", "give --context X --namespace Y")
@@ -170,7 +172,9 @@ def chosen_cluster(
 def whole_number(option: str, text: str, numbers: range = range(10**9)) -> int:
     """Return the number ``text``, one of ``numbers``. Invoke's own conversion ends in a traceback."""
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) in numbers):
-        raise DefinitionError(f"{option} {text}", f"give a whole number from {numbers[0]} to {numbers[-1]}")
+        raise DefinitionError(
+            f"{option} {text}: no such number", f"give a whole number from {numbers[0]} to {numbers[-1]}"
+        )
     return int(text)
 
 

@@ -150,6 +150,12 @@ def open_session(
         shown = kept.relative_to(root)
         console.say("settings", f"with those of the ConfigMap in {shown} (remove the file to drop them)")
     env = read_environment(root, name, instance=instance, settings=settings, **sources)
-    declared = frozenset(setting.partition("=")[0].removeprefix("publish.") for setting in settings)
     engine = open_engine(root, console, dry, cluster_of(env))
-    return Session(env, engine, console, declared).with_free_ports()
+    return Session(env, engine, console, declared_ports(settings)).with_free_ports()
+
+
+def declared_ports(settings: Sequence[str]) -> frozenset[str]:
+    """Return the names in `publish` that ``settings``, those of `--set`, give a port."""
+    from .definition.layers import merge, parse_set
+
+    return frozenset(merge(map(parse_set, settings))[0].get("publish") or ())

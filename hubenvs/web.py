@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import urllib.error
 import urllib.request
 
@@ -27,5 +28,5 @@ def http_status(url: str, timeout: float = 5.0, proxied: bool = False) -> int | 
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
-    except OSError:
+    except (OSError, http.client.HTTPException):  # the latter: what answers doesn't speak HTTP
         return None

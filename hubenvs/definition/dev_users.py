@@ -57,12 +57,17 @@ def from_file(path: Path, root: Path) -> tuple[DevUser, ...]:
     return parse_dev_users(read_text(path, root), shown(path, root))
 
 
+def parse_users(users: str) -> tuple[DevUser, ...]:
+    """Return the comma-separated accounts of `up --users`; DefinitionError if one of them is malformed."""
+    return parse_dev_users(users.replace(",", "\n"), "--users")
+
+
 def write_file(path: Path, root: Path, users: str) -> None:
     """Write the comma-separated accounts ``users`` to the file ``path``, one a line.
 
     Raises DefinitionError if one of them is malformed, or the file exists with other accounts.
     """
-    wanted = parse_dev_users(users.replace(",", "\n"), "--users")
+    wanted = parse_users(users)
     if path.exists() and parse_dev_users(read_text(path, root), shown(path, root)) != wanted:
         problem = f"{shown(path, root)} already exists, with other accounts"
         raise DefinitionError(f"--users: {problem}", "edit or remove that file")

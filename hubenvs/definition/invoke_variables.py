@@ -31,7 +31,7 @@ def layers(base: Mapping[str, Any], variables: Mapping[str, str]) -> tuple[Layer
 def _names(base: Mapping[str, Any], prefix: str, path: str = "") -> Iterator[tuple[str, str]]:
     """Yield the variable of each key below ``base``, with the key."""
     for key, value in base.items():
-        name = f"{prefix}{key}".upper()
+        name = f"{prefix}{key}".upper().replace("-", "_")  # no shell sets a variable with "-"
         if isinstance(value, dict):
             yield from _names(value, f"{name}_", f"{path}{key}.")
         else:

@@ -21,7 +21,7 @@ from .configmap import ConfigMap, read_config_map
 from .environment import Environment
 from .layers import KeyPath, Layer, check_keys, merge, parse_set, parse_yaml, read_text, shown
 from .names import environment_names
-from .rules import check_rules
+from .rules import check_names, check_rules
 
 # Plain words for errors that pydantic describes in Python's words.
 PROBLEMS = {
@@ -77,6 +77,7 @@ def read_environment(
         raise _definition_error(error, origin, layers[1].label) from None
     try:
         check_rules(env)
+        check_names(env.without_identity().with_accounting())
     except ValueError as error:
         key, _, problem = str(error).partition(": ")
         raise _located(key, problem, origin, layers[1].label) from None

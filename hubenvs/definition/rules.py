@@ -28,6 +28,14 @@ def check_rules(env: Environment) -> None:
         raise ValueError(f"auth.user: {env.auth.user!r} is not in dev_users ({', '.join(env.users)})")
 
 
+def check_names(env: Environment) -> None:
+    """Raise ValueError unless the names of ``env``, complete with all its containers, are short enough."""
+    secret = max(len(secret.name) for secret in env.secrets)
+    if (excess := max(len(env.pod) - POD_NAME_LENGTH, secret - SECRET_NAME_LENGTH)) > 0:
+        pod = f"{env.pod[:POD_NAME_LENGTH]}…"
+        raise ValueError(f"instance: {excess} characters too long (the pod would be {pod})")
+
+
 def _engine(env: Environment) -> None:
     for key in ("context", "namespace") if env.engine else ():
         if getattr(env.kubernetes, key) is None:
@@ -42,10 +50,6 @@ def _engine(env: Environment) -> None:
 
 
 def _containers(env: Environment) -> None:
-    secret = max(len(secret.name) for secret in env.secrets)
-    if (excess := max(len(env.pod) - POD_NAME_LENGTH, secret - SECRET_NAME_LENGTH)) > 0:
-        pod = f"{env.pod[:POD_NAME_LENGTH]}…"
-        raise ValueError(f"instance: {excess} characters too long (the pod would be {pod})")
     if len(set(env.containers)) < len(env.containers):
         raise ValueError("containers: one of them is named twice")
     for name in REPOSITORIES.values():

@@ -147,12 +147,12 @@ class Hub(Frozen):
     version: Annotated[Literal["5.5", "6.1"], BeforeValidator(_text)]
     form: Form
     admin_users: tuple[Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]*$")], ...]
-    cookie_max_age_days: Annotated[float, Field(gt=0, le=3650, allow_inf_nan=False)]
+    cookie_max_age_days: Annotated[float, Field(strict=True, gt=0, le=3650, allow_inf_nan=False)]
     external_url: Annotated[str, Field(pattern=_ORIGIN)] | None
     subdomain_host: Annotated[str, Field(pattern=_ORIGIN)] | None
     named_servers: StrictBool
     # Below 0.1 s the hub would do little but run queries.
-    start_poll_interval: Annotated[float, Field(ge=0.1, le=3600, allow_inf_nan=False)]
+    start_poll_interval: Annotated[float, Field(strict=True, ge=0.1, le=3600, allow_inf_nan=False)]
     poll_interval: Annotated[StrictInt, Field(gt=0, le=86400)]
     commands_at_once: Annotated[StrictInt, Field(gt=0, le=1000)]
     start_timeout: Annotated[StrictInt, Field(gt=0, le=2592000)]
@@ -169,7 +169,7 @@ class Hub(Frozen):
 class OnNodes(Frozen):
     """Base of partitions and reservations: a name, and the nodes that belong to it."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    name: Annotated[str, Field(pattern=_OPTION)]
     nodes: Annotated[str, Field(pattern=rf"^(all|{_NODES}(,{_NODES})*)$")] = "all"
 
     def unknown_nodes(self, nodes: int) -> str | None:
@@ -195,8 +195,6 @@ class Partition(OnNodes):
 
 
 class Reservation(OnNodes):
-    # The spawn form accepts the same names.
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$")]
     users: tuple[str, ...] = ()
     accounts: tuple[str, ...] = ()
     start: str = "now"

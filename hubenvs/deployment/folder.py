@@ -142,7 +142,10 @@ def read_secrets(folder: Path, only: Container[str] | None = None) -> dict[str, 
         except (IsADirectoryError, UnicodeDecodeError):
             values[path.name] = ""
         if not values[path.name].strip():
-            raise StateError(f"{path}: damaged", "`invoke down`, then `invoke up`, makes all secrets anew")
+            loss = "; the database's log-in data is lost" if path.name == "crypt_keys" else ""
+            raise StateError(
+                f"{path}: empty, or not text", f"rm {path}, then `invoke up` makes a new one{loss}"
+            )
     return values
 
 

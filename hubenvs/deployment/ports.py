@@ -73,10 +73,12 @@ def with_ports(env: Environment, declared: Container[str], previous: Mapping[str
     if env.instance is None:
         return env
     published = env.published
-    ports = {name: published[name].port for name in published if name in declared or name == "hub-api"}
+    fixed = {name: published[name].port for name in published if name in declared or name == "hub-api"}
+    kept = {name: previous[name] for name in published if name in previous}
+    ports = {name: port for name, port in kept.items() if port not in fixed.values()} | fixed
     for name, endpoint in published.items():
         if name not in ports:
-            ports[name] = previous.get(name) or _next_free(endpoint, ports.values())
+            ports[name] = _next_free(endpoint, ports.values())
     return env.with_ports(ports)
 
 

@@ -52,7 +52,10 @@ def python_index() -> str | None:
         if url := os.environ.get(name):
             return url
     for file in (home / "uv/uv.toml", Path("/etc/uv/uv.toml")):
-        table = tomllib.loads(file.read_text()) if file.is_file() else {}
+        try:
+            table = tomllib.loads(file.read_text()) if file.is_file() else {}
+        except ValueError as error:
+            raise StateError(f"{file}: {error}", "uv refuses it too: correct it") from None
         defaults = [index["url"] for index in table.get("index", ()) if index.get("default")]
         if url := next(iter(defaults), table.get("index-url")):
             return str(url)
@@ -60,7 +63,10 @@ def python_index() -> str | None:
         return url
     pip = configparser.RawConfigParser()
     # pip's own order: later files win.
-    pip.read([Path("/etc/pip.conf"), Path.home() / ".pip/pip.conf", home / "pip/pip.conf"])
+    try:
+        pip.read([Path("/etc/pip.conf"), Path.home() / ".pip/pip.conf", home / "pip/pip.conf"])
+    except (configparser.Error, ValueError) as error:
+        raise StateError(f"pip.conf: {error}", "pip refuses it too: correct it") from None
     return pip.get("global", "index-url", fallback=None)
 
 
@@ -215,6 +221,8 @@ def finding(name: str, check: Callable[[], Result]) -> Finding:
         return Finding(name, *check())
     except HubEnvsError as error:
         return Finding(name, False, error.message, error.hint)
+    except OSError as error:
+        return Finding(name, False, str(error), "make it readable for this user")
 
 
 def podman_result(version: tuple[int, ...], cgroup_v1: bool, rootless: bool, has_pasta: bool) -> Result:

@@ -83,8 +83,24 @@ def generate(hostname: str, port: int, wanted: Container[str]) -> dict[str, str]
 
 def without_incomplete_pairs(old: Mapping[str, str], wanted: Set[str]) -> dict[str, str]:
     """Drop both halves of an incomplete pair from ``old``; they must be regenerated together."""
-    halves = {key for pair in PAIRS if wanted & pair - old.keys() for key in pair}
+    halves = {key for pair in PAIRS if wanted & (pair - old.keys()) for key in pair}
     return {key: value for key, value in old.items() if key not in halves}
+
+
+def complete(
+    old: Mapping[str, str], hostname: str, port: int, wanted: Set[str], rotate_old: bool = False
+) -> dict[str, str]:
+    """Return ``old`` and what it lacks of ``wanted``, for a server at ``hostname`` and ``port``.
+
+    ``rotate_old``: with new values for ``old`` too.
+    """
+    kept = without_incomplete_pairs(old, wanted)
+    values = generate(hostname, port, wanted - kept.keys())
+    values |= rotate(kept, hostname, port) if rotate_old else kept
+    if "known_hosts" in values:  # the server's name or port may have changed
+        public_key = " ".join(values["known_hosts"].split()[1:])
+        values["known_hosts"] = known_hosts(hostname, port, public_key)
+    return values
 
 
 def rotate(old: Mapping[str, str], hostname: str, port: int) -> dict[str, str]:

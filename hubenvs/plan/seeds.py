@@ -70,7 +70,10 @@ def merge_seeds(seeds: Tree, existing: Tree, plain: Container[str] = ()) -> Seed
             files[f"{name}.new"] = content
             where = f"the new version is beside it as {name}.new"
             notes.append(f"kept {name}, which was edited in the volume; {where}")
-    new_record = json.dumps({name: _sha256(data) for name, data in seeds.items()}, indent=1, sort_keys=True)
+    stale = {name: digest for name, digest in record.items() if name in existing and name not in seeds}
+    notes += [f"{name} is no seed file any more; it stays until it is removed by hand" for name in stale]
+    digests = {name: _sha256(content) for name, content in seeds.items()}
+    new_record = json.dumps(digests | stale, indent=1, sort_keys=True)
     if files or existing.get(RECORD) != new_record.encode():
         files[RECORD] = new_record.encode()
     return Seeding(files, tuple(notes))

@@ -45,16 +45,12 @@ def generate_secrets(session: Session, rotate: bool = False) -> dict[str, str]:
     # A cluster's own count: another checkout may have brought them there.
     old = local | session.engine.secret_values([secret.name for secret in env.secrets])
     address = (env.slurm.ssh_hostname, env.slurm.ssh_port)
+    # After `down --keep-volumes` the old crypt key is still here, and stays.
+    wanted = env.secret_keys - site_values.keys()
+    values = keys.complete(old, *address, wanted, rotate)
+    text = "kept" if wanted <= old.keys() else "made"
     if rotate and old:
-        values = keys.rotate(old, *address)
         text = "rotated; the old crypt key stays, for what is encrypted with it"
-    else:
-        # After `down --keep-volumes` the old crypt key is still here, and stays.
-        wanted = env.secret_keys - site_values.keys()
-        values = {**keys.generate(*address, wanted), **keys.without_incomplete_pairs(old, wanted)}
-        text = "kept" if values.keys() | site_values.keys() == old.keys() else "made"
-        if text == "kept" and "known_hosts" in values:  # the server's name or port may have changed
-            values["known_hosts"] = keys.known_hosts(*address, " ".join(values["known_hosts"].split()[1:]))
     values |= site_values
     if env.dummy_password:
         values[PASSWORD_KEY] = env.dummy_password.get_secret_value()

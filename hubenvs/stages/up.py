@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..definition.configmap import as_yaml, read_config_map
-from ..definition.dev_users import write_file
+from ..definition.dev_users import parse_users, write_file
+from ..definition.environment import Environment
 from ..definition.layers import merge, parse_yaml
 from ..definition.read import environment_folder
 from ..deployment import folder
@@ -33,24 +34,14 @@ from .volumes import fill_volumes
 from .wait import wait
 
 
-def settings(
-    root: Path,
-    env: str | None,
-    set_: Sequence[str] | None,
-    user: str | None,
-    users: str | None,
-    dry_run: bool,
-) -> list[str]:
+def option_settings(set_: Sequence[str], user: str | None, users: str | None) -> list[str]:
     """Return the settings (``a.b=c``) of `up`'s options: ``set_``, --as ``user`` and --users ``users``.
 
-    ``users`` are written to the environment's file dev_users, unless ``dry_run``.
+    Raises DefinitionError for a malformed user.
     """
-    result = [*(set_ or ()), *([f"auth.user={user}"] if user else ())]
-    if users and dry_run:
-        result.append(f"dev_users=[{users}]")
-    elif users and env:
-        write_file(environment_folder(root, env) / "dev_users", root, users)
-    return result
+    if users:
+        parse_users(users)
+    return [*set_, *([f"auth.user={user}"] if user else ()), *([f"dev_users=[{users}]"] if users else ())]
 
 
 def keep_settings(session: Session, config_map: str | None, save: bool) -> None:
@@ -84,13 +75,16 @@ def keep_settings(session: Session, config_map: str | None, save: bool) -> None:
     say("settings", text)
 
 
-def up(session: Session, config_map: str | None = None, save: bool = False) -> None:
+def up(session: Session, config_map: str | None = None, save: bool = False, users: str | None = None) -> None:
     """Bring the environment up: clone, build, volumes, secrets, play (in a cluster: apply), wait, check.
 
-    ``config_map``, ``save``: see `keep_settings`.
+    ``config_map``, ``save``: see `keep_settings`. ``users``: written to the environment's file dev_users.
     """
+    root = session.env.root
     with session.locked():
         session, existing = _preflight(session)
+        if users:
+            write_file(environment_folder(root, session.env.name) / "dev_users", root, users)
         keep_settings(session, config_map, save)
         clone(session)
         builds = build_images(session)
@@ -194,12 +188,16 @@ def _mixed_up(session: Session) -> list[str]:
     for path in folder.folders(env.root):
         with contextlib.suppress(StateError):  # a damaged record
             other = folder.read_record(path).environment
-            if other and other.url and not other.engine and other.base_url == env.base_url:
+            if other and other.url and not other.engine and _path(other) == _path(env):
                 others.add(other.pod)
     if env.engine or env.url is None or not others - {env.pod}:
         return []
     running = all_existing(session.engine.listing())
     return sorted(pod for pod in others - {env.pod} if pod in running and running[pod].pod)
+
+
+def _path(env: Environment) -> str:
+    return env.base_url.rstrip("/")
 
 
 def _from_here(path: Path) -> str:

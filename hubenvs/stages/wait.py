@@ -86,12 +86,13 @@ def conditions(session: Session) -> tuple[Condition, ...]:
     env, engine = session.env, session.engine
     result = []
     names = {"jupyterhub": "hub page", "oidc-provider": "provider"}
+    numbers = {port.name: port.number for port in env.ports}
     for row in sorted(env.rows, key=lambda row: row.name != "jupyterhub"):
         for port in row.ports:
             if page := env.page(port):
                 answers = partial(_answers, *page)
                 name = names.get(port.name, port.name)
-                result.append(Condition(name, row.name, answers, port.number, page[0]))
+                result.append(Condition(name, row.name, answers, numbers[port.name], page[0]))
     if "jupyterhub" in env.containers:
         result.append(Condition("hub", "jupyterhub", lambda: hub_answers(session)))
     if "slurm" in env.containers:

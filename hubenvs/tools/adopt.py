@@ -70,7 +70,8 @@ def adopt(session: Session, sources: Sequence[str], config_map: str | None, dry_
         _say(session, found, users)
         taken = digest(*(part for name in sorted(found) for part in (name, found[name])))
         if _is_adopted(session, taken) or dry_run:
-            session.console.say("adopt", "nothing was changed" if dry_run else "it is adopted already")
+            adopted = f"it is adopted already; `invoke up {session.env.options}` brings it up"
+            session.console.say("adopt", "nothing was changed" if dry_run else adopted)
             return
         _write(session, found, database.read_bytes())
         write(session.env.deploy_folder / RECORD, json.dumps({"digest": taken}))

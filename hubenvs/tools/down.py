@@ -12,6 +12,7 @@ from ..deployment import folder
 from ..deployment.existing import Existing, all_existing, find_existing, remove_pod
 from ..engines.engine import Engine, Listing
 from ..errors import DefinitionError, StateError, suggestion
+from ..session import recorded_clusters
 
 # Secrets that outlive `down --keep-volumes`: the database in a kept volume is encrypted with them.
 KEPT_WITH_VOLUMES = ("crypt_keys",)
@@ -59,6 +60,10 @@ def down(
             console.say("down", f"{item.pod_name} is gone{kept}")
     if not to_remove:
         console.say("down", "there is nothing to take down")
+    if not env and not engine.in_cluster():
+        for path, cluster in recorded_clusters(root).items():
+            hint = f"`invoke down --engine kubernetes --context {cluster.context} --namespace {cluster.namespace}`"
+            console.say("down", f"{path.name} is in a cluster: {hint}")
 
 
 def _named(listing: Listing, root: Path, env: str, instance: str | None) -> Existing:

@@ -20,7 +20,7 @@ def render(session: Session, output: str | None, target: str, with_secrets: bool
 
     Secrets are redacted unless ``with_secrets``. Raises DefinitionError if the options contradict each other.
     """
-    _check_options(target, (session.engine.name, "kubernetes"), output, with_secrets)
+    _check_options(target, sorted({session.engine.name, "kubernetes"}), output, with_secrets)
     if target == "kubernetes":
         path = Path(output or "")
         path.mkdir(parents=True, exist_ok=True)
@@ -34,9 +34,11 @@ def render(session: Session, output: str | None, target: str, with_secrets: bool
         print(text, end="")
 
 
-def _check_options(target: str, targets: tuple[str, ...], output: str | None, with_secrets: bool) -> None:
+def _check_options(target: str, targets: list[str], output: str | None, with_secrets: bool) -> None:
     if target not in targets:
-        raise DefinitionError(f"--target {target}: there is no such target", " or ".join(targets))
+        raise DefinitionError(
+            f"--target {target}: not for this environment", f"--target {' or '.join(targets)}"
+        )
     if target == "kubernetes" and with_secrets:
         raise DefinitionError(
             "--with-secrets: the folder for Kubernetes never contains Secrets",

@@ -18,7 +18,10 @@ Files = dict[str, bytes | None]  # content by path; None: there is no such file
 
 
 def write(path: str, content: bytes) -> None:
-    """Replace ``path`` atomically. Owner and mode stay; a new file gets those of its folder."""
+    """Replace ``path`` atomically. Owner and mode stay; a new file gets those of its folder.
+
+    A new program is executable.
+    """
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
     like = os.stat(path if os.path.exists(path) else folder)
@@ -27,7 +30,8 @@ def write(path: str, content: bytes) -> None:
         with open(part, "wb") as stream:
             stream.write(content)
         os.chown(part, like.st_uid, like.st_gid)
-        os.chmod(part, like.st_mode & (0o777 if os.path.exists(path) else 0o666))
+        is_program = content.startswith(b"#!")
+        os.chmod(part, like.st_mode & (0o777 if os.path.exists(path) or is_program else 0o666))
         os.replace(part, path)
     except OSError:
         if os.path.exists(part):

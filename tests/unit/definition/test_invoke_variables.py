@@ -43,3 +43,8 @@ def test_a_variable_of_no_key_is_named(name: str) -> None:
         DefinitionError, match=f"^INVOKE_HUBENVS_{name}: no key .*: did you mean 'INVOKE_HUBENVS_"
     ):
         invoke_variables.layers(BASE, {f"INVOKE_HUBENVS_{name}": "1"})
+
+
+def test_a_key_with_a_hyphen_has_a_variable_that_a_shell_can_set() -> None:
+    """Bash exports no name with "-" in it."""
+    assert merged(PUBLISH_HUB_API="127.0.0.1:9")["publish"] == {"hub-api": "127.0.0.1:9"}

@@ -100,6 +100,8 @@ def test_later_layers_win_key_by_key(root: Path) -> None:
             "local.yaml:2: slurm.accounting: there is no Slurm",
         ),
         ("containers: [jupyterhub, slurm, accounting]", "local.yaml:1: containers: accounting comes with"),
+        ("slurm: {partitions: [{name: -a, default: true}]}", "slurm.partitions.0.name: string should match"),
+        ("hub: {start_poll_interval: true}", "hub.start_poll_interval: "),
         ("slurm: {partitions: [{name: a}]}", "exactly one partition has `default: true`"),
         (
             "slurm: {partitions: [{name: a, default: true}, {name: b, default: true}]}",
@@ -258,3 +260,10 @@ def test_a_bad_instance_is_refused(root: Path) -> None:
     for instance in ("Not Valid", "../x", "", "-a", "a-", "a" * 33, "a" * 5000):
         with pytest.raises(DefinitionError, match="--instance: "):
             read_environment(root, "dev_dummyauth", instance=instance)
+
+
+def test_the_longest_name_counts_that_a_setting_brings(root: Path) -> None:
+    """Accounting adds a container, whose Secret's name podman 4.3 would refuse."""
+    settings = ["containers=[slurm]", "slurm.accounting=true"]
+    with pytest.raises(DefinitionError, match="instance: 3 characters too long"):
+        read_environment(root, "dev_dummyauth", instance="a" * 25, settings=settings)

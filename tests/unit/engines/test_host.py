@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -71,3 +72,18 @@ def test_doctor_names_what_a_version_of_podman_cannot_do(
     ok, text, remedy = host.podman_result(version, cgroup_v1, rootless, has_pasta)
     assert (ok, None if ok else text) == (problem is None, problem)
     assert ok or remedy
+
+
+def test_a_configuration_of_uv_that_is_damaged_is_a_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`doctor` names the file, and goes on."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    file = tmp_path / "uv/uv.toml"
+    file.parent.mkdir()
+    file.write_text("[")
+    result = host.finding("index", lambda: (True, host.python_index() or "", ""))
+    assert not result.ok
+    assert result.found.startswith(str(file))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 
-from hubenvs.plan.keys import generate, known_hosts, rotate, ssh_key_pair, without_incomplete_pairs
+from hubenvs.plan.keys import complete, generate, known_hosts, rotate, ssh_key_pair, without_incomplete_pairs
 
 WANTED = ("ssh_key", "authorized_keys", "munge_key", "crypt_keys", "jwks")
 
@@ -49,3 +49,24 @@ def test_half_of_a_pair_is_no_use(lost: str) -> None:
     assert without_incomplete_pairs(left, set(WANTED)).keys() == old.keys() - {"ssh_key", "authorized_keys"}
     assert without_incomplete_pairs(left, left.keys()) == left
     assert without_incomplete_pairs(old, set(WANTED)) == old
+
+
+def test_a_server_of_another_name_is_pinned_beside_a_missing_key() -> None:
+    """Its public key stays the same; what is missing is generated."""
+    wanted = {*WANTED, "ssh_host_ed25519_key", "known_hosts"}
+    old = generate("slurm", 22, wanted)
+    left = {key: value for key, value in old.items() if key != "jwks"}
+    new = complete(left, "login", 2222, wanted)
+    assert new["known_hosts"] == old["known_hosts"].replace("slurm", "[login]:2222")
+    assert {key: new[key] for key in left if key != "known_hosts"} == {
+        key: left[key] for key in left if key != "known_hosts"
+    }
+    assert new.keys() == wanted
+
+
+def test_rotating_what_is_left_makes_the_rest() -> None:
+    """After `down --keep-volumes` only the crypt key is left."""
+    old = {"crypt_keys": generate("slurm", 22, WANTED)["crypt_keys"]}
+    new = complete(old, "slurm", 22, set(WANTED), rotate_old=True)
+    assert new.keys() == set(WANTED)
+    assert new["crypt_keys"].split(";")[1:] == [old["crypt_keys"]]

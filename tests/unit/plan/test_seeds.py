@@ -104,3 +104,14 @@ def test_reservations_are_arguments_of_scontrol(root: Path) -> None:
         b"StartTime=2030-01-31T09:00:00",
         b"ReservationName=all-day Nodes=ALL Users=bob.project1 Duration=UNLIMITED StartTime=now",
     ]
+
+
+def test_a_file_that_is_no_seed_any_more_is_named_until_it_is_gone() -> None:
+    """An overlay's template would otherwise go on being served without anybody knowing why."""
+    volume = volume_after({"a": b"1", "b": b"1"}, {})
+    volume = volume_after({"a": b"1"}, volume)
+    note = "b is no seed file any more; it stays until it is removed by hand"
+    assert merge_seeds({"a": b"1"}, volume).notes == (note,)
+    del volume["b"]
+    assert merge_seeds({"a": b"1"}, volume).notes == ()
+    assert merge_seeds({"a": b"1"}, volume_after({"a": b"1"}, volume)).files == {}

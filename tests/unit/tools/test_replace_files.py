@@ -28,11 +28,13 @@ def bring(monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes], *delete: str
 
 
 def test_files_keep_their_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A script that is replaced can be run still; what is new and in a folder can't."""
+    """A script that is replaced can be run still, and so can a new program; what else is new can't."""
     script, new = tmp_path / "script", tmp_path / "new"
     script.write_text("old")
     script.chmod(0o755)
-    assert bring(monkeypatch, {str(script): b"new", str(new): b"x"}) == 0
+    program = tmp_path / "prolog"
+    assert bring(monkeypatch, {str(script): b"new", str(new): b"x", str(program): b"#!/bin/sh\n"}) == 0
+    assert program.stat().st_mode & 0o777 == 0o755
     assert (script.read_text(), script.stat().st_mode & 0o777, new.stat().st_mode & 0o111) == (
         "new",
         0o755,

@@ -64,7 +64,7 @@ c.JupyterHub.logging_config = {
 
 # Where servers call the hub. It listens beyond loopback only if that is another host; the proxy always uses loopback.
 c.Spawner.hub_connect_url = setting("HUB_CONNECT_URL", "http://127.0.0.1:8081")
-if urlsplit(c.Spawner.hub_connect_url).hostname not in ("127.0.0.1", "localhost"):
+if urlsplit(c.Spawner.hub_connect_url).hostname not in ("127.0.0.1", "localhost", "::1"):
     c.JupyterHub.hub_ip = "0.0.0.0"
     c.JupyterHub.hub_connect_ip = "127.0.0.1"
 

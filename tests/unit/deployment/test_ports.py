@@ -1,0 +1,50 @@
+"""Which ports an instance gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hubenvs.definition.environment import Environment
+from hubenvs.definition.read import read_environment
+from hubenvs.deployment.ports import with_ports
+from hubenvs.session import declared_ports
+
+
+@pytest.fixture
+def instance(root: Path) -> Environment:
+    """An instance of dev_realauth, whose hub somebody has put where its gateway was."""
+    return read_environment(
+        root,
+        "dev_realauth",
+        instance="a",
+        settings=["publish.jupyterhub=127.0.0.1:28001", "dev_users=[alice.project1]"],
+    )
+
+
+def ports(env: Environment) -> dict[str, int]:
+    return {name: endpoint.port for name, endpoint in env.published.items()}
+
+
+def test_two_names_get_two_ports(instance: Environment) -> None:
+    """The port that the gateway had stays the gateway's; the hub gets another."""
+    result = ports(with_ports(instance, (), {"gateway": 28001}))
+    assert result["gateway"] == 28001
+    assert len(set(result.values())) == len(result)
+
+
+def test_a_declared_port_wins_over_a_recorded_one(instance: Environment) -> None:
+    """What --set gives is used; whoever had that port gets another."""
+    result = ports(with_ports(instance, {"jupyterhub"}, {"gateway": 28001, "jupyterhub": 28003}))
+    assert result["jupyterhub"] == 28001
+    assert result["gateway"] != 28001
+
+
+@pytest.mark.parametrize(
+    "setting", ["publish.jupyterhub=127.0.0.1:9123", "publish={jupyterhub: 127.0.0.1:9123}"]
+)
+def test_set_declares_a_port_however_it_is_written(setting: str) -> None:
+    """Key by key or as a mapping; other keys declare none."""
+    assert declared_ports([setting, "slurm.nodes=2"]) == {"jupyterhub"}
+    assert declared_ports(["slurm.nodes=2"]) == frozenset()
