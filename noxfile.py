@@ -35,7 +35,7 @@ QUICK = "submitting_environment or survives_a_restart or requeued_job"
 
 
 def has_python(version: str) -> bool:
-    """Return whether this machine has that Python; a version manager's stand-in for one it hasn't doesn't run."""
+    """Return whether this Python starts. A version manager has programs for versions that it hasn't installed."""
     path = shutil.which(f"python{version}")
     return (
         path is not None
@@ -44,7 +44,7 @@ def has_python(version: str) -> bool:
 
 
 PYTHONS = [version for version in ("3.10", "3.11", "3.12", "3.13", "3.14") if has_python(version)]
-# Each lock's source and the Python it is for (in the images that is Debian 13's); those that others hold to come first.
+# Input file -> Python version (in the images Debian 13's). What constrains later locks comes first.
 LOCKS = {
     "requirements/tools.in": "3.10",
     "requirements/tests.in": "3.10",
@@ -54,25 +54,25 @@ LOCKS = {
     "containers/tools/tools.in": "3.13",
     "containers/tools/build.in": "3.10",
 }
-# Likewise what has JupyterHub in it, for each of its versions; each lock holds to those above it.
+# Locked once for each version of JupyterHub, each lock constrained by those above it.
 HUBS = ["5.5", "6.1"]
 HUB_LOCKS = (
     "containers/jupyterhub-base/requirements",
     "containers/jupyterhub/requirements",
     "containers/slurm/user-env",
 )
-# These hold to the locks of the first version.
+# Constrained by the locks of the first version.
 DEV_LOCKS = ("containers/jupyterhub/dev.in", "containers/slurm/dev.in")
-# Where JupyterHub is pinned, and what is left out wherever there is JupyterHub.
+# Folder with JupyterHub's pins (requirements) and overrides.
 HUB_BASE = "containers/jupyterhub-base"
 # The user whom `rootless` makes.
 USER = "hubenvs-ci"
-# What of this process's environment says how the network is reached.
+# Variables that are passed on to another machine: certificates, package index, web proxy.
 NETWORK = {"SSL_CERT_FILE", "PIP_INDEX_URL", "UV_DEFAULT_INDEX", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
 PACKAGES = ("containers/jupyterhub/bricsauthenticator", "containers/slurm/slurmspawner_wrappers")
 # Compiled files are kept, out of the sources: without them a hub takes three times as long to start, and a task twice.
 COMPILED = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(ROOT / ".nox/bytecode")}
-# What these are built by, in the images too.
+# Pinned build tools of the two packages; the images use the same.
 BUILT_BY = {"UV_BUILD_CONSTRAINT": "containers/tools/build.txt"}
 
 nox.options.default_venv_backend = "uv"
@@ -163,7 +163,7 @@ def upgrade(session: nox.Session) -> None:
             env=BUILT_BY,
             external=True,
         )
-    session.install(*pins, "-e", f"{package}[dev]", env=BUILT_BY)
+    session.install(*releases[HUBS[-1]], "-e", f"{package}[dev]", env=BUILT_BY)
     tests = f"{package}/tests/test_upgrade.py"
     session.run("pytest", tests, "--rootdir", package, *session.posargs, env={"TEST_HUBS": ":".join(pythons)})
 
@@ -284,7 +284,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def rootless(session: nox.Session) -> None:
-    """As an ordinary user with an engine of their own: what their engine may do otherwise. Run by root, for CI."""
+    """Integration tests with rootless podman, as the user hubenvs-ci. Needs root."""
     if os.geteuid() != 0:
         session.skip("`integration` is run by an ordinary user already")
     if USER not in {entry.pw_name for entry in pwd.getpwall()}:
@@ -305,27 +305,13 @@ def rootless(session: nox.Session) -> None:
         *(str(home / name) for name in ("checkout", ".config", ".runtime")),
         external=True,
     )
+    isolate = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "tests/devices")
+    as_user = ("setpriv", f"--reuid={USER}", f"--regid={user.pw_gid}", "--init-groups")
+    nox_there = ("sh", "-c", 'cd ~/checkout && exec scripts/bootstrap nox "$@"', "sh")
+    chosen = ("-m", "not inside and not faults")  # of several the last one counts
     session.run(
-        *(
-            "unshare",
-            "--mount",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "--mount-proc",
-            "tests/devices",
-            "catatonit",
-            "--",
-        ),
-        *("setpriv", f"--reuid={USER}", f"--regid={user.pw_gid}", "--init-groups"),
-        *("sh", "-c", 'cd ~/checkout && exec scripts/bootstrap nox "$@"', "sh"),
-        *(
-            "--session",
-            "integration(dev_dummyauth)",
-            "--",
-            *session.posargs,
-            *("-m", "not inside and not faults"),  # of several the last one counts
-        ),
+        *(*isolate, "catatonit", "--", *as_user, *nox_there),
+        *("--session", "integration(dev_dummyauth)", "--", *session.posargs, *chosen),
         # pytest's own folder in /tmp may be that of a user who had this name before.
         env=machine_environment(
             HOME=str(home), USER=USER, XDG_RUNTIME_DIR=str(runtime), PYTEST_DEBUG_TEMPROOT=str(runtime)
@@ -371,9 +357,8 @@ def copy_checkout(session: nox.Session, target: Path) -> None:
     for file in _tracked(session):
         (target / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / file, target / file, follow_symlinks=False)
-    session.run(
-        "git", "init", "--quiet", str(target), external=True
-    )  # which of its files are whose, .gitignore says
+    # `_tracked` needs a repository to apply .gitignore.
+    session.run("git", "init", "--quiet", str(target), external=True)
 
 
 def machine_environment(**variables: str) -> Mapping[str, str]:

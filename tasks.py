@@ -120,6 +120,7 @@ def bundle(ctx: Context, file: str, env: Option = None, set_: Settings = None) -
 @task(changes=True, help={"file": "what `invoke bundle` wrote"})
 def load(ctx: Context, file: str, set_: Settings = None) -> None:
     """Take what `bundle` wrote, so that `up` needs no network; a damaged file is refused at once."""
+    import hubenvs.tools.bundle
     import hubenvs.tools.load
 
     index = hubenvs.tools.bundle.read_index(Path(file))

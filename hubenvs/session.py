@@ -61,10 +61,10 @@ class Session:
             raise StateError(f"{self.env.name} has no secrets yet", f"invoke secrets {self.env.options}")
         return values
 
-    def require_here(self, task: str) -> None:
-        """Raise StateError if ``task`` is for pods of this host, and a cluster runs the deployment."""
+    def require_here(self, task: str, hint: str) -> None:
+        """Raise StateError with ``hint`` if a cluster runs the deployment: ``task`` works with podman only."""
         if self.env.engine:
-            raise StateError(f"{task}: {self.env.name} is in a cluster", f"invoke up {self.env.options}")
+            raise StateError(f"{task}: works with podman only, and {self.env.name} is in a cluster", hint)
 
     def architecture(self) -> str:
         """Return the architecture of the images, such as amd64."""

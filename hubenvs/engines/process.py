@@ -77,22 +77,19 @@ class Programs:
         if self._echo:
             self._echo(quoted(argv))
         text = stdin if isinstance(stdin, bytes) else None
-        streams: dict[str, Any] = {"stdin": stdin or subprocess.DEVNULL if text is None else subprocess.PIPE}
-        if terminal:
-            streams = {}
-        elif log:
-            streams |= {"stdout": log, "stderr": subprocess.STDOUT}
-        else:
-            streams |= {"stdout": stdout or subprocess.PIPE, "stderr": subprocess.PIPE}
         if self._interrupted and threading.current_thread() is not threading.main_thread():
             raise KeyboardInterrupt  # calls of `at_once` start no further program
+        streams = {} if terminal else _streams(stdin, stdout, log)
         try:
             # A session of its own keeps the terminal's Ctrl-C away.
-            streams["start_new_session"] = finish_on_interrupt
-            process = subprocess.Popen(argv, env=environment(variables), **streams)
-        except (FileNotFoundError, PermissionError):
+            process = subprocess.Popen(
+                argv, env=environment(variables), start_new_session=finish_on_interrupt, **streams
+            )
+        except FileNotFoundError:
             hint = "run scripts/bootstrap, it says what is missing"
             raise StateError(f"{argv[0]} is not installed", hint) from None
+        except PermissionError:
+            raise StateError(f"{argv[0]} can't be started: permission denied", "look at its mode") from None
         self._running.add(process)
         try:
             output, errors = process.communicate(text, timeout)
@@ -192,6 +189,14 @@ def _answers(address: tuple[str, int]) -> bool:
     except OSError:
         return False
     return True
+
+
+def _streams(stdin: bytes | BinaryIO | None, stdout: BinaryIO | None, log: BinaryIO | None) -> dict[str, Any]:
+    """Return the standard streams for a program that doesn't get our own; see `Programs.run`."""
+    source = subprocess.PIPE if isinstance(stdin, bytes) else stdin or subprocess.DEVNULL
+    if log:
+        return {"stdin": source, "stdout": log, "stderr": subprocess.STDOUT}
+    return {"stdin": source, "stdout": stdout or subprocess.PIPE, "stderr": subprocess.PIPE}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -12,13 +12,13 @@ from urllib.parse import urlsplit
 import jinja2
 
 from ..definition.container_settings import container_settings
-from ..definition.containers import CONTAINERS, HUB_ID, PROXY, TUNNEL, Container, Resources
+from ..definition.containers import CONTAINERS, HUB_ID, PORTS, PROXY, TUNNEL, Container, Resources
 from ..definition.environment import Environment
 from ..definition.names import LABEL_CHECKOUT, LABEL_INSTANCE, LABEL_PART_OF, LABEL_SECRETS
 from ..errors import DefinitionError
 from ..files import Tree, digest, is_program
 from .manifest import Document, can_be_restricted, check, dump, manifest, render
-from .workloads import HUB_PORT, PROXY_API, PROXY_SETTINGS, workloads
+from .workloads import PROXY_API, PROXY_SETTINGS, workloads
 
 RESOURCES = (
     "configmaps.yaml",
@@ -108,7 +108,7 @@ def resources(
         "key": configmap_key,
         "rows": {**CONTAINERS, PROXY: Container(PROXY, resources=Resources("100m", "128Mi", "2"))},
         "memory": {name: limit.memory for name, limit in env.limits.items()} | {PROXY: PROXY_MEMORY},
-        "api": {"proxy": PROXY_API, "hub": HUB_PORT},
+        "api": {"proxy": PROXY_API, "hub": PORTS["hub-api"].number},
         "restricted": restricted,
         "group": HUB_ID,
         "security": {item["name"]: item["securityContext"] for item in pod["containers"]},

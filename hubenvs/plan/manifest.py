@@ -12,7 +12,7 @@ import jinja2
 import yaml
 
 from ..definition.container_settings import container_settings
-from ..definition.containers import Container
+from ..definition.containers import TUNNEL, Container
 from ..definition.environment import Environment
 from ..definition.names import LABEL_FINGERPRINT
 from ..errors import DefinitionError
@@ -84,7 +84,7 @@ def manifest(
         "values": values,
         "settings": container_settings(env),
         "security": {row.name: security_context(env, row, restricted) for row in env.rows},
-        "restricted": restricted,
+        "secret_modes": {row.name: secret_mode(row, restricted) for row in env.rows},
         # The others write to their root file system.
         "scratch": [row.name for row in env.rows if row.uid and (restricted or env.stage == "prod")],
     }
@@ -96,6 +96,13 @@ def manifest(
 def can_be_restricted(env: Environment) -> bool:
     """Return whether no container of ``env`` has to be started as root; Slurm's must."""
     return all(row.uid or not row.capabilities for row in env.rows)
+
+
+def secret_mode(row: Container, restricted: bool) -> int:
+    """Return the mode of the files of a container's Secret; ``restricted`` as in `manifest`."""
+    if row.name == TUNNEL:
+        return 0o444  # the Zenith client's image doesn't run as root, and nothing else runs in its container
+    return 0o440 if restricted else 0o400  # 0440: a container that isn't root's reads them as the pod's group
 
 
 def security_context(env: Environment, row: Container, restricted: bool) -> dict[str, Any]:

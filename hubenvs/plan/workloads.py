@@ -9,14 +9,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..definition.containers import CONTAINERS, FRONT_ENDS, PROXY, Probe
+from ..definition.containers import CONTAINERS, FRONT_ENDS, PORTS, PROXY, Probe
 from ..definition.environment import Environment
 from ..definition.names import LABEL_COMPONENT, LABEL_INSTANCE, LABEL_PART_OF
 from .manifest import Document
 
 PROXY_SERVICE = "configurable-http-proxy"  # of the hub's image
 PROXY_API = 8001
-HUB_PORT = 8081
 # The variables that the containers of the proxy's pod read: a changed one replaces it, others don't.
 PROXY_SETTINGS = (
     *("BASE_URL", "SUBDOMAIN_HOST", "PROXY_ADDRESS"),
@@ -71,7 +70,7 @@ def _hub_and_proxy(
     hub_ports = dict(ports["jupyterhub"])
     proxy_ports = {"jupyterhub": hub_ports.pop("jupyterhub"), "proxy-api": PROXY_API}
     ports = {**ports, "jupyterhub": hub_ports, PROXY: proxy_ports}
-    health = {"path": f"{env.base_url.rstrip('/')}/hub/health", "port": HUB_PORT}
+    health = {"path": f"{env.base_url.rstrip('/')}/hub/health", "port": PORTS["hub-api"].number}
     alive = _probe(env, CONTAINERS["jupyterhub"].alive)
     probes = {
         **probes,

@@ -210,9 +210,7 @@ def _allowed(env: Environment, commands: Commands) -> Iterator[Proof]:
     job = _job_id(submitted.stdout)
     yield _proof(f"slurmspawner_sbatch as {account}", submitted.ok and bool(job), submitted)
     queried = commands.wrapper("slurmspawner_squeue", account, SLURMSPAWNER_JOB_ID=job)
-    yield _proof(
-        f"slurmspawner_squeue as {account}", queried.ok and len(queried.stdout.split()) >= 1, queried
-    )
+    yield _proof(f"slurmspawner_squeue as {account}", queried.ok and bool(queried.stdout.strip()), queried)
     # Wrappers of another source, or a site, may lack this one. The hub does without it.
     if query_account and commands.may("slurmspawner_squeue_many", query_account):
         queried = commands.wrapper("slurmspawner_squeue_many", query_account, stdin=job)

@@ -14,7 +14,7 @@ from ..session import Session
 
 def volumes(session: Session) -> None:
     """Create the missing volumes and bring changed seed files into all of them."""
-    session.require_here("volumes")
+    session.require_here("volumes", f"`invoke up {session.env.options}` brings changed seed files in")
     with session.locked():
         fill_volumes(session, session.own_existing().listing.volume_names)
 

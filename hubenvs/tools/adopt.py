@@ -59,7 +59,7 @@ def adopt(session: Session, sources: Sequence[str], config_map: str | None, dry_
     would be taken. Raises DefinitionError if something is missing or doesn't fit, StateError if the old hub
     still runs, or if the environment has another database already.
     """
-    session.require_here("adopt")
+    session.require_here("adopt", "docs/kubernetes.md says how to restore a backup there")
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         if not dry_run:
             stack.enter_context(session.locked())

@@ -30,7 +30,7 @@ def debug(session: Session, port: int) -> None:
     Only whoever calls this can connect there. Raises StateError if the port is taken, the environment isn't
     one for development, the system doesn't say who connects, or the hub doesn't start.
     """
-    session.require_here("debug")
+    session.require_here("debug", f"invoke logs {session.env.options} --container jupyterhub --follow")
     require_development(session)
     if not CONNECTIONS.exists():
         reason = f"there is no {CONNECTIONS}, which says whose a connection is: everybody here could attach"

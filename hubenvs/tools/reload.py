@@ -68,7 +68,8 @@ def require_development(session: Session) -> None:
     """Raise StateError unless the containers run from working copies."""
     if session.env.stage != "dev":
         problem = f"{session.env.name} has its packages installed (stage: prod)"
-        raise StateError(problem, f"invoke up {session.env.options}")
+        hint = f"`invoke up {session.env.options}` installs edits; `--set stage=dev` makes them reloadable"
+        raise StateError(problem, hint)
 
 
 def _reload_once(session: Session) -> None:

@@ -63,7 +63,7 @@ def test_context_and_namespace_are_always_named() -> None:
     [
         (("kubernetes", None, "hub"), "the cluster has to be named"),
         (("kubernetes", "lab", None), "the cluster has to be named"),
-        ((None, "lab", "hub"), "--context and --namespace"),
+        ((None, "lab", "hub"), "--context, --namespace: only for a cluster"),
         (("docker", "lab", "hub"), "--engine docker"),
     ],
 )

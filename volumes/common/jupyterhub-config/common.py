@@ -48,6 +48,9 @@ Hub.cookie_name = setting("HUB_COOKIE", Hub.cookie_name)
 c.JupyterHub.concurrent_spawn_limit = 0
 
 
+MOST_LOGGED = 4_000  # characters of a line
+
+
 def shorten(record: logging.LogRecord) -> bool:
     """Shorten a long line of the log: anybody can send a user name of 20 MB."""
     message = record.getMessage()
@@ -56,7 +59,6 @@ def shorten(record: logging.LogRecord) -> bool:
     return True
 
 
-MOST_LOGGED = 4_000
 c.JupyterHub.logging_config = {
     "filters": {"shorten": {"()": lambda: shorten}},
     "handlers": {"console": {"filters": ["shorten"]}},
