@@ -7,7 +7,7 @@ from ..session import Session
 from .wait import require_running
 
 
-def prepare() -> None:
+def import_proofs() -> None:
     """Import what `check` needs. Fabric takes a third of a second."""
     from . import proofs  # noqa: F401
 

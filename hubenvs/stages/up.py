@@ -26,7 +26,7 @@ from ..plan.images import Build, carried
 from ..session import Session, cluster_of
 from .apply import apply
 from .build import build_images, commands, missing
-from .check import check, prepare
+from .check import check, import_proofs
 from .clone import clone
 from .play import play_pod
 from .secrets import generate_secrets
@@ -94,7 +94,7 @@ def up(session: Session, config_map: str | None = None, save: bool = False, user
             fill_volumes(session, existing.listing.volume_names)
             session = _play(session, builds, generate_secrets(session), existing)
         with ThreadPoolExecutor() as pool:
-            pool.submit(prepare)  # while the pod starts
+            pool.submit(import_proofs)  # while the pod starts
             wait(session)
         if "jupyterhub" in session.env.containers:
             check(session, brief=True)

@@ -66,13 +66,14 @@ def adopt(session: Session, sources: Sequence[str], config_map: str | None, dry_
         found = _found(session.engine, sources)
         database = Path(scratch) / DATABASE
         write(database, found[DATABASE])
-        users = prepare(database, found)
+        users = read_users(database, found["crypt_keys"])
         _say(session, found, users)
         taken = digest(*(part for name in sorted(found) for part in (name, found[name])))
         if _is_adopted(session, taken) or dry_run:
             adopted = f"it is adopted already; `invoke up {session.env.options}` brings it up"
             session.console.say("adopt", "nothing was changed" if dry_run else adopted)
             return
+        adopt_servers(database)
         _write(session, found, database.read_bytes())
         write(session.env.deploy_folder / RECORD, json.dumps({"digest": taken}))
         up(session, config_map)
@@ -158,42 +159,47 @@ def _process_with(path: Path) -> str | None:
 # -- the database --------------------------------------------------------------------------------------
 
 
-def prepare(database: Path, found: Mapping[str, bytes]) -> Users:
-    """Check that the ``database`` can be read with the crypt key in ``found``, and make its servers ours.
-
-    Raises DefinitionError.
-    """
-    keys = MultiFernet([Fernet(base64.urlsafe_b64encode(key)) for key in crypt_keys(found["crypt_keys"])])
+def read_users(database: Path, crypt_key: bytes) -> Users:
+    """Return what is in ``database``; DefinitionError unless it is a hub's, and ``crypt_key`` decrypts it."""
+    keys = MultiFernet([Fernet(base64.urlsafe_b64encode(key)) for key in crypt_keys(crypt_key)])
     try:
-        with contextlib.closing(sqlite3.connect(database)) as connection, connection:
-            for name, state in connection.execute("SELECT name, encrypted_auth_state FROM users"):
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            for name, auth_state in connection.execute("SELECT name, encrypted_auth_state FROM users"):
                 try:
-                    if state is not None:
-                        keys.decrypt(state)
+                    if auth_state is not None:
+                        keys.decrypt(auth_state)
                 except InvalidToken:
                     problem = f"jupyterhub_crypt_key does not decrypt the auth state of {name}"
                     raise DefinitionError(problem, "find the key that this database was used with") from None
             names = tuple(name for (name,) in connection.execute("SELECT name FROM users ORDER BY name"))
             ((tokens,),) = connection.execute("SELECT count(*) FROM api_tokens")
-            return Users(names, tokens, _adopt_servers(connection))
+            jobs = {
+                f"{user}/{name}": str(state["job_id"]) for _, user, name, state, _ in _servers(connection)
+            }
+            return Users(names, tokens, jobs)
     except sqlite3.Error as error:
         raise DefinitionError(
             f"{DATABASE}: not the database of a hub ({error})", "name another source"
         ) from None
 
 
-def _adopt_servers(connection: sqlite3.Connection) -> dict[str, str]:
-    """Add to each running server's state what our spawner keeps there; return the jobs' numbers."""
-    jobs = {}
-    columns = "s.id, u.name, s.name, s.state, s.user_options"
-    rows = f"SELECT {columns} FROM spawners s JOIN users u ON u.id = s.user_id"
-    for number, user, name, state, options in connection.execute(rows).fetchall():
-        old = json.loads(state or "null") or {}
-        if old.get("job_id"):
-            jobs[f"{user}/{name}"] = str(old["job_id"])
-            new = json.dumps(adopted_state(old, json.loads(options or "null") or {}))
+def adopt_servers(database: Path) -> None:
+    """Add to the state of each running server in ``database`` what our spawner keeps there."""
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        for number, _, _, state, options in _servers(connection):
+            new = json.dumps(adopted_state(state, options))
             connection.execute("UPDATE spawners SET state = ? WHERE id = ?", (new, number))
-    return jobs
+
+
+def _servers(connection: sqlite3.Connection) -> list[tuple[int, str, str, dict[str, Any], dict[str, Any]]]:
+    """Return number, user, name, state and user's options of each server that has a job."""
+    columns = "s.id, u.name, s.name, s.state, s.user_options"
+    rows = connection.execute(f"SELECT {columns} FROM spawners s JOIN users u ON u.id = s.user_id").fetchall()
+    servers = [
+        (number, user, name, json.loads(state or "null") or {}, json.loads(options or "null") or {})
+        for number, user, name, state, options in rows
+    ]
+    return [server for server in servers if server[3].get("job_id")]
 
 
 def adopted_state(state: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:

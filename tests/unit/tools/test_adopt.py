@@ -11,7 +11,7 @@ import pytest
 from cryptography.fernet import Fernet
 
 from hubenvs.errors import DefinitionError
-from hubenvs.tools.adopt import adopted_state, crypt_keys, prepare
+from hubenvs.tools.adopt import adopt_servers, adopted_state, crypt_keys, read_users
 
 KEY = bytes(range(32))
 TABLES = """
@@ -59,10 +59,11 @@ def test_key_and_database_have_to_fit(tmp_path: Path) -> None:
     )
     connection.commit()
     with pytest.raises(DefinitionError, match="does not decrypt the auth state of alice"):
-        prepare(path, {"crypt_keys": b"x" * 32})
-    assert prepare(path, {"crypt_keys": KEY}).jobs == {"alice/": "7"}
+        read_users(path, b"x" * 32)
+    assert read_users(path, KEY).jobs == {"alice/": "7"}
+    adopt_servers(path)
     (kept,) = connection.execute("SELECT state FROM spawners").fetchone()
     assert json.loads(kept)["homedir"] == "/home/p1/alice.p1"
     path.write_text("no database")
     with pytest.raises(DefinitionError, match="not the database of a hub"):
-        prepare(path, {"crypt_keys": KEY})
+        read_users(path, KEY)
