@@ -64,8 +64,7 @@ class Podman(Images):
             return None
         described = json.loads(done.stdout)
         # podman<5: a mapping; from 5 on a list of them.
-        item = described[0] if isinstance(described, list) else described
-        return Pod(item["Name"], item.get("Labels") or {}, item["Id"])
+        return _pod(described[0] if isinstance(described, list) else described)
 
     def apply_command(self, network: str | None = None) -> Argv:
         """Return the command that plays the manifest on standard input, the pod in ``network``."""
@@ -222,7 +221,7 @@ def _machine() -> Argv:
 
 
 def _pod(item: Mapping[str, Any]) -> Pod:
-    state = item["Status"]
+    state = item["State"] if "State" in item else item["Status"]  # of `pod inspect` and of `pod ps`
     return Pod(item["Name"], item.get("Labels") or {}, item["Id"], state in _HOLDS_PORTS, state == "Running")
 
 
