@@ -28,7 +28,7 @@ from ..plan.known_hosts import Key, host_trust
 from ..session import Session
 
 # Seconds for each connection and command; a healthy one takes well under one.
-TIMEOUT = 15
+TIMEOUT = 30
 # Without output: sudo keeps the service account's folder, where the user can't write, and a job that can't
 # write its output fails at once.
 JOB = "#!/bin/sh\n#SBATCH --chdir=/ --output=/dev/null\nsleep 60\n"
