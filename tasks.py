@@ -47,14 +47,19 @@ def clone(ctx: Context, env: Option = None, instance: Option = None, set_: Setti
     hubenvs.stages.clone.clone(open_session(ctx, env, instance, set_))
 
 
-@task(changes=True, help={"sbom": "folder for a bill of materials (CycloneDX) of each image"})
+@task(changes=True)
 def build(
-    ctx: Context, env: Option = None, instance: Option = None, set_: Settings = None, sbom: Option = None
+    ctx: Context,
+    env: Option = None,
+    instance: Option = None,
+    set_: Settings = None,
+    sbom: Option = None,
+    refresh: bool = False,
 ) -> None:
     """Build the images whose content has changed, both containers' at the same time."""
     import hubenvs.tools.build
 
-    hubenvs.tools.build.build(open_session(ctx, env, instance, set_), Path(sbom) if sbom else None)
+    hubenvs.tools.build.build(open_session(ctx, env, instance, set_), Path(sbom) if sbom else None, refresh)
 
 
 @task(changes=True)

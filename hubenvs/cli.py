@@ -39,6 +39,8 @@ HELP = {
     "engine": "kubernetes: a cluster instead of this host; the definition can say so too",
     "context": "the kubeconfig's context of the cluster",
     "namespace": "the namespace in the cluster",
+    "refresh": "look at Debian's mirrors, and build the images anew if they have updates",
+    "sbom": "folder for a bill of materials (CycloneDX) of each image",
 }
 
 

@@ -18,6 +18,12 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 _DIRECT = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler({}))
 
 
+def http_text(url: str, timeout: float = 30.0) -> str:
+    """Return the text at ``url``, asked through the environment's web proxy; OSError if there is none."""
+    with urllib.request.urlopen(url, timeout=timeout) as answer:
+        return str(answer.read().decode(errors="replace"))
+
+
 def http_status(url: str, timeout: float = 5.0, proxied: bool = False) -> int | None:
     """Return the HTTP status of ``url``; None without an answer within ``timeout`` seconds.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..definition.environment import Environment
 from ..definition.names import LABEL_FINGERPRINT
@@ -19,6 +19,7 @@ from ..plan.images import (
 )
 from ..plan.manifest import Documents, Fingerprint, fingerprint, labelled, manifest
 from . import folder
+from .mirrors import read_mirrors
 from .sources import read_seeds, read_sources, read_templates
 
 
@@ -30,16 +31,21 @@ class Desired:
     fingerprint: Fingerprint
 
 
-def planned_images(env: Environment, engine: Engine, loadable: Iterable[str] = ()) -> tuple[Build, ...]:
+def planned_images(
+    env: Environment, engine: Engine, loadable: Iterable[str] = (), mirrors: Mapping[str, str] | None = None
+) -> tuple[Build, ...]:
     """Return the builds of ``env`` with the working copies as they are now.
 
     ``loadable``: tags of images in a bundle. A Debian base that exists, here or there, needs no mmdebstrap.
+    ``mirrors``: what Debian's mirrors had when the images were built (None: as recorded in this checkout).
     """
+    seen = read_mirrors(env.root) if mirrors is None else mirrors
     bases = [
-        with_architecture(debian_base_tag(debian), debian.architecture) for debian in debian_releases(env)
+        with_architecture(debian_base_tag(debian, seen.get(debian.release, "")), debian.architecture)
+        for debian in debian_releases(env)
     ]
     has_base = has_mmdebstrap() or all(base in loadable or engine.has_image(base) for base in bases)
-    return plan_images(env, read_sources(env, engine.programs), has_base)
+    return plan_images(env, replace(read_sources(env, engine.programs), mirrors=seen), has_base)
 
 
 def desired_pod(env: Environment, builds: tuple[Build, ...], values: Mapping[str, str]) -> Desired:

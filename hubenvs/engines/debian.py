@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from ..web import http_text
 from .process import Argv
 
 _APT = Path("/etc/apt")
@@ -49,6 +51,30 @@ def _uris(text: str) -> Iterator[str]:
         }
         if "deb" in fields.get("types", ()) and fields.get("enabled") not in (["no"], ["false"]):
             yield from fields.get("uris", ())
+
+
+def mirror_state(sources: Iterable[str]) -> str:
+    """Return a digest of the packages that ``sources``, lines of sources.list, offer now.
+
+    Raises OSError if a mirror doesn't answer with an index of the release.
+    """
+    indexes = []
+    for line in sources:
+        _, address, suite, _ = re.sub(r"\[.*?\]", "", line).split()
+        indexes.append(packages_indexes(http_text(f"{address}/dists/{suite}/InRelease")))
+    return hashlib.sha256("\n".join(indexes).encode()).hexdigest()[:12]
+
+
+def packages_indexes(release: str) -> str:
+    """Return the lines of a suite's InRelease file that have the digests of its lists of packages.
+
+    Other lines change without an update: the file's date, and lists of what isn't installed. Raises OSError
+    if there are none.
+    """
+    found = re.findall(r"^ [0-9a-f]{64} +\d+ main/binary-[^/]+/Packages\.xz$", release, re.MULTILINE)
+    if not found:
+        raise OSError("its InRelease file names no list of packages")
+    return "\n".join(sorted(found))
 
 
 def has_mmdebstrap() -> bool:

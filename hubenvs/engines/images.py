@@ -128,9 +128,16 @@ class Images:
         self.version()
         host.make_build_caches()
 
-    def import_image_command(self, tar: str, tag: str, architecture: str | None = None) -> Argv:
-        """Return the command that turns the root file system ``tar`` into the image ``tag``."""
-        change = ("--change", f"ENV PATH={_PATH}")
+    def import_image_command(
+        self, tar: str, tag: str, architecture: str | None = None, label: str | None = None
+    ) -> Argv:
+        """Return the command that turns the root file system ``tar`` into the image ``tag``.
+
+        ``label`` is a ``name=value`` that it and all images built on it get.
+        """
+        change = ["--change", f"ENV PATH={_PATH}"]
+        if label:
+            change += ["--change", f"LABEL {label}"]
         return ("podman", "import", "--quiet", *change, *_of(architecture), tar, tag)
 
     def pull_command(self, tag: str, architecture: str | None = None) -> Argv:

@@ -7,7 +7,7 @@ architecture than the host's have the same tag, with that architecture behind it
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ..definition.containers import BASE_IMAGES, CONTAINERS, REPOSITORIES, SLURM_IMAGES, TUNNEL
 from ..definition.environment import Environment
@@ -30,12 +30,14 @@ class Sources:
     """What images are built from. File names end in ``:100`` if the file is executable, else in ``:0``.
 
     ``contexts`` has the build context of each image, ``common`` the files that all containers' images share,
-    ``copies`` the working copy of each development repository.
+    ``copies`` the working copy of each development repository. ``mirrors`` has, by Debian release, a digest
+    of the packages that its mirrors had at the last `build --refresh`.
     """
 
     contexts: Mapping[str, Tree]
     common: Tree
     copies: Mapping[str, Tree]
+    mirrors: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Build:
 
     ``base``: the image below. ``target``: the stage. ``tools``: the image with build tools that is mounted.
     ``copies``: the development repositories in it. ``recipe``: digest of every input except working copies.
-    ``pulled``: the image is pulled, and has only its tag. ``debian``: mmdebstrap builds this release.
+    ``pulled``: the image is pulled, and has only its tag. ``debian``: mmdebstrap builds this release, whose
+    packages had the digest ``mirrors`` at the last refresh ("": there was none).
     """
 
     name: str
@@ -56,6 +59,7 @@ class Build:
     recipe: str = ""
     pulled: bool = False
     debian: Debian | None = None
+    mirrors: str = ""
 
 
 def plan_images(env: Environment, sources: Sources, has_mmdebstrap: bool) -> tuple[Build, ...]:
@@ -69,8 +73,9 @@ def plan_images(env: Environment, sources: Sources, has_mmdebstrap: bool) -> tup
     for debian in debian_releases(env):
         base = env.images["debian-base"].base if debian == env.debian else None
         if base is None and has_mmdebstrap:
-            base = debian_base_tag(debian)
-            builds.append(Build("debian-base", base, base="scratch", debian=debian))
+            seen = sources.mirrors.get(debian.release, "")
+            base = debian_base_tag(debian, seen)
+            builds.append(Build("debian-base", base, base="scratch", debian=debian, mirrors=seen))
         references[debian.release] = base or f"docker.io/library/debian:{debian.release}-slim"
     for name, below in buildable.items():
         release = slurm_debian(env).release if name in SLURM_IMAGES else env.debian.release
@@ -161,9 +166,12 @@ def debian_sources(debian: Debian) -> tuple[str, ...]:
     )
 
 
-def debian_base_tag(debian: Debian) -> str:
-    """Return the tag of the base image that mmdebstrap builds; hosts with different mirrors agree on it."""
-    content = ("mmdebstrap", *DEBIAN_OPTIONS, debian.release, "", *debian_sources(debian))
+def debian_base_tag(debian: Debian, seen: str = "") -> str:
+    """Return the tag of the base image that mmdebstrap builds; hosts with different mirrors agree on it.
+
+    ``seen``: what the mirrors had at the last refresh. All images above the base get new tags with it.
+    """
+    content = ("mmdebstrap", *DEBIAN_OPTIONS, debian.release, seen, *debian_sources(debian))
     return _tag("debian-base", digest(*content))
 
 

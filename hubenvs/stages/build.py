@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from ..definition.containers import CONTAINERS
+from ..definition.names import LABEL_MIRRORS
 from ..deployment.desired import planned_images
 from ..deployment.folder import create
 from ..deployment.sources import COMMON, context_files, on_host, working_copy_files
@@ -78,7 +79,8 @@ def commands(session: Session, build: Build, scratch: Path) -> tuple[Argv, ...]:
         tar = str(scratch / "debian-base.tar")
         sources = debian_sources(on_host(debian))
         bootstrap = bootstrap_command(debian.release, tar, DEBIAN_OPTIONS, sources, architecture)
-        return bootstrap, engine.import_image_command(tar, build.tag, architecture)
+        label = f"{LABEL_MIRRORS}={build.mirrors}" if build.mirrors else None
+        return bootstrap, engine.import_image_command(tar, build.tag, architecture, label)
     contexts = {name: str(scratch / name) for name in build.copies}
     if build.tools:
         contexts["tools"] = f"container-image://{build.tools}"

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from ..definition.names import WORKING_COPIES
 from ..definition.schema import Frozen
+from ..deployment.mirrors import read_mirrors
 from ..engines.git import Git
 from ..errors import DefinitionError, StateError
 from ..files import sha256
@@ -34,7 +35,7 @@ class Index(Frozen):
     """The index of a bundle: environment, image tags, commits of working copies, digests of files.
 
     ``checkout`` is the commit of this repository, None if it isn't a clone. ``architecture`` is that of the
-    images, such as arm64; hubenvs<0.2: None, not recorded.
+    images, such as arm64; hubenvs<0.2: None, not recorded. ``mirrors``: see `read_mirrors`.
     """
 
     format: str = FORMAT
@@ -44,6 +45,7 @@ class Index(Frozen):
     images: tuple[str, ...]
     repositories: Mapping[Literal["bricsauthenticator", "slurmspawner_wrappers"], str]
     files: Mapping[str, str]
+    mirrors: Mapping[str, str] = {}
 
 
 def bundle(session: Session, target: Path) -> None:
@@ -74,6 +76,7 @@ def bundle(session: Session, target: Path) -> None:
                 architecture=session.architecture(),
                 images=tuple(tags),
                 repositories=commits,  # type: ignore[arg-type]  # pydantic checks the names
+                mirrors=read_mirrors(env.root),
                 files={path.name: _digest(path) for path in sorted(scratch.iterdir())},
             )
             (scratch / INDEX).write_text(index.model_dump_json(indent=1))

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..deployment.desired import planned_images
+from ..deployment.mirrors import write_mirrors
 from ..errors import StateError
 from ..plan.images import container_builds
 from ..session import Session
@@ -42,7 +43,8 @@ def load(session: Session, index: Index, source: Path) -> None:
                     restore(session, name, path)
                 restored.append(env.working_copy(name))
             say("load", f"{name}: {'kept, not replaced by' if exists else 'made at'} {commit}")
-        builds = container_builds(env, planned_images(env, session.engine, index.images))
+        planned = planned_images(env, session.engine, index.images, index.mirrors)
+        builds = container_builds(env, planned)
         if absent := sorted({build.tag for build in builds.values()} - set(index.images)):
             for folder in restored:
                 shutil.rmtree(folder)
@@ -53,6 +55,7 @@ def load(session: Session, index: Index, source: Path) -> None:
             )
         with _member(source, IMAGES) as path, session.console.busy("load", ", ".join(index.images)):
             session.engine.load_images(path)
+        write_mirrors(env.root, index.mirrors)
     say("load", f"{len(index.images)} images; next: invoke up --env {env.name}")
 
 

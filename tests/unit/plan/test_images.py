@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,19 @@ def test_without_mmdebstrap_the_base_is_pulled(env: Environment) -> None:
     builds = by_name(env, mmdebstrap=False)
     assert "debian-base" not in builds
     assert builds["slurm-base"].base == "docker.io/library/debian:trixie-slim"
+
+
+def test_updates_of_debian_give_every_image_another_tag(env: Environment) -> None:
+    """What the mirrors had is a label of the base, and so of all above it; other releases' don't matter."""
+    sources = read_sources(env, NoGit())
+    before, other, after = (
+        plan_images(env, replace(sources, mirrors=mirrors), True)
+        for mirrors in ({}, {"sid": "1"}, {"trixie": "abc"})
+    )
+    assert before == other
+    assert {item.tag for item in before}.isdisjoint(item.tag for item in after)
+    assert "LABEL jupyterhub-slurm/mirrors=abc" in commands(session(env), after[0], Path())[1]
+    assert "jupyterhub-slurm/mirrors" not in str(commands(session(env), before[0], Path()))
 
 
 def test_a_snapshot_takes_the_place_of_the_mirrors(root: Path) -> None:

@@ -1,0 +1,70 @@
+"""What `build --refresh` records, and when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hubenvs.definition.environment import Environment
+from hubenvs.deployment.mirrors import read_mirrors, write_mirrors
+from hubenvs.errors import StateError
+from hubenvs.plan.images import Build
+from hubenvs.session import Session
+from hubenvs.tools import build as task
+
+from ..helpers import session
+
+
+@pytest.fixture
+def tags(env: Environment, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The tags of the Debian base that were to be built; a mirror whose packages are always those of today."""
+    tags: list[str] = []
+
+    def build(of: Session) -> tuple[Build, ...]:
+        builds = task.planned_images(of.env, of.engine)
+        tags.append(builds[0].tag)
+        if len(tags) == 3:
+            raise StateError("image tools can't be built", "see above")
+        return builds
+
+    def seen(sources: Any) -> str:
+        assert [line.split()[2] for line in sources] == ["trixie", "trixie-updates", "trixie-security"]
+        return f"packages{len(tags)}"
+
+    monkeypatch.setattr("hubenvs.deployment.desired.has_mmdebstrap", lambda: True)
+    monkeypatch.setattr(task, "mirror_state", seen)
+    monkeypatch.setattr(task.stage, "build", build)
+    return tags
+
+
+def test_what_was_seen_is_kept_for_up(env: Environment, tags: list[str]) -> None:
+    """A plain build takes what the last refresh has seen; a refresh that fails changes nothing."""
+    task.build(session(env), None)
+    assert read_mirrors(env.root) == {}
+    task.build(session(env), None, refresh=True)
+    assert read_mirrors(env.root) == {"trixie": "packages1"}
+    with pytest.raises(StateError):
+        task.build(session(env), None, refresh=True)
+    assert read_mirrors(env.root) == {"trixie": "packages1"}
+    task.build(session(env), None)
+    plain, refreshed, failed, again = tags
+    assert again == refreshed
+    assert len({plain, refreshed, failed}) == 3
+
+
+def test_without_updates_no_tag_changes(env: Environment, tags: list[str]) -> None:
+    """So nothing is built."""
+    write_mirrors(env.root, {"trixie": "packages0", "sid": "x"})
+    task.build(session(env), None, refresh=True)
+    task.build(session(env), None)
+    assert tags[0] == tags[1]
+    assert read_mirrors(env.root) == {"trixie": "packages0", "sid": "x"}
+
+
+def test_a_record_that_is_damaged_is_named(env: Environment) -> None:
+    """With what to do about it."""
+    write_mirrors(env.root, {"trixie": "x"})
+    (env.root / ".deploy/mirrors.json").write_text("[")
+    with pytest.raises(StateError, match=r"mirrors\.json"):
+        read_mirrors(env.root)
