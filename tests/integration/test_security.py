@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import itertools
+import re
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -17,7 +18,18 @@ import yaml
 
 from hubenvs.definition.containers import CONTAINERS, HUB_ID, WEB_ID
 
-from .helpers import STOP, Deployment, inside, invoke, rootless, slowdown, spawned, unenforced, wait_until
+from .helpers import (
+    STOP,
+    Deployment,
+    StateError,
+    inside,
+    invoke,
+    rootless,
+    slowdown,
+    spawned,
+    unenforced,
+    wait_until,
+)
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
@@ -369,6 +381,98 @@ def test_a_job_finds_nothing_to_climb_on(deployment: Deployment) -> None:
     for service in ("sshd", "slurmctld", "slurmd-node1", "munged"):
         read = f"cat /var/lib/slurm/log/{service}/current >/dev/null 2>&1 && echo read"
         assert deployment.run_in("slurm", *as_alice, read, check=False) == ""
+
+
+# As another user while a server starts: print every command line, and the job's files that this user can read.
+SPY_ON_START = """
+import os, pathlib, select, sys
+seen = set()
+print("ready", flush=True)
+while not select.select([sys.stdin], [], [], 0.005)[0]:
+    for process in os.listdir("/proc"):
+        try:
+            seen.add(pathlib.Path("/proc", process, "cmdline").read_bytes())
+            seen.add(pathlib.Path("/proc", process, "environ").read_bytes())
+        except OSError:
+            pass
+    for folder in ("/tmp", "/dev/shm", "/var/lib/slurm"):
+        for path in pathlib.Path(folder).rglob("*"):
+            try:
+                seen.add(path.read_bytes() if path.is_file() else b"")
+            except OSError:
+                pass
+sys.stdout.buffer.write(b"\\n".join(seen))
+"""
+OTHER = "bob.project1"
+MEDDLING = (
+    "scancel {job}",
+    "scontrol update JobId={job} TimeLimit=1",
+    "scontrol suspend {job}",
+    "scontrol write batch_script {job} -",
+    "srun --overlap --jobid={job} id",
+    "sbatch --uid=alice.project1 --wrap=id",
+    "scontrol update NodeName=node1 State=DRAIN Reason=none",
+    "scontrol reconfigure",
+    "scontrol shutdown",
+)
+
+
+@inside
+def test_a_job_learns_nothing_of_anothers_and_leaves_it_alone(deployment: Deployment) -> None:
+    """Neither its script, its variables nor its token; Slurm refuses to end, change or enter it, and its own reins."""
+    slurm = f"{deployment.status['pod']}-slurm"
+    spy = deployment.engine.exec_command(slurm, "python3", "-c", SPY_ON_START, user=OTHER, interactive=True)
+    with deployment.user() as user:
+        with subprocess.Popen(spy, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as spying:
+            assert spying.stdout is not None
+            assert spying.stdout.readline() == b"ready\n"
+            job = spawned(deployment, user)
+            seen = spying.communicate(b"\n", timeout=60)[0]
+        assert b"jupyterhub-singleuser" in seen
+        assert not [
+            name for name in (b"JPY_API_TOKEN=", b"JUPYTERHUB_API_TOKEN=", b"launch() {") if name in seen
+        ]
+        for command in MEDDLING:
+            as_other = ("runuser", "-u", OTHER, "--", "sh", "-c", f"cd /; {command.format(job=job)} 2>&1")
+            answer = deployment.run_in("slurm", *as_other, check=False)
+            assert re.search(r"(?i)denied|invalid user id|only permitted", answer), (command, answer)
+        assert deployment.jobs()[job] == "RUNNING"
+        user.stop(STOP)
+
+
+@inside
+def test_a_users_requests_take_no_room(deployment: Deployment) -> None:
+    """What a user sends can't fill the hub's database: JupyterHub keeps a server's options before they are checked."""
+    size = ("du", "-sk", "/var/lib/jupyterhub/jupyterhub.sqlite")
+    with deployment.user() as user:
+        before = int(deployment.run_in("jupyterhub", *size).split()[0])
+        for path in ("servers/big", "server", "tokens"):
+            with pytest.raises(StateError, match="413"):
+                user.api("POST", f"/users/alice/{path}", {"note": "x" * 2_000_000})
+        with contextlib.suppress(httpx.HTTPError):  # the hub may hang up
+            token = user.api("POST", "/users/alice/tokens", {"expires_in": 600}).json()["token"]
+            pieces, bearer = (b"x" * 100_000 for _ in range(20)), {"Authorization": f"token {token}"}
+            url = f"{user.url}/hub/api/users/alice/tokens"
+            answer = httpx.post(url, content=pieces, headers=bearer, trust_env=False, timeout=5)
+            assert answer.status_code >= 400
+        assert int(deployment.run_in("jupyterhub", *size).split()[0]) - before < 1000
+
+
+@inside
+def test_a_page_of_another_site_opens_no_websocket(deployment: Deployment) -> None:
+    """The browser sends the cookies along, and the user's server refuses the stranger's Origin."""
+    with deployment.user() as user:
+        spawned(deployment, user)
+        user.page("/user/alice/tree")
+        url = f"{user.url}/user/alice/api/events/subscribe"
+        upgrade = {
+            "Connection": "Upgrade",
+            "Upgrade": "websocket",
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": base64.b64encode(bytes(16)).decode(),
+        }
+        assert user.http.get(url, headers=upgrade | {"Origin": "http://elsewhere.example"}).status_code == 403
+        user.stop(STOP)
 
 
 def owners(deployment: Deployment, container: str) -> set[str]:

@@ -84,14 +84,20 @@ proxy_token = (
     os.environ.get("CONFIGPROXY_AUTH_TOKEN") or secrets.token_hex()
 )  # without one no request is the proxy's
 PROXIED = hashlib.sha256(f"proxied {proxy_token}".encode()).hexdigest()
+SHORT = re.compile("[0-9]{0,6}")  # Content-Length of a body that is read
 OPEN = re.compile(rf"{re.escape(c.JupyterHub.base_url.rstrip('/'))}/hub/(api(/.*)?|health)")
 
 
 def find_handler(app: Application, request: HTTPServerRequest, find=Application.find_handler, **more):
     """Return what answers ``request``: 404 for one that didn't come by the proxy, unless it is for the API.
 
-    And 400 for a path with control characters: a server's name is part of lines in the log.
+    And 400 for a path with control characters: a server's name is part of lines in the log. 413 for 1 MB and more (the
+    end, if no length was said): JupyterHub takes 100 MB, and keeps a server's options in its database as sent.
     """
+    if "Transfer-Encoding" in request.headers:
+        request.connection.set_max_body_size(1_000_000)
+    if not SHORT.fullmatch(request.headers.get("Content-Length", "")):
+        return app.get_handler_delegate(request, ErrorHandler, {"status_code": 413})
     if not unquote(request.path).isprintable():
         return app.get_handler_delegate(request, ErrorHandler, {"status_code": 400})
     proxied = hmac.compare_digest(request.headers.get("X-Jupyterhub-Proxied", ""), PROXIED)
