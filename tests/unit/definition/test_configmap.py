@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,15 @@ def test_settings_that_were_kept_are_those_of_the_config_map(root: Path) -> None
     expected = read_environment(root, "dev_dummyauth", config_map=given)
     env = read_environment(root, "dev_dummyauth", kept_settings=kept)
     assert env == expected.model_copy(update={"dummy_password": None})
+
+
+def test_a_pipe_is_not_waited_for(root: Path) -> None:
+    """One that nobody writes to would hold the task for ever; a shell's `<(…)` is read."""
+    os.mkfifo(root / "pipe")
+    with pytest.raises(DefinitionError, match="pipe: a pipe, not a file"):
+        read_config_map(root / "pipe", root)
+    reader, writer = os.pipe()
+    os.write(writer, config_map("  baseUrl: /piped\n").encode())
+    os.close(writer)
+    env = read_environment(root, "dev_dummyauth", config_map=Path(f"/dev/fd/{reader}"))
+    assert env.base_url == "/piped"
