@@ -128,6 +128,9 @@ def _provider(env: Environment) -> None:
         return
     if auth.oidc_server:
         raise ValueError("auth.oidc_server: set auth.provider to external to use this provider")
+    if env.hub.external_url:
+        problem = "the bundled provider's gateway is found at `publish.gateway` only, without TLS"
+        raise ValueError(f"hub.external_url: {problem}; leave this null")
     for container in IDENTITY:
         if container not in env.containers:
             raise ValueError(f"containers: {container} is missing, which the bundled provider needs")

@@ -44,6 +44,7 @@ class HubUser:
         self.url = url.rstrip("/")
         self.timeout = timeout
         self.http = httpx.Client(follow_redirects=True, timeout=timeout, trust_env=False)
+        self.http.event_hooks["response"].append(self._keep_secure_cookies)
         self.name = ""
         self._token = ""
 
@@ -56,6 +57,11 @@ class HubUser:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _keep_secure_cookies(self, _: httpx.Response) -> None:
+        """Send Secure cookies too: `hub.external_url` makes the hub's so, and its own port has no TLS."""
+        for cookie in self.http.cookies.jar:
+            cookie.secure = False
 
     def page(self, path: str) -> httpx.Response:
         """Return the hub's page ``path``, which must answer 200."""

@@ -295,6 +295,29 @@ def test_a_log_out_ends_the_gateways_session_too(deployment: Deployment) -> None
         assert "Who are you today?" in again.text
 
 
+def test_the_gateways_pages_run_nothing_and_believe_no_host(deployment: Deployment) -> None:
+    """A page of its own has no script and is in no frame; a request's Host gets into no page, and no log-in by it."""
+    url, strange = (
+        deployment.status["gateway_url"],
+        {"Host": "elsewhere.example", "X-Forwarded-Host": "x.example"},
+    )
+    with httpx.Client(headers=strange, trust_env=False, timeout=START) as browser:
+        for page in ("signed_out", "try_later"):
+            answer = browser.get(f"{url}/_oidc/{page}")
+            assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+            assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            assert ".example" not in answer.text
+        signed_out = browser.get(f"{url}/_oidc/sign_out").headers["Location"]
+        assert signed_out.endswith(f"post_logout_redirect_uri={url}/_oidc/signed_out")
+        assert browser.get(f"{url}/_oidc/callback?logout=http://elsewhere.example/").status_code == 400
+        begin = browser.get(f"{url}/hub/home").headers["Location"]
+        assert begin.startswith(f"{url}/_oidc/begin?")
+        # The provider sends people to the gateway's own names only.
+        asked = httpx.get(begin, follow_redirects=True, trust_env=False, timeout=START)
+        assert asked.status_code == 400
+
+
 def requests_for_keys(deployment: Deployment) -> int:
     return deployment.engine.run(("podman", "logs", f"{deployment.status['pod']}-oidc-provider")).text.count(
         "GET /jwks"

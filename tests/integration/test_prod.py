@@ -11,7 +11,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .helpers import STOP, Deployment, Engine, entry, free_port, http_status, invoke, settings, wait_until
+from .helpers import (
+    STOP,
+    Deployment,
+    Engine,
+    HubUser,
+    entry,
+    free_port,
+    http_status,
+    invoke,
+    settings,
+    wait_until,
+)
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
@@ -21,6 +32,9 @@ INSTALLED = {
     "slurm": ("/opt/slurmspawner_wrappers/bin/python", "slurmspawner_wrappers"),
 }
 
+
+# Where people find the hub: a front end ends TLS.
+OUTSIDE = "https://hub.example.org"
 
 REGISTRY = """\
 version: 0.1
@@ -63,7 +77,7 @@ def prod(env_name: str, instance: str, engine: Engine, registry: str) -> Iterato
             env_name,
             "--instance",
             name,
-            *settings(stage="prod", images__jupyterhub__image=hub),
+            *settings(stage="prod", images__jupyterhub__image=hub, hub__external_url=OUTSIDE),
             "--yes",
         )
         status = entry(name)
@@ -76,7 +90,27 @@ def prod(env_name: str, instance: str, engine: Engine, registry: str) -> Iterato
 
 def test_everything_works_as_in_development(prod: Deployment) -> None:
     """`up` has checked SSH; a user's whole way works too."""
-    assert "12 steps, all well" in invoke("verify", *prod.options).stdout
+    assert "12 steps, all well" in invoke("verify", *prod.options, "--url", prod.status["url"]).stdout
+
+
+def test_where_tls_ends_in_front_of_the_hub(prod: Deployment) -> None:
+    """Its cookies are Secure, whatever the front end says in its headers, and nothing shows another name."""
+    strange = {
+        "Host": "elsewhere.example",
+        "X-Forwarded-Host": "elsewhere.example",
+        "X-Forwarded-Proto": "http",
+    }
+    with HubUser(prod.status["url"]) as user:
+        user.http.headers.update(strange)
+        cookies: list[str] = []
+        received = user.http.event_hooks["response"]
+        received.append(lambda answer: cookies.extend(answer.headers.get_list("Set-Cookie")))
+        user.log_in(prod.password)
+        assert any(cookie.startswith("jupyterhub-hub-login") for cookie in cookies)
+        assert [cookie for cookie in cookies if "; secure" not in cookie.lower()] == []
+        for path in ("/hub/home", "/hub/spawn", "/hub/logout", "/hub/"):
+            answer = user.http.get(f"{user.url}{path}", follow_redirects=False)
+            assert "elsewhere.example" not in f"{answer.headers.get('Location')} {answer.text}"
 
 
 @pytest.mark.parametrize("container", INSTALLED)

@@ -249,6 +249,16 @@ def test_two_things_are_not_published_at_one_address(root: Path) -> None:
     assert read_environment(root, "dev_realauth", settings=["publish.jupyterhub=192.0.2.1:8000"]).hub_url
 
 
+def test_the_bundled_gateway_has_no_other_name(root: Path) -> None:
+    """Its provider sends people back to the published address; with a provider elsewhere the key is the site's."""
+    outside = "hub.external_url=https://hub.example.org"
+    with pytest.raises(DefinitionError, match=r"hub\.external_url: the bundled provider's gateway"):
+        read_environment(root, "dev_realauth", settings=[outside])
+    external = ["auth.provider=external", "auth.oidc_server=https://id.example.org"]
+    env = read_environment(root, "dev_realauth", settings=[outside, *external])
+    assert env.url == "https://hub.example.org/jupyter"
+
+
 def test_an_unknown_environment_is_refused_with_the_nearest(root: Path) -> None:
     """A typing mistake in --env gets a suggestion."""
     with pytest.raises(DefinitionError, match=r"did you mean 'dev_dummyauth'\?"):

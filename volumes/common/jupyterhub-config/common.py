@@ -73,6 +73,8 @@ if urlsplit(c.Spawner.hub_connect_url).hostname not in ("127.0.0.1", "localhost"
 # Show the progress page at once, not after 10 s of waiting for the server. After a restart, answer requests before
 # Slurm has been asked about each server.
 c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0, "headers": {"X-Content-Type-Options": "nosniff"}}
+if setting("EXTERNAL_URL").startswith("https:"):  # the cookie `_xsrf` too, for which public_url does nothing
+    c.JupyterHub.tornado_settings["cookie_options"] = {"secure": True}
 c.JupyterHub.init_spawners_timeout = 1
 
 # The proxy refuses headers over 64 KiB. Tornado's limit is the same but counts the punctuation as well, and it closes
