@@ -37,8 +37,8 @@ def _refreshed(session: Session) -> tuple[Build, ...]:
     with session.locked():
         before, now = read_mirrors(session.env.root), _mirrors(session)
         for release, seen in now.items():
-            state = "unchanged since the last refresh" if before.get(release) == seen else "other packages"
-            session.console.say("refresh", f"{release}: the mirrors have {state} ({seen})")
+            state = "no updates since" if before.get(release) == seen else "other packages than at"
+            session.console.say("refresh", f"{release}: {state} the last refresh ({seen})")
         write_mirrors(session.env.root, before | now)
         try:
             return stage.build(session)
