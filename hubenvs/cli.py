@@ -150,7 +150,7 @@ def cluster_settings(engine: Option, context: Option, namespace: Option) -> list
     if engine != "kubernetes":
         what = f"--engine {engine}: unknown" if engine else "--context, --namespace: only for a cluster"
         raise DefinitionError(
-            what, "--engine kubernetes --context X --namespace Y, or leave it out for podman"
+            what, "--engine kubernetes --context X --namespace Y, or leave it out for this host"
         )
     if not context or not namespace:
         problem = "the cluster has to be named; the kubeconfig's current one is never taken"

@@ -62,9 +62,9 @@ class Session:
         return values
 
     def require_here(self, task: str, hint: str) -> None:
-        """Raise StateError with ``hint`` if a cluster runs the deployment: ``task`` works with podman only."""
+        """Raise StateError with ``hint`` if a cluster runs the deployment: ``task`` is for this host only."""
         if self.env.engine:
-            raise StateError(f"{task}: works with podman only, and {self.env.name} is in a cluster", hint)
+            raise StateError(f"{task}: works on this host only, and {self.env.name} is in a cluster", hint)
 
     def architecture(self) -> str:
         """Return the architecture of the images, such as amd64."""
