@@ -96,9 +96,8 @@ def parse_yaml(text: str, label: str) -> Layer:
 def read_text(path: Path, root: Path) -> str:
     """Return the text of ``path``; DefinitionError, with the path below ``root``, if it can't be read."""
     name = shown(path, root)
-    if path.is_fifo() and path.parent != Path(
-        "/dev/fd"
-    ):  # the shell's <(...) is below that, and has a writer
+    # Nobody may ever write to a pipe; but the shell's <(...), in /dev/fd, has a writer.
+    if path.is_fifo() and path.parent != Path("/dev/fd"):
         raise DefinitionError(f"{name}: a pipe, not a file", "name a file")
     try:
         with path.open("rb") as stream:
