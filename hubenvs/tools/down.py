@@ -62,7 +62,8 @@ def down(
         console.say("down", "there is nothing to take down")
     if not env and not engine.in_cluster():
         for path, cluster in recorded_clusters(root).items():
-            hint = f"`invoke down --engine kubernetes --context {cluster.context} --namespace {cluster.namespace}`"
+            where = f"--context {cluster.context} --namespace {cluster.namespace}"
+            hint = f"`invoke down --engine kubernetes {where}`"
             console.say("down", f"{path.name} is in a cluster: {hint}")
 
 
