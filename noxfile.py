@@ -21,16 +21,19 @@ BROWSED = ["dev_dummyauth", "dev_realauth"]
 SLURM = ["24.11", "26.05"]
 # Debian releases whose podman `podman` tries: 4.3, 5.4, 5.8.
 MACHINES = ["bookworm", "trixie", "sid"]
-# Sessions that can run side by side, and which of their tests. Each lane has a checkout, and so working copies, of its
-# own.
-LANES = {
-    "engine": (["integration(dev_dummyauth)"], "not inside and not faults"),
-    "inside": (["integration(dev_dummyauth)", "slurm_quick"], "inside and not faults"),
+# Sessions that can run side by side, and the options that choose their tests. Each lane has a checkout, and so working
+# copies, of its own.
+LANES: dict[str, tuple[list[str], tuple[str, ...]]] = {
+    "engine": (["integration(dev_dummyauth)"], ("-m", "not inside and not faults")),
+    "inside": (["integration(dev_dummyauth)", "slurm_quick"], ("-m", "inside and not faults")),
     "others": (
         [*(f"integration({env})" for env in ENVIRONMENTS if env != "dev_dummyauth"), "rootless"],
-        "not faults",
+        ("-m", "not faults"),
     ),
+    "cluster": (["kubernetes", "faults"], ()),
 }
+# The modules whose tests an ordinary user's engine may answer otherwise.
+ROOTLESS = "changes or check or refusals or reload or servers or tasks or volumes"
 QUICK = "submitting_environment or survives_a_restart or requeued_job"
 
 
@@ -178,17 +181,17 @@ def integration(session: nox.Session, env: str) -> None:
 
 @nox.session(venv_backend="none")
 def pods(session: nox.Session) -> None:
-    """`integration`, `slurm_quick` and `rootless` side by side, as pods mostly wait; their output comes at the end."""
+    """All sessions with pods, and a cluster's, side by side: pods mostly wait. Their output comes at the end."""
     # Once, before two lanes would build the same.
     build = ("invoke", "build", "--env", "dev_realauth", "--set", "dev_users=[alice.project1]")
     session.run("scripts/bootstrap", *build, external=True)
     folder = ROOT / ".nox/pods"
     running: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        for lane, (sessions, tests) in LANES.items():
+        for lane, (sessions, options) in LANES.items():
             copy_checkout(session, folder / lane)
             nox_of_lane = (sys.executable, "-m", "nox", "--noxfile", str(folder / lane / "noxfile.py"))
-            argv = (*nox_of_lane, "--session", *sessions, "--", "-m", tests)
+            argv = (*nox_of_lane, "--session", *sessions, "--", "--durations=10", *options)
             with (folder / f"{lane}.log").open("wb") as log:
                 running[lane] = subprocess.Popen(argv, stdout=log, stderr=log)
         session.log(f"{', '.join(LANES)}: follow them in {folder}/*.log")
@@ -311,7 +314,7 @@ def rootless(session: nox.Session) -> None:
     chosen = ("-m", "not inside and not faults")  # of several the last one counts
     session.run(
         *(*isolate, "catatonit", "--", *as_user, *nox_there),
-        *("--session", "integration(dev_dummyauth)", "--", *session.posargs, *chosen),
+        *("--session", "integration(dev_dummyauth)", "--", "-k", ROOTLESS, *session.posargs, *chosen),
         # pytest's own folder in /tmp may be that of a user who had this name before.
         env=machine_environment(
             HOME=str(home), USER=USER, XDG_RUNTIME_DIR=str(runtime), PYTEST_DEBUG_TEMPROOT=str(runtime)
