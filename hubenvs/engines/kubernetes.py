@@ -105,9 +105,12 @@ class Kubernetes(Kubectl):
         options = ("--server-side", "--force-conflicts", f"--field-manager={MANAGER}")
         return self.command("apply", *options, "--filename=-")
 
-    def apply(self, documents: str) -> None:
-        """Apply ``documents``; what somebody else has set in fields of ours is replaced."""
-        argv = self.apply_command()
+    def apply(self, documents: str, dry_run: bool = False) -> None:
+        """Apply ``documents``; what somebody else has set in fields of ours is replaced.
+
+        ``dry_run``: let the server check them, and change nothing.
+        """
+        argv = (*self.apply_command(), *(["--dry-run=server"] if dry_run else []))
         done = self.programs.run(argv, stdin=documents.encode(), check=False, finish_on_interrupt=True)
         if done.returncode != 0:
             self._explain(done.stderr)

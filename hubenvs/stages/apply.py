@@ -15,6 +15,18 @@ from ..plan.manifest import Document, dump, manifest
 from ..session import Session
 
 
+def rehearse(session: Session, engine: ClusterEngine) -> None:
+    """Have the server check all documents, so that it refuses them before images are built and not after.
+
+    StateError if the namespace or a right is missing.
+    """
+    env = session.env
+    images = dict.fromkeys(env.containers, "not-built-yet")
+    version, templates = engine.server_version, read_templates(env.root)
+    files = kubernetes.resources(env, templates, images, read_seeds(env), version)
+    engine.apply(dump([item for documents in files.values() for item in documents]), dry_run=True)
+
+
 def apply(
     session: Session, engine: ClusterEngine, builds: tuple[Build, ...], values: Mapping[str, str]
 ) -> None:

@@ -24,7 +24,7 @@ from ..errors import PortError, StateError
 from ..files import write
 from ..plan.images import Build, carried
 from ..session import Session, cluster_of
-from .apply import apply
+from .apply import apply, rehearse
 from .build import build_images, commands, missing
 from .check import check, import_proofs
 from .clone import clone
@@ -117,6 +117,8 @@ def _preflight(session: Session) -> tuple[Session, Existing]:
             session = _with_other_ports(session, error)
     read_seeds(session.env)
     read_site_files(session.env)
+    if cluster := session.engine.in_cluster():
+        rehearse(session, cluster)
     return session, existing
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 
-from tests.integration.helpers import PERSONAL, SETTINGS, free_port, invoke, settings
+from tests.integration.helpers import PERSONAL, ROOT, SETTINGS, free_port, invoke, settings
 
 # Everything that a deployment consists of.
 KINDS = (
@@ -34,11 +37,11 @@ class Cluster:
         """The options that name it on a task's command line."""
         return ("--engine", "kubernetes", "--context", self.context, "--namespace", self.namespace)
 
-    def kubectl(self, *arguments: str, check: bool = True, stdin: IO[bytes] | None = None) -> str:
-        """Return what kubectl prints; a failure shows its message."""
+    def kubectl(self, *arguments: str, check: bool = True, **options: Any) -> str:
+        """Return what kubectl prints; a failure shows its message. ``options`` are those of `subprocess.run`."""
         done = subprocess.run(
             ("kubectl", "--context", self.context, "--namespace", self.namespace, *arguments),
-            stdin=stdin,
+            **options,
             capture_output=True,
             text=True,
             check=False,
@@ -74,9 +77,9 @@ class Deployed:
         """The option that selects its objects."""
         return f"--selector=app.kubernetes.io/instance={self.pod}"
 
-    def up(self, *more: str) -> str:
-        """Bring it up, with ``more`` options, and return what that printed."""
-        done = invoke("up", *self.named, *self.cluster.options, *self.options, *more)
+    def up(self, *more: str, path: Path | None = None) -> str:
+        """Bring it up, with ``more`` options, and return what that printed; ``path``: as for `invoke`."""
+        done = invoke("up", *self.named, *self.cluster.options, *self.options, *more, path=path)
         return done.stdout
 
     def pod_uid(self) -> str:
@@ -100,6 +103,18 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "environments(name, ...): the only ones that the test is about")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests of other environments than those that their marker names."""
+    others = [item for item in items if isinstance(item, pytest.Function) and _is_of_another(item)]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in others]
+
+
+def _is_of_another(item: pytest.Function) -> bool:
+    marker, call = item.get_closest_marker("environments"), getattr(item, "callspec", None)
+    return bool(marker and call and call.params.get("deployed") not in marker.args)
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """The cluster, with a namespace of our own."""
@@ -108,6 +123,31 @@ def cluster() -> Iterator[Cluster]:
     place.kubectl("create", "namespace", place.namespace)
     yield place
     place.kubectl("delete", "namespace", place.namespace)
+
+
+def acting_as(user: str, folder: Path) -> Path:
+    """Return ``folder``, with a kubectl that acts as ``user``."""
+    program = folder / "kubectl"
+    program.write_text(f'#!/bin/sh\nexec {shutil.which("kubectl")} --as={user} "$@"\n')
+    program.chmod(0o755)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stranger(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a kubectl that acts as somebody without any right."""
+    return acting_as("stranger", tmp_path_factory.mktemp("stranger"))
+
+
+@pytest.fixture(scope="session")
+def operator(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The same for somebody with the rights of docs/kubernetes.md and no others."""
+    page = (ROOT / "docs/kubernetes.md").read_text()
+    (role,) = (block for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "kind: Role" in block)
+    cluster.kubectl("apply", "--filename=-", input=textwrap.dedent(role))
+    cluster.kubectl("create", "rolebinding", "operator", "--role=hubenvs", "--user=operator")
+    yield acting_as("operator", tmp_path_factory.mktemp("operator"))
+    cluster.kubectl("delete", "rolebinding/operator", "role/hubenvs")
 
 
 @pytest.fixture(scope="module", params=["dev_dummyauth", "dev_realauth"])

@@ -14,6 +14,8 @@ from tests.integration.helpers import ROOT, invoke, wait_until
 from .conftest import Deployed
 
 pytestmark = pytest.mark.usefixtures("deployed")
+# What is alike in both environments.
+once = pytest.mark.environments("dev_dummyauth")
 # Seconds that a pod may take to be replaced.
 REPLACED = 180
 
@@ -35,6 +37,7 @@ def test_a_user_computes(deployed: Deployed) -> None:
     assert "FAIL" not in invoke("check", *deployed.named).stdout
 
 
+@once
 def test_another_checkout_changes_nothing(deployed: Deployed) -> None:
     """A second operator's `up` has no secrets of its own: those in the cluster stay, and so does the pod."""
     before = deployed.pod_uid(), deployed.secrets()
@@ -65,6 +68,7 @@ def test_tasks_find_it(deployed: Deployed, tmp_path: Path) -> None:
     )
 
 
+@once
 def test_an_edit_is_live_in_the_same_pod(deployed: Deployed) -> None:
     """`reload` replaces the file and restarts the hub."""
     before = deployed.pod_uid()
@@ -77,6 +81,7 @@ def test_an_edit_is_live_in_the_same_pod(deployed: Deployed) -> None:
     assert deployed.pod_uid() == before
 
 
+@once
 def test_the_database_comes_back_from_a_backup(deployed: Deployed, tmp_path: Path) -> None:
     """As docs/kubernetes.md says it; nothing restarts the container while the hub is stopped."""
     before = deployed.pod_uid()
@@ -97,6 +102,24 @@ def test_the_database_comes_back_from_a_backup(deployed: Deployed, tmp_path: Pat
     assert (pod["metadata"]["uid"], set(restarts)) == (before, {0})
 
 
+@once
+def test_a_killed_container_comes_back(deployed: Deployed) -> None:
+    """In the same pod, without the others."""
+    before = deployed.pod_uid()
+    kill = ("shell", *deployed.named, "--container", "jupyterhub", "--command", "sh -c 'kill 1'")
+    invoke(*kill, check=False)  # it may end before it can say so
+
+    def restarts() -> dict[str, int]:
+        (pod,) = deployed.cluster.get("pods", deployed.selector)
+        return {item["name"]: item["restartCount"] for item in pod["status"]["containerStatuses"]}
+
+    wait_until(lambda: restarts() == {"jupyterhub": 1, "slurm": 0}, REPLACED, "it isn't started again")
+    wait_ready(deployed)
+    invoke("wait", *deployed.named)
+    assert deployed.pod_uid() == before
+
+
+@once
 def test_a_deleted_pod_comes_back(deployed: Deployed) -> None:
     """Never two at a time, and with the same database."""
     before = deployed.pod_uid()
@@ -112,10 +135,12 @@ def test_a_deleted_pod_comes_back(deployed: Deployed) -> None:
     invoke("wait", *deployed.named)
 
 
-def test_a_setting_rolls_forth_and_back(deployed: Deployed) -> None:
-    """A rollback has the setting of before, since its ConfigMap is still there."""
+@once
+def test_a_setting_rolls_forth_and_back(deployed: Deployed, operator: Path) -> None:
+    """A rollback has the setting of before, since its ConfigMap is still there. The Role in the docs is enough."""
     before = deployed.pod_uid()
-    deployed.up("--set", "log_level=DEBUG")
+    # That may not see which images the node has.
+    deployed.up("--set", "log_level=DEBUG", "--set", "kubernetes.load=/bin/true", path=operator)
     assert deployed.pod_uid() != before
     assert setting(deployed, "DEPLOY_CONFIG_LOG_LEVEL") == "DEBUG"
     deployed.cluster.kubectl("rollout", "undo", f"statefulset/{deployed.pod}")
@@ -131,6 +156,7 @@ def test_new_secrets_replace_the_pod(deployed: Deployed) -> None:
     assert "all well" in invoke("verify", *deployed.named).stdout
 
 
+@once
 def test_a_broken_rollout_is_explained_and_mended(deployed: Deployed) -> None:
     """`up` over a pod that can't start replaces it; a StatefulSet would wait for it for ever."""
     image = "localhost/not-there:1"
@@ -145,8 +171,9 @@ def test_a_broken_rollout_is_explained_and_mended(deployed: Deployed) -> None:
     invoke("wait", *deployed.named)
 
 
-def test_down_keeps_the_claims_and_the_key_to_the_database(deployed: Deployed) -> None:
-    """Nothing else is left, and `up` goes on with them."""
+@once
+def test_down_keeps_the_claims_and_the_key_to_the_database(deployed: Deployed, operator: Path) -> None:
+    """Nothing else is left, and `up` goes on with them. The Role in the docs is enough."""
     secret = f"{deployed.pod}-jupyterhub"
 
     def crypt_key() -> str:
@@ -154,7 +181,8 @@ def test_down_keeps_the_claims_and_the_key_to_the_database(deployed: Deployed) -
         return str(found["data"]["crypt_keys"])
 
     before = crypt_key()
-    invoke("down", *deployed.named)
+    assert f"Ingress/{deployed.pod}" in deployed.left()
+    invoke("down", *deployed.named, path=operator)
     assert deployed.left() == set()
     assert deployed.cluster.get("persistentvolumeclaims", deployed.selector)
     deployed.up()

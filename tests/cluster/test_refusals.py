@@ -1,0 +1,40 @@
+"""What the server refuses is said by `up` before it builds or changes anything."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from tests.integration.helpers import SETTINGS, invoke
+
+from .conftest import Cluster
+
+
+def refused(cluster: Cluster, path: Path | None = None) -> str:
+    """Return what `up` says that fails there; ``path``: as for `invoke`."""
+    done = invoke("up", "--env", "dev_dummyauth", *cluster.options, *SETTINGS, check=False, path=path)
+    assert done.returncode != 0
+    assert "secrets" not in done.stdout  # which come after the build
+    return done.stderr
+
+
+def test_a_namespace_that_is_not_there(cluster: Cluster) -> None:
+    """The hint makes it."""
+    said = refused(replace(cluster, namespace="nowhere"))
+    assert f"{cluster.context}/nowhere: there is no such namespace" in said
+    assert f"kubectl --context {cluster.context} create namespace nowhere" in said
+
+
+def test_a_missing_right_is_named(cluster: Cluster, stranger: Path) -> None:
+    """One to look, and one to change: `view` is a ClusterRole that every cluster has."""
+    assert 'User "stranger" cannot list resource' in refused(cluster, stranger)
+    may_look = ("create", "rolebinding", "looks", "--clusterrole=view", "--user=stranger")
+    may_see = ("create", "role", "sees", "--verb=get,list", "--resource=secrets")
+    for arguments in (may_look, may_see, ("create", "rolebinding", "sees", "--role=sees", "--user=stranger")):
+        cluster.kubectl(*arguments)
+    try:
+        said = refused(cluster, stranger)
+        assert "a right is missing" in said
+        assert 'User "stranger" cannot patch resource' in said
+    finally:
+        cluster.kubectl("delete", "rolebinding/looks", "rolebinding/sees", "role/sees")
