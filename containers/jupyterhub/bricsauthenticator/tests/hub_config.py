@@ -27,7 +27,9 @@ class NoProxy(Proxy):
         """Do nothing."""
 
     async def delete_route(self, routespec):
-        """Do nothing."""
+        """Fail as the proxy's API does while it restarts, if there is a file `no-proxy`."""
+        if Path(folder, "slurm/no-proxy").exists():
+            raise ConnectionRefusedError(111, "Connection refused")
 
     async def get_all_routes(self):
         """Have no routes."""
@@ -85,6 +87,7 @@ c.BricsSlurmSpawner.batch_script = """#!/bin/bash
 {% if partition %}#SBATCH --partition={{partition}}
 {% endif %}{{environment}}
 {% if partition == "broken" %}exit 1
+{% elif partition in ("waits", "limited") %}exec sleep 600
 {% elif partition == "late" %}while [ ! -e {{folder}}/slurm/go-$JUPYTERHUB_SERVER_NAME ]; do sleep 0.05; done
 {% endif %}{{cmd}}
 """.replace("{{folder}}", folder)
@@ -96,7 +99,7 @@ launched = """#!/bin/bash
 set -e
 {{environment}}
 {{launcher}}
-launch "$0" {{folder}}/slurm{{homedir}} .job-%j.log {{limit}}
+launch "$0" {{folder}}/slurm{{homedir}} {% if "full" in partition %}/dev/full{% else %}.job-%j.log{% endif %} {{limit}}
 echo activating in $PWD
 {% if "late" in partition %}while [ ! -e {{folder}}/slurm/go-$JUPYTERHUB_SERVER_NAME ]; do sleep 0.05; done
 {% endif %}{% if "broken" in partition %}echo '<b>'
@@ -111,6 +114,8 @@ def choose_script(spawner):
         spawner.batch_script = launched
     else:
         spawner.batch_script = c.BricsSlurmSpawner.batch_script
+    if spawner.job_options.get("partition") == "limited":
+        spawner.start_timeout = 3
 
 
 c.BricsSlurmSpawner.pre_spawn_hook = choose_script

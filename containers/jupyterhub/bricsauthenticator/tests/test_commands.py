@@ -42,6 +42,13 @@ def test_streams_kept_open(tmp_path: Path, cancelled: bool) -> None:
         os.kill(int(other.read_text()), 9)
 
 
+def test_failed_with_status_0() -> None:
+    """An empty answer isn't one if Slurm says that it failed: a job would count as gone. Other words mean nothing."""
+    with pytest.raises(CommandError, match="Unable to contact slurm controller"):
+        asyncio.run(run("echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2", "", None, 60))
+    assert asyncio.run(run("echo 'error: module not found' >&2", "", None, 60)) == ""
+
+
 def test_streams() -> None:
     """Input, output and environment are the command's; its standard error is the message when it fails."""
     assert asyncio.run(run('cat; echo "$X"', "é" * 100_000, {"X": "y"}, 10)) == "é" * 100_000 + "y"

@@ -212,6 +212,15 @@ def test_home(alice: Hub, mode: int | None, reason: str) -> None:
         away.rename(home)
 
 
+def test_home_full(alice: Hub) -> None:
+    """A server that ends because its user's home or quota is full leaves no log; its page says what is wrong."""
+    session = alice.session(alice.provider.token())
+    submit(alice, "launched-full-broken")
+    page = alice.failure(session)
+    assert "The server ended with exit status 127." in page
+    assert "Its log file can&#39;t be written to: No space left on device." in page
+
+
 def test_reserved_port(tmp_path: Path) -> None:
     """A reserved port can be taken over by who asks for it, and is given to nobody who asks for any."""
     source = (TESTS.parent / "src/bricsauthenticator/launcher.py").read_text().rpartition("main(")[0]

@@ -42,6 +42,9 @@ _NEVER_ARRIVED = re.compile(
     re.MULTILINE,
 )
 
+# Said by one of Slurm's commands, which a site's wrapper may let exit with 0 nonetheless.
+_FAILED = re.compile(r"^(slurm_load_jobs error|s(queue|batch|cancel): (error|fatal)):", re.MULTILINE)
+
 
 class CommandError(RuntimeError):
     """A command on the way to Slurm failed or took too long; its standard error is the message."""
@@ -126,8 +129,8 @@ def queue() -> Queue:
 async def run(cmd: str, input: str, env: dict[str, str] | None, timeout: float) -> str:
     """Run `cmd` in a shell with `input` on its standard input and return its standard output, stripped.
 
-    Raises CommandError if it exits other than 0 or takes longer than `timeout` seconds. However this ends, also by
-    cancellation, the command isn't left running.
+    Raises CommandError if it exits other than 0, prints nothing but Slurm's word that it has failed, or takes longer
+    than `timeout` seconds. However this ends, also by cancellation, the command isn't left running.
 
     Its streams are files, not pipes: ssh with ControlMaster hands them to another process, which keeps a pipe open when
     the command is killed, and asyncio waits for a pipe's end.
@@ -153,6 +156,6 @@ async def run(cmd: str, input: str, env: dict[str, str] | None, timeout: float) 
         for stream in (stdout, stderr):
             stream.seek(0)
             texts.append(stream.read(LONGEST_OUTPUT).decode(errors="replace").strip())
-    if process.returncode:
+    if process.returncode or (not texts[0] and _FAILED.search(texts[1])):
         raise CommandError(texts[1] or f"exit status {process.returncode}")
     return texts[0]

@@ -45,10 +45,7 @@ class EndingJob(ReachableJob):
         return status
 
     async def _take_route(self) -> None:
-        try:
-            await self.user.settings["proxy"].delete_user(self.user, self.name)
-        except Exception as error:  # the hub compares the proxy's routes with its servers now and then
-            self.log.warning("%s: the proxy still has its route: %s", self._log_name, error)
+        await self.user.settings["proxy"].delete_user(self.user, self.name)
 
     def take_failure(self, said: str) -> None:
         """Take what the job says of why it ends; one that Slurm had started anew leaves a server that was up."""

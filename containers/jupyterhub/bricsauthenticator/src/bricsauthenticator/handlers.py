@@ -1,19 +1,14 @@
 """Pages and API of the hub that stand in for JupyterHub's and batchspawner's own."""
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
 from jupyterhub import apihandlers, handlers
-from jupyterhub.apihandlers.users import UserServerAPIHandler
 from jupyterhub.handlers import LogoutHandler, pages
 from jupyterhub.spawner import Spawner
 from jupyterhub.user import User
 from jupyterhub.utils import compare_token, new_token
 from tornado import web
-
-INTERRUPT_TIME = 30.0
-"""Seconds that a stop waits for the start that it has interrupted; on a hub that isn't busy it takes none."""
 
 
 class JobHandler(apihandlers.APIHandler):
@@ -140,27 +135,12 @@ def end_logins(self: LogoutHandler, name: str, original: Callable = LogoutHandle
 LogoutHandler._backend_logout_cleanup = end_logins
 
 
-class ServerHandler(UserServerAPIHandler):
-    """Starts and stops servers, and stops those that are starting however busy the hub is."""
-
-    async def stop_single_user(self, user: User, server_name: str = "") -> Any:
-        """Stop a server. JupyterHub has interrupted its start, if any, and waited 1 s; a busy hub needs longer."""
-        start = user.spawners[server_name]._spawn_future
-        if start and not start.done():
-            start.cancel()
-            await asyncio.wait([start], timeout=INTERRUPT_TIME)
-        return await super().stop_single_user(user, server_name)
-
-
 # The first handler of a path is the one that counts.
 apihandlers.default_handlers[:0] = [
     (r"/api/batchspawner", PortHandler),
     (r"/api/batchspawner/running", RunningHandler),
     (r"/api/batchspawner/failed", FailedHandler),
     (r"/api/batchspawner/ended", EndedHandler),
-]
-apihandlers.default_handlers[:0] = [
-    (path, ServerHandler) for path, handler, *_ in apihandlers.default_handlers if handler is UserServerAPIHandler
 ]
 handlers.default_handlers[:0] = [
     (path, SpawnHandler) for path, handler, *_ in handlers.default_handlers if handler is pages.SpawnHandler

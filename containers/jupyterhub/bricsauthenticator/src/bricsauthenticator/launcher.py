@@ -170,6 +170,15 @@ def last_lines(log: int, start: int) -> str:
     return text.decode(errors="replace").strip()
 
 
+def log_trouble(log: int) -> str:
+    """Return why the log file can't be written to, such as a full home or quota; empty if it can."""
+    try:
+        os.write(log, b"\n")
+    except OSError as error:
+        return f"Its log file can't be written to: {error.strerror}."
+    return ""
+
+
 def reserve() -> socket.socket:
     """Return a socket that keeps others from being given its port. Who asks for just that port can listen there."""
     reserved = socket.socket()
@@ -304,7 +313,8 @@ def main(script: str, home: str, pattern: str, seconds: str, minutes: str = "0")
                 reserved.listen()
             hub.tell("/batchspawner/ended", {}, END_REPORT_TIME)
         else:
-            hub.fail(f"The server ended with exit status {status}.\n{last_lines(log, start)}".strip())
+            said = [f"The server ended with exit status {status}.", log_trouble(log), last_lines(log, start)]
+            hub.fail("\n".join(filter(None, said)))
         sys.exit(status)
     except UnknownStart as error:
         print(f"Ending this job: {error}", file=sys.stderr, flush=True)

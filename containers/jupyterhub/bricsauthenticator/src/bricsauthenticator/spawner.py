@@ -8,7 +8,8 @@ from traitlets import Any as AnyTrait
 from traitlets import Bool, Dict, default
 
 import bricsauthenticator.database
-import bricsauthenticator.handlers  # noqa: F401  both put what is in them in the place of JupyterHub's
+import bricsauthenticator.handlers
+import bricsauthenticator.stopping  # noqa: F401  all three put what is in them in the place of JupyterHub's
 from bricsauthenticator.progress import progress_of
 from bricsauthenticator.projects import USERNAME, Projects, project_of
 from bricsauthenticator.resumption import ResumedJob

@@ -1,0 +1,130 @@
+"""Servers can be stopped at any moment, by several people at once: a stop that is asked for never fails, and ends.
+
+JupyterHub's own answers 500 while something else goes on with the server, such as another stop, and gives up if the
+proxy can't be reached.
+"""
+
+import asyncio
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from jupyterhub import apihandlers
+from jupyterhub.apihandlers.users import UserAPIHandler, UserServerAPIHandler
+from jupyterhub.handlers import BaseHandler
+from jupyterhub.proxy import Proxy
+from jupyterhub.scopes import needs_scope
+from jupyterhub.spawner import Spawner
+from jupyterhub.user import User
+from tornado import web
+
+from bricsauthenticator.job import keep
+
+LOOK_PAUSE = 0.2
+"""Seconds between two looks at a server that is pending for a reason that can't be waited for."""
+
+
+@dataclass
+class Stop:
+    """A stop on its way: `task` ends when the server has stopped; `remove` is whether it is forgotten then."""
+
+    remove: bool = False
+    task: asyncio.Future[None] = field(init=False)
+
+
+_stops: weakref.WeakKeyDictionary[Spawner, Stop] = weakref.WeakKeyDictionary()
+
+
+def stop(handler: BaseHandler, user: User, spawner: Spawner, remove: bool = False) -> asyncio.Future[None]:
+    """Begin to stop a server, or join a stop that has begun, and return what is done when it has stopped."""
+    under_way = _stops.get(spawner)
+    if under_way is None or under_way.task.done():
+        under_way = _stops[spawner] = Stop()
+        under_way.task = asyncio.ensure_future(_stop(handler, user, spawner, under_way))
+        keep(under_way.task)
+    under_way.remove |= remove
+    return under_way.task
+
+
+async def _stop(handler: BaseHandler, user: User, spawner: Spawner, under_way: Stop) -> None:
+    """Interrupt the start, wait until nothing else goes on with the server, and stop it."""
+    start = spawner._spawn_future
+    if start and not start.done() and not spawner._stop_pending:  # else it has failed, and cleans up by itself
+        handler.log.warning("Interrupting the start of %s", spawner._log_name)
+        start.cancel()
+    while spawner.pending:
+        # A spawner that has never been stopped has no attribute for it.
+        candidates = (spawner._spawn_future, getattr(spawner, "_stop_future", None))
+        futures = [future for future in candidates if future and not future.done()]
+        await (asyncio.wait(futures) if futures else asyncio.sleep(LOOK_PAUSE))
+    is_current = dict.get(user.spawners, spawner.name) is spawner
+    if spawner.server and is_current:
+        await (await BaseHandler.stop_single_user(handler, user, spawner.name))
+    if under_way.remove:
+        await _remove(user, spawner)
+
+
+async def _remove(user: User, spawner: Spawner) -> None:
+    """Forget a server that has stopped, unless it is started again already."""
+    await user._delete_spawner(spawner)
+    other = dict.get(user.spawners, spawner.name)
+    if other is None or not other.active:
+        user.spawners.pop(spawner.name, None)
+        user.db.delete(spawner.orm_spawner)
+        user.db.commit()
+
+
+async def delete_user(self: Proxy, user: User, server_name: str = "", original: Callable = Proxy.delete_user) -> None:
+    """Take a stopping server's route; if the proxy is away, the hub does so when it compares routes and servers."""
+    try:
+        await original(self, user, server_name)
+    except Exception as error:
+        self.log.warning("The proxy still has the route of %s:%s: %s", user.name, server_name, error)
+
+
+Proxy.delete_user = delete_user
+
+
+class ServerHandler(UserServerAPIHandler):
+    """Starts and stops servers."""
+
+    @needs_scope("delete:servers")
+    async def delete(self, user_name: str, server_name: str = "") -> None:
+        """Stop a server, and forget it if the body says `{"remove": true}`: 204, or 202 while it still stops."""
+        body = self.get_json_body() or {}
+        if not isinstance(body, dict):
+            raise web.HTTPError(400, "The body must be an object")
+        remove = bool(body.get("remove"))
+        user = self.find_user(user_name)
+        spawner = dict.get(user.spawners, server_name) if user else None
+        if spawner is None or not spawner.active or (remove and not server_name):
+            await super().delete(user_name, server_name)
+            return
+        task = stop(self, user, spawner, remove)
+        await asyncio.wait([task], timeout=self.slow_stop_timeout)
+        if task.done():
+            task.result()
+        self.set_header("Content-Type", "text/plain")
+        self.set_status(204 if task.done() else 202)
+
+
+class UserHandler(UserAPIHandler):
+    """Shows, changes and deletes users."""
+
+    @needs_scope("delete:users")
+    async def delete(self, user_name: str) -> None:
+        """Stop all servers of a user, and delete the user; 400 if a server takes long to stop."""
+        user = self.find_user(user_name)
+        if user and self.current_user and user.name != self.current_user.name:
+            active = [spawner for spawner in user.spawners.values() if spawner.active]
+            tasks = [stop(self, user, spawner) for spawner in active]
+            if tasks and (await asyncio.wait(tasks, timeout=self.slow_stop_timeout))[1]:
+                raise web.HTTPError(400, f"The servers of {user.name} are stopping. Try again in a minute.")
+        await super().delete(user_name)
+
+
+# The first handler of a path is the one that counts.
+_INSTEAD = {UserServerAPIHandler: ServerHandler, UserAPIHandler: UserHandler}
+apihandlers.default_handlers[:0] = [
+    (path, _INSTEAD[handler]) for path, handler, *_ in apihandlers.default_handlers if handler in _INSTEAD
+]
