@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,6 +24,12 @@ pytestmark = [pytest.mark.environments("dev_realauth"), pytest.mark.faults]
 START, AGREE = 120, 60
 # Seconds that the network is cut, and the database locked.
 CUT, LOCKED = 15, 12
+
+
+def at_once(work: Callable[[Any], None], items: list[Any]) -> None:
+    """Call ``work`` with each of the items, all at the same time; raises what one of the calls has raised."""
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(work, items))
 
 
 @dataclass
@@ -117,11 +124,14 @@ class Scene:
 
     def prepare(self) -> None:
         """Start what is missing of the three servers, and anew what an earlier fault has cost its kernel."""
-        for server in self.servers:
+
+        def start(server: Server) -> None:
             if server.listed() and not server.remembers():
                 server.user.stop(AGREE, server.name)
             if not server.listed():
                 server.start()
+
+        at_once(start, self.servers)
         wait_until(self.agree, AGREE, f"no good beginning: {self.describe()}")
 
     def describe(self) -> str:
@@ -132,12 +142,16 @@ class Scene:
     def survive(self, *lost: Server) -> None:
         """Check what every fault has to leave: hub and Slurm agree, the kernels of all but ``lost``, log-in works."""
         wait_until(self.agree, AGREE, "hub and Slurm don't agree")
-        for server in self.servers:
-            if server not in lost:
-                wait_until(server.remembers, AGREE, f"the kernel of {server.account} has lost its variable")
-        for name in ("alice", "bob"):
+
+        def remembers(server: Server) -> None:
+            wait_until(server.remembers, AGREE, f"the kernel of {server.account} has lost its variable")
+
+        def logs_in(name: str) -> None:
             with self.deployment.user(name) as user:
                 assert user.name == name
+
+        at_once(remembers, [server for server in self.servers if server not in lost])
+        at_once(logs_in, ["alice", "bob"])
 
     def logs_in(self, user: HubUser) -> bool:
         """Return whether a log-in works; one just after a restart may find a service that doesn't answer yet."""
@@ -157,7 +171,12 @@ class Scene:
     def kill(self, container: str, name: str) -> None:
         """Kill a service; returns when another process has taken its place."""
         before = self.service(container, name)
-        self.deployment.run_in(container, "s6-svc", "-k", f"/run/service/{name}", check=False)
+        if name == "jupyterhub":
+            # In the image for development the hub is a child of the service, and would end more slowly by itself.
+            kill = f"kill -KILL {before} $(cat /proc/{before}/task/{before}/children)"
+            self.deployment.run_in(container, "/usr/local/lib/s6/as-user", "jupyterhub", "sh", "-c", kill)
+        else:
+            self.deployment.run_in(container, "s6-svc", "-k", f"/run/service/{name}", check=False)
         wait_until(lambda: self.service(container, name) not in (before, "-1"), AGREE, f"{name} is not back")
 
     def podman(self, *command: str) -> None:
@@ -206,6 +225,8 @@ def test_a_program_killed(scene: Scene, container: str, name: str) -> None:
     scene.kill(container, name)
     wait_until(scene.hub_answers, AGREE, "the hub doesn't answer")
     scene.survive()
+    cullers = processes(scene, "jupyterhub", "-m jupyterhub_idle_culler")
+    assert len(cullers) == 1, cullers  # that of a killed hub ends with it
 
 
 def test_hub_container(scene: Scene) -> None:

@@ -150,6 +150,7 @@ c.BricsSlurmSpawner.gres_enabled = setting("REQUEST_GPUS") == "true"
 # A service of the hub stops servers that nobody uses. Its role allows nothing else.
 if idle_timeout := int(setting("IDLE_TIMEOUT", "0")):
     culler = [sys.executable, "-m", "jupyterhub_idle_culler", f"--timeout={idle_timeout}"]
+    culler = ["setpriv", "--pdeathsig=TERM", *culler]  # else it outlives a hub that is killed
     # Not by append(): load_subconfig would append it twice.
     c.JupyterHub.services = [{"name": "idle-culler", "command": culler}]
     scopes = ["list:users", "read:users:activity", "read:servers", "delete:servers"]
