@@ -102,7 +102,7 @@ class Pod:
 
     def run_in(self, container: str, *command: str) -> str:
         """Run ``command`` in ``container`` and return what it prints, whether or not it succeeds."""
-        return self.engine.exec(self.env.container(container), *command, check=False).text
+        return self.engine.exec(self.env.container_name(container), *command, check=False).text
 
     def hub_seconds(self) -> float:
         """Return the CPU time of the hub and of the commands that it has run."""

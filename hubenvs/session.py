@@ -83,8 +83,8 @@ class Session:
             if port.endpoint and PORTS[port.name].page
         ]
 
-    def with_free_ports(self) -> Session:
-        """Return the session with ports that are free now, where `--set` doesn't give them."""
+    def with_instance_ports(self) -> Session:
+        """Return the session with the ports that an instance had, else free ones; `--set` comes first."""
         previous = folder.read_record(self.env.deploy_folder).ports
         return replace(self, env=with_ports(self.env, self.declared, previous))
 
@@ -151,7 +151,7 @@ def open_session(
         console.say("settings", f"with those of the ConfigMap in {shown} (remove the file to drop them)")
     env = read_environment(root, name, instance=instance, settings=settings, **sources)
     engine = open_engine(root, console, dry, cluster_of(env))
-    return Session(env, engine, console, declared_ports(settings)).with_free_ports()
+    return Session(env, engine, console, declared_ports(settings)).with_instance_ports()
 
 
 def declared_ports(settings: Sequence[str]) -> frozenset[str]:

@@ -71,7 +71,7 @@ class Environment(Frozen):
 
     @field_validator("publish", "images", "limits", mode="before")
     @classmethod
-    def _defaults(cls, value: Any, info: Any) -> Any:
+    def _add_missing_rows(cls, value: Any, info: Any) -> Any:
         """Add the keys that the table of containers has and the definition doesn't."""
         if not isinstance(value, Mapping):
             return value
@@ -93,7 +93,7 @@ class Environment(Frozen):
         """Return the options that select this deployment on a task's command line."""
         return f"--env {self.name}" + (f" --instance {self.instance}" if self.instance else "")
 
-    def container(self, name: str) -> str:
+    def container_name(self, name: str) -> str:
         """Return the name under which the engine runs the pod's container ``name``."""
         return names.part_name(self.pod, name)
 
@@ -151,7 +151,7 @@ class Environment(Frozen):
     def secrets(self) -> tuple[Secret, ...]:
         """Return the Secrets of this environment's containers."""
         return tuple(
-            Secret(self.container(row.name), row.name, tuple(key.name for key in self._keys(row)))
+            Secret(self.container_name(row.name), row.name, tuple(key.name for key in self._keys(row)))
             for row in self.rows
         )
 

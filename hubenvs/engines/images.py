@@ -77,10 +77,6 @@ class Images:
             raise StateError(f"podman {text.split()[-1]} is too old", "install podman 4.3 or newer")
         return version
 
-    def network_command(self, name: str, labels: Mapping[str, str]) -> Argv | None:
-        """Return None: a cluster's pods have no network of their own."""
-        return None
-
     # -- images ------------------------------------------------------------------------------------
 
     def has_image(self, name: str) -> bool:

@@ -96,6 +96,10 @@ class Kubernetes(Kubectl):
         if existing := sorted(removal.volumes & removal.listing.volume_names):
             self.kubectl("delete", "persistentvolumeclaims", *existing, *wait)
 
+    def network_command(self, name: str, labels: Mapping[str, str]) -> Argv | None:
+        """Return None: a cluster's pods have no network of their own."""
+        return None
+
     def apply_command(self, network: str | None = None) -> Argv:
         """Return the command that applies the documents on standard input.
 
@@ -289,7 +293,7 @@ class Kubernetes(Kubectl):
         """Return what to do where a container answers in its pod and not through port-forward."""
         return "call the task again: the connection to the cluster was lost"
 
-    def in_cluster(self) -> Kubernetes:
+    def cluster_engine(self) -> Kubernetes:
         """Return this engine."""
         return self
 

@@ -190,7 +190,7 @@ class Podman(Images):
             return "`invoke down` and `invoke up` publish its ports again"
         return "`podman network reload --all` brings back the firewall rules that something has removed"
 
-    def in_cluster(self) -> None:
+    def cluster_engine(self) -> None:
         """Return None: this host runs the containers."""
 
     def remarks(self, pod_name: str, ports: Sequence[PublishedPort]) -> list[tuple[str, str]]:

@@ -45,7 +45,7 @@ class Build:
     """An image to build or to pull.
 
     ``base``: the image below. ``target``: the stage. ``tools``: the image with build tools that is mounted.
-    ``copies``: the development repositories in it. ``recipe``: digest of every input except working copies.
+    ``repository``: the development repository in it. ``recipe``: digest of every input except working copies.
     ``pulled``: the image is pulled, and has only its tag. ``debian``: mmdebstrap builds this release, whose
     packages had the digest ``mirrors`` at the last refresh ("": there was none).
     """
@@ -55,7 +55,7 @@ class Build:
     base: str
     target: str | None = None
     tools: str | None = None
-    copies: tuple[str, ...] = ()
+    repository: str | None = None
     recipe: str = ""
     pulled: bool = False
     debian: Debian | None = None
@@ -85,13 +85,14 @@ def plan_images(env: Environment, sources: Sources, has_mmdebstrap: bool) -> tup
         stage = env.stage if repository else None
         common = sources.common if name in CONTAINERS else {}
         recipe = digest(reference, tools or "", stage or "", sources.contexts[name], common)
-        copies = (repository,) if repository else ()
-        copied = {f"{copy}/{path}": data for copy in copies for path, data in sources.copies[copy].items()}
+        copy = sources.copies[repository] if repository else {}
+        copied = {f"{repository}/{path}": data for path, data in copy.items()}
         references[name] = tag = _tag(name, digest(recipe, copied), stage)
         target = f"stage-{stage}" if stage else None
-        builds.append(Build(name, tag, reference, target, tools, copies, recipe))
+        builds.append(Build(name, tag, reference, target, tools, repository, recipe))
     for name in env.containers:
-        if image := env.zenith.image if name == TUNNEL else env.images[name].image:
+        image = env.zenith.image if name == TUNNEL else env.images[name].image
+        if image:
             builds.append(Build(name, image, base="", recipe=image, pulled=True))
     return _for_architecture(builds, env.debian.architecture)
 

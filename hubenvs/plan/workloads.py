@@ -78,7 +78,7 @@ def _hub_and_proxy(
         "jupyterhub": ({"httpGet": health}, None),
         PROXY: ({"exec": {"command": ["proxy-ready"]}}, alive),
     }
-    name, selector = env.container(PROXY), _selector(env, PROXY)
+    name, selector = env.container_name(PROXY), _selector(env, PROXY)
     spec = _part(pod, [_proxy(env, both), *in_front])
     spec["volumes"] = [_token_only(volume) for volume in spec["volumes"]]
     return (
@@ -126,7 +126,7 @@ def _token_only(volume: Document) -> Document:
 def _services(env: Environment) -> list[Document]:
     """Return the variables by which hub and proxy find each other: Services' addresses, without DNS."""
     parts = {"HUB": "jupyterhub", "PROXY": PROXY}
-    variables = {part: service_variable(env.container(container)) for part, container in parts.items()}
+    variables = {part: service_variable(env.container_name(container)) for part, container in parts.items()}
     return [
         {"name": f"DEPLOY_CONFIG_{part}_SERVICE", "value": f"$({variable})"}
         for part, variable in variables.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -45,16 +46,20 @@ def build_images(session: Session) -> tuple[Build, ...]:
         session.console.say("build", "images are up to date")
         return builds
     session.engine.prepare_builds()
-    # An image and the one below it, such as slurm-base and slurm, are one chain.
-    chains = [
-        [item for item in to_build if item.name.removesuffix("-base") == name]
-        for name in session.env.containers
-    ]
-    first = [item for item in to_build if not any(item in chain for chain in chains)]
+    parallel = chains(to_build)
+    first = [item for item in to_build if not any(item in chain for chain in parallel)]
     with session.console.busy("build", ", ".join(item.name for item in to_build)):
         _build_chain(session, first)
-        session.programs.at_once([partial(_build_chain, session, chain) for chain in chains])
+        session.programs.at_once([partial(_build_chain, session, chain) for chain in parallel])
     return builds
+
+
+def chains(builds: Sequence[Build]) -> list[list[Build]]:
+    """Return each container's build, after that of the image below it if no other is built on that."""
+    uses = Counter(build.base for build in builds)
+    bases = {build.tag: build for build in builds if build.name not in CONTAINERS and uses[build.tag] == 1}
+    containers = [build for build in builds if build.name in CONTAINERS]
+    return [[*([bases[item.base]] if item.base in bases else []), item] for item in containers]
 
 
 def missing(session: Session, builds: Sequence[Build]) -> tuple[Build, ...]:
@@ -81,7 +86,7 @@ def commands(session: Session, build: Build, scratch: Path) -> tuple[Argv, ...]:
         bootstrap = bootstrap_command(debian.release, tar, DEBIAN_OPTIONS, sources, architecture)
         label = f"{LABEL_MIRRORS}={build.mirrors}" if build.mirrors else None
         return bootstrap, engine.import_image_command(tar, build.tag, architecture, label)
-    contexts = {name: str(scratch / name) for name in build.copies}
+    contexts = {build.repository: str(scratch / build.repository)} if build.repository else {}
     if build.tools:
         contexts["tools"] = f"container-image://{build.tools}"
     if build.name in CONTAINERS:
@@ -111,7 +116,7 @@ def gather(session: Session, build: Build, scratch: Path) -> None:
     copy_files(context_files(session.env, build.name), scratch / "context")
     if build.name in CONTAINERS:
         shutil.copytree(containers / COMMON, scratch / COMMON)
-    for repository in build.copies:
+    if repository := build.repository:
         copy_files(working_copy_files(session.env, session.programs, repository), scratch / repository)
     if bundle := ca_bundle():
         (scratch / CERTIFICATES).parent.mkdir()

@@ -23,13 +23,13 @@ def play(session: Session) -> bool:
         builds = planned_images(session.env, session.engine)
         if absent := missing(session, builds):
             raise StateError(f"no image {absent[-1].tag}", f"invoke build {session.env.options}")
-        if cluster := session.engine.in_cluster():
+        if cluster := session.engine.cluster_engine():
             apply(session, cluster, builds, session.secrets())
             return True
         return play_pod(session, desired_pod(session.env, builds, session.secrets()), session.own_existing())
 
 
-def _network(session: Session, existing: Existing) -> str | None:
+def _ensure_network(session: Session, existing: Existing) -> str | None:
     """Return the network for the pod: the definition's, else one of its own, which is created if missing."""
     env, engine = session.env, session.engine
     if env.network or not (command := engine.network_command(env.pod, env.labels)):
@@ -61,7 +61,7 @@ def play_pod(session: Session, desired: Desired, existing: Existing) -> bool:
         documents = without_limits(documents)
     try:
         # Killing the engine midway leaves network state that can't be cleaned up.
-        network = _network(session, existing)
+        network = _ensure_network(session, existing)
         engine.run(engine.apply_command(network), stdin=dump(documents).encode(), finish_on_interrupt=True)
     except BaseException as error:
         created = session.existing()

@@ -79,7 +79,7 @@ class Server:
         secrets = env.deploy_folder / folder.SECRETS
         if "ssh_key" not in folder.read_secrets(env.deploy_folder):
             raise StateError(f"{env.name} has no SSH key in its deploy folder", f"invoke up {env.options}")
-        self.hub = env.container("jupyterhub")
+        self.hub = env.container_name("jupyterhub")
         self.host, self.port = env.slurm.ssh_hostname, env.slurm.ssh_port
         self.key = paramiko.PKey.from_path(secrets / "ssh_key")  # a site's key can be of any kind
         self._engine = session.engine
@@ -178,7 +178,7 @@ def _proof(what: str, ok: bool, result: Result) -> Proof:
 
 
 def _hub_ssh(session: Session) -> Proof:
-    hub, target = session.env.container("jupyterhub"), session.env.ssh_target
+    hub, target = session.env.container_name("jupyterhub"), session.env.ssh_target
     done = session.engine.exec(hub, "ssh", target, "whoami", check=False, timeout=TIMEOUT)
     seen = done.text if done.returncode == 0 else done.stderr.strip().replace("\n", " ")
     logged_in = done.text.split()[-1:] == [SERVICE_ACCOUNT]
@@ -244,7 +244,7 @@ def _forbidden(env: Environment, commands: Commands) -> Iterator[Proof]:
 
 def _local_sudo(session: Session) -> list[Proof]:
     """Try sudo inside our own container: over SSH, sshd refuses what sudo must refuse as well."""
-    container = session.env.container("slurm")
+    container = session.env.container_name("slurm")
 
     def run(*command: str) -> Result:
         argv = session.engine.exec_command(container, *command, user=SERVICE_ACCOUNT)

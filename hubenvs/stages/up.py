@@ -88,7 +88,7 @@ def up(session: Session, config_map: str | None = None, save: bool = False, user
         keep_settings(session, config_map, save)
         clone(session)
         builds = build_images(session)
-        if cluster := session.engine.in_cluster():
+        if cluster := session.engine.cluster_engine():
             apply(session, cluster, builds, generate_secrets(session))
         else:
             fill_volumes(session, existing.listing.volume_names)
@@ -117,7 +117,7 @@ def _preflight(session: Session) -> tuple[Session, Existing]:
             session = _with_other_ports(session, error)
     read_seeds(session.env)
     read_site_files(session.env)
-    if cluster := session.engine.in_cluster():
+    if cluster := session.engine.cluster_engine():
         rehearse(session, cluster)
     return session, existing
 
@@ -149,7 +149,7 @@ def _with_other_ports(session: Session, error: PortError) -> Session:
 
     Raises ``error`` if the user has named the port.
     """
-    changed = session.with_free_ports()
+    changed = session.with_instance_ports()
     if changed.env.publish == session.env.publish:
         raise error
     return changed
@@ -170,7 +170,7 @@ def _announce(session: Session) -> None:
         say("", f"choose who to be at the provider's page{password}: {', '.join(env.users)}")
     else:
         say("", f"log in with an ID token of {env.issuer} in the header X-Auth-Id-Token")
-    for pod in _mixed_up(session):
+    for pod in _pods_sharing_cookies(session):
         hint = f"`up` with --set base_url=/{env.instance or env.name} keeps them apart"
         say("browser", f"mixes up this hub's cookies with those of {pod}, at the same host and path; {hint}")
     for remark in session.engine.remarks(env.pod, session.published):
@@ -181,7 +181,7 @@ def _announce(session: Session) -> None:
     )
 
 
-def _mixed_up(session: Session) -> list[str]:
+def _pods_sharing_cookies(session: Session) -> list[str]:
     """Return this checkout's other pods whose hub is at the same path of this host: cookies know no ports.
 
     JupyterLab reads one of the cookies by its name, so a name of each deployment's own is no remedy.
@@ -234,7 +234,7 @@ def dry_run(session: Session) -> None:
     if network and env.pod not in existing.network_names:
         _show(session, network)
     _show(session, engine.apply_command(env.pod if network else env.network))
-    say("play", f"pod {env.pod}: {', '.join(env.container(name) for name in env.containers)}")
+    say("play", f"pod {env.pod}: {', '.join(env.container_name(name) for name in env.containers)}")
     if env.url:
         say("wait", env.url)
 

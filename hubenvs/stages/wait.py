@@ -74,7 +74,7 @@ def _wait_for(session: Session, condition: Condition, started: float, seconds: f
         raise StateError(
             f"{condition.name} did not answer within {seconds:g} s",
             f"`invoke logs {session.env.options}` shows more",
-            session.engine.logs(session.env.container(condition.container)),
+            session.engine.logs(session.env.container_name(condition.container)),
         )
 
 
@@ -97,11 +97,13 @@ def conditions(session: Session) -> tuple[Condition, ...]:
         result.append(Condition("hub", "jupyterhub", lambda: hub_answers(session)))
     if "slurm" in env.containers:
         sinfo = ("sinfo", "--noheader", "--Node", "--format=%t")
-        nodes = partial(engine.exec, env.container("slurm"), *sinfo, check=False)
+        nodes = partial(engine.exec, env.container_name("slurm"), *sinfo, check=False)
         result.append(Condition("Slurm", "slurm", lambda: nodes_answer(nodes().text)))
     if "slurm" in env.containers and "jupyterhub" in env.containers:
         # The hub's own ssh; the connection that this opens is the one that the hub then shares.
-        ssh = partial(engine.exec, env.container("jupyterhub"), "ssh", env.ssh_target, "true", check=False)
+        ssh = partial(
+            engine.exec, env.container_name("jupyterhub"), "ssh", env.ssh_target, "true", check=False
+        )
         result.append(Condition("SSH", "slurm", lambda: ssh().returncode == 0))
     return tuple(result)
 
@@ -125,7 +127,9 @@ def _ask(session: Session, port: int | None, path: str) -> str:
     host = urlsplit(env.hub.subdomain_host or "").netloc or "localhost"
     request = f"GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n".encode()
     command = ("nc", "-w2", "127.0.0.1", str(port))
-    answer = session.engine.exec(env.container(env.proxy_container), *command, stdin=request, check=False)
+    answer = session.engine.exec(
+        env.container_name(env.proxy_container), *command, stdin=request, check=False
+    )
     return answer.text.partition("\r\n")[0]
 
 
@@ -140,7 +144,7 @@ def nodes_answer(states: str) -> bool:
 def require_running(session: Session) -> None:
     """Raise StateError, with the end of its log, if a container isn't running."""
     env = session.env
-    names = [env.container(name) for name in env.containers]
+    names = [env.container_name(name) for name in env.containers]
     states = session.engine.states(names)
     for name in names:
         if name not in states:
@@ -157,7 +161,7 @@ def require_running(session: Session) -> None:
 def _report_refused_reservations(session: Session) -> None:
     if not (wanted := {item.name for item in session.env.slurm.reservations}):
         return
-    container = session.env.container("slurm")
+    container = session.env.container_name("slurm")
     listing = session.engine.exec(container, "scontrol", "show", "reservation", check=False).text
     for name in sorted(wanted - set(re.findall(r"^ReservationName=(\S+)", listing, re.MULTILINE))):
         logs = f"`invoke logs {session.env.options}` shows why"

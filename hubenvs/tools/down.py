@@ -60,7 +60,7 @@ def down(
             console.say("down", f"{item.pod_name} is gone{kept}")
     if not to_remove:
         console.say("down", "there is nothing to take down")
-    if not env and not engine.in_cluster():
+    if not env and not engine.cluster_engine():
         for path, cluster in recorded_clusters(root).items():
             where = f"--context {cluster.context} --namespace {cluster.namespace}"
             hint = f"`invoke down --engine kubernetes {where}`"

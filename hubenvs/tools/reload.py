@@ -130,7 +130,7 @@ def _change_containers(session: Session) -> tuple[list[Change], StateError | Non
 
 def _change_container(session: Session, container: str) -> Change | StateError:
     """Change one container; return the change, or the error after which the container is as before."""
-    name = session.env.container(container)
+    name = session.env.container_name(container)
     places = updated_folders(session, container)
     if not places:
         return Change()

@@ -35,7 +35,7 @@ def find_container(session: Session, name: str, running: bool = True) -> str:
     if name not in env.containers:
         hint = suggestion(name, env.containers)
         raise DefinitionError(f"--container {name}: {env.name} has no such container", hint)
-    container = env.container(name)
+    container = env.container_name(name)
     states = session.engine.states([container])
     state = states[container].state if container in states else None
     if state is None or (running and state != "running"):

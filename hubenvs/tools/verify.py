@@ -59,14 +59,14 @@ class Walk:
             raise StateError(
                 f"verify: step '{name}' failed: {text}",
                 f"`invoke logs {self.env.options} --container {container}` shows more",
-                (*details, *self.session.engine.logs(self.env.container(container), 8)),
+                (*details, *self.session.engine.logs(self.env.container_name(container), 8)),
             ) from error
         self.steps.append((name, f"{time.monotonic() - started:.2f} s", " ".join(seen)))
 
     def jobs(self, account: str) -> dict[str, tuple[str, str]]:
         """Return state and node of each job of ``account``, by job number."""
         command = ("squeue", "--noheader", "--format=%i %T %B", f"--user={account}")
-        listing = self.session.engine.exec(self.env.container("slurm"), *command).text
+        listing = self.session.engine.exec(self.env.container_name("slurm"), *command).text
         return {
             number: (state, node) for number, state, node in (line.split() for line in listing.splitlines())
         }
@@ -83,7 +83,7 @@ class Walk:
 
     def as_hub(self, *command: str, check: bool = True) -> Completed:
         """Run ``command`` on the Slurm side through the hub's own ssh."""
-        hub = self.env.container("jupyterhub")
+        hub = self.env.container_name("jupyterhub")
         return self.session.engine.exec(hub, "ssh", self.env.ssh_target, *command, check=check)
 
 
@@ -248,5 +248,5 @@ def _job_log(walk: Walk, account: str, job: str) -> list[str]:
     """Return the end of the log of ``job`` of ``account``."""
     user, _, project = account.partition(".")
     path = walk.env.hub.job_log.replace("~", f"/home/{project}/{user}.{project}", 1).replace("%j", job)
-    container = walk.env.container("slurm")
+    container = walk.env.container_name("slurm")
     return walk.session.engine.exec(container, "tail", "-n", "12", path, check=False).text.splitlines()

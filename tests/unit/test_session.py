@@ -35,7 +35,7 @@ def test_a_kept_definition_is_what_was_brought_up(root: Path, settings: list[str
         env, plan_images(env, read_sources(env, NoGit()), True), dict.fromkeys(env.secret_keys, "secret")
     )
     pod = Pod(env.pod, {LABEL_FINGERPRINT: desired.fingerprint.label}, "1", True, True)
-    containers = tuple(Container(env.container(name), state="running") for name in env.containers)
+    containers = tuple(Container(env.container_name(name), state="running") for name in env.containers)
     existing = Existing(env.pod, env.name, checkout_id(root), Listing(), pod, containers)
     opened = session(env)
     with opened.locked():

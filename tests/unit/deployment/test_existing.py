@@ -18,7 +18,7 @@ def listing(env: Environment, **other_labels: str) -> Listing:
     labels = {**env.labels, **other_labels}
     pod = Pod(env.pod, labels, "1", holds_ports=True, is_running=True)
     container = Container(
-        env.container("slurm"), labels, "running", env.pod, (PublishedPort(8000, "127.0.0.1", 8000),)
+        env.container_name("slurm"), labels, "running", env.pod, (PublishedPort(8000, "127.0.0.1", 8000),)
     )
     return Listing((pod,), (container,))
 

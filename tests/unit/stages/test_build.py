@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hubenvs.definition.environment import Environment
 from hubenvs.plan.images import Build
-from hubenvs.stages.build import gather
+from hubenvs.stages.build import chains, gather
 
 from ..helpers import session
 
@@ -34,3 +34,14 @@ def test_a_persons_umask_is_no_part_of_an_image(env: Environment, tmp_path: Path
         "context/files/etc/conf": 0o644,
         "context/files/run": 0o755,
     }
+
+
+def test_a_base_is_built_with_the_container_that_alone_needs_it() -> None:
+    """What others stand on too is built before all of them."""
+    debian = Build("debian-base", "debian", "scratch")
+    slurm_base, hub_base = Build("slurm-base", "sb", "debian"), Build("jupyterhub-base", "hb", "debian")
+    slurm, accounting = Build("slurm", "s", "sb"), Build("accounting", "a", "sb")
+    hub, gateway = Build("jupyterhub", "h", "hb"), Build("gateway", "g", "debian")
+    builds = (debian, slurm_base, hub_base, slurm, accounting, hub, gateway)
+    assert chains(builds) == [[slurm], [accounting], [hub_base, hub], [gateway]]
+    assert chains((debian, slurm_base, slurm)) == [[slurm_base, slurm]]

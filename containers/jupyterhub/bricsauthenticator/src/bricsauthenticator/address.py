@@ -8,14 +8,7 @@ from batchspawner.batchspawner import JobStatus
 
 from bricsauthenticator.job import keep
 from bricsauthenticator.submission import SubmittedJob
-
-FRESH_TIME = 3.0
-"""Seconds in which a job that is waiting is looked at as often as one that starts: most don't wait longer."""
-
-
-def watch_interval(age: float) -> float:
-    """Return how many seconds to wait between two looks at a job that has been waiting for `age` seconds."""
-    return min(max(2.0, age / 10), 30.0)
+from bricsauthenticator.watching import FRESH_TIME, watch_interval
 
 
 class ReachableJob(SubmittedJob):
@@ -54,7 +47,7 @@ class ReachableJob(SubmittedJob):
         return self.ip, self.port
 
     def take_port(self, port: int) -> bool:
-        """Take the port that the server listens at, and return whether it will take until later to be of use.
+        """Record the server's port. Return True while it isn't in use yet; the job then tells it again.
 
         A job that Slurm has started anew tells another port than it had.
         """
@@ -73,7 +66,7 @@ class ReachableJob(SubmittedJob):
         self._save()
 
     async def _move(self) -> None:
-        """Let hub and proxy have the host that Slurm says, and the port that the job has told; else it tells again."""
+        """Move the route to the restarted job's host and port. A failure is only logged: the job tells them again."""
         try:
             self.job_status = await self.query_alone()
             port, host = self.port, self.state_gethost() if self.state_isrunning() else None

@@ -241,10 +241,10 @@ def _is_own_request(user: User, handler: BaseHandler) -> bool:
 
 
 def _names_another(token: str, name: str) -> bool:
-    """Return whether `token` is somebody else's than `name`'s; to refuse a request that needs no proof."""
+    """Return whether `token` claims to be of another user. It isn't verified: enough to refuse, never to accept."""
     try:
         claimed = jwt.decode(token, options={"verify_signature": False}).get("short_name")
-    except Exception:  # what it is not, the log-in says
+    except Exception:  # it is malformed, which the log-in reports
         return False
     return isinstance(claimed, str) and claimed != name
 

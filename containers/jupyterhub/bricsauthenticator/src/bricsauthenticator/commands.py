@@ -86,7 +86,7 @@ class Queue:
 
     @contextlib.asynccontextmanager
     async def turn(self, delay: float) -> AsyncIterator[None]:
-        """Wait for a turn behind all that came earlier, and up to `delay` seconds later; it lasts as the context."""
+        """Wait for a turn, and hold it during the block. Commands that come up to `delay` seconds later go first."""
         loop = asyncio.get_running_loop()
         turn = loop.create_future()
         heapq.heappush(self._waiting, (loop.time() + delay, next(self._order), turn))

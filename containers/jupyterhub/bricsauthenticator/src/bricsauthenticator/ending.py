@@ -23,7 +23,7 @@ class EndingJob(ReachableJob):
         return bool(self.server) and not self.pending and self.user.spawners.get(self.name) is self
 
     async def poll(self) -> int | None:
-        """Return None unless Slurm says that the job has ended, which is still the same as when it was asked."""
+        """Return 1 if Slurm says that the job has ended, else None. An answer about an earlier job doesn't count."""
         job_id = self.job_id
         if await self.query_job_status() != JobStatus.NOTFOUND or self.job_id != job_id:
             return None

@@ -10,6 +10,9 @@ from jupyterhub.user import User
 from jupyterhub.utils import compare_token, new_token
 from tornado import web
 
+MOST_SAID = 4000
+"""Characters of a job's message that are shown."""
+
 
 class JobHandler(apihandlers.APIHandler):
     """What a job tells the hub, with the token of its server."""
@@ -84,10 +87,6 @@ class EndedHandler(JobHandler):
         if take_end := getattr(self.spawner_of_token(), "take_end", None):  # not a spawner of another source
             take_end()
         self.finish({})
-
-
-MOST_SAID = 4000
-"""Characters of a job's message that are shown."""
 
 
 def is_token_of(spawner: Spawner, token: str) -> bool:

@@ -93,7 +93,7 @@ class Job(batchspawner.SlurmSpawner):
             return await run(cmd, input or "", env, self.command_timeout)
 
     def command_environment(self) -> dict[str, str]:
-        """Return what of the hub's environment a command gets: its secrets have names that ssh may send on."""
+        """Return the variables in `env_keep`, and no others: ssh could send the hub's secrets on."""
         return {name: os.environ[name] for name in self.env_keep if name in os.environ}
 
     async def _run_for_job(

@@ -52,7 +52,7 @@ def parse(output: str) -> dict[str, JobState]:
 
 @dataclass(frozen=True)
 class Question:
-    """A run of the command: which in order it was, the jobs it asks about, and what comes of it (None: it failed)."""
+    """One run of the command: its serial number, its jobs, and a future of the answer (None: it failed)."""
 
     number: int
     jobs: frozenset[str]

@@ -1,4 +1,4 @@
-"""What Slurm says of a job, and what that means."""
+"""What Slurm says of a job, what that means, and how often it is asked."""
 
 import re
 
@@ -9,6 +9,14 @@ from traitlets import Unicode
 from bricsauthenticator.commands import QUERY_DELAY, CommandError
 from bricsauthenticator.job import Job
 from bricsauthenticator.queries import JobState, shared_query
+
+FRESH_TIME = 3.0
+"""Seconds in which a job that is waiting is looked at as often as one that starts: most don't wait longer."""
+
+
+def watch_interval(age: float) -> float:
+    """Return how many seconds to wait between two looks at a job that has been waiting for `age` seconds."""
+    return min(max(2.0, age / 10), 30.0)
 
 
 class JobEndedError(RuntimeError):
