@@ -217,7 +217,7 @@ def test_home_full(alice: Hub) -> None:
     session = alice.session(alice.provider.token())
     submit(alice, "launched-full-broken")
     page = alice.failure(session)
-    assert "The server ended with exit status 127." in page
+    assert "The server ended with exit status 1." in page
     assert "Its log file can&#39;t be written to: No space left on device." in page
 
 

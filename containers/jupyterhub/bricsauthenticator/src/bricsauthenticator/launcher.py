@@ -90,7 +90,7 @@ class Hub:
             except (OSError, http.client.HTTPException, ValueError) as error:
                 if time.monotonic() > self.deadline:
                     raise UnknownStart(f"the hub can't be reached: {error}") from None
-                print(f"The hub is not there yet, trying again: {error}", file=sys.stderr, flush=True)
+                say(f"The hub is not there yet, trying again: {error}")
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -129,7 +129,7 @@ class Hub:
 
     def fail(self, message: str) -> None:
         """Tell why the job ends, for the user to read."""
-        print(message, file=sys.stderr, flush=True)
+        say(message)
         self.tell("/batchspawner/failed", {"message": message}, REPORT_TIME)
 
     def tell(self, path: str, body: dict[str, Any], seconds: float) -> None:
@@ -137,6 +137,12 @@ class Hub:
         self.deadline = min(self.deadline, time.monotonic() + seconds)
         with contextlib.suppress(UnknownStart):
             self.ask(path, body)
+
+
+def say(line: str) -> None:
+    """Write `line` to the job's log file. A file system that is full must not keep the hub from being told."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{line}\n".encode(errors="replace"))
 
 
 def log_path(pattern: str) -> str:
@@ -317,7 +323,7 @@ def main(script: str, home: str, pattern: str, seconds: str, minutes: str = "0")
             hub.fail("\n".join(filter(None, said)))
         sys.exit(status)
     except UnknownStart as error:
-        print(f"Ending this job: {error}", file=sys.stderr, flush=True)
+        say(f"Ending this job: {error}")
         if server:
             server.end()
         sys.exit(1)
