@@ -30,7 +30,8 @@ LANES: dict[str, tuple[list[str], tuple[str, ...]]] = {
         [*(f"integration({env})" for env in ENVIRONMENTS if env != "dev_dummyauth"), "rootless"],
         ("-m", "not faults"),
     ),
-    "cluster": (["kubernetes", "faults"], ()),
+    "cluster": (["kubernetes"], ()),
+    "packages": (["packages"], ()),
 }
 # The modules whose tests an ordinary user's engine may answer otherwise.
 ROOTLESS = "changes or check or refusals or reload or servers or tasks or volumes"
@@ -81,7 +82,7 @@ BUILT_BY = {"UV_BUILD_CONSTRAINT": "containers/tools/build.txt"}
 nox.options.default_venv_backend = "uv"
 nox.options.download_python = "never"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "tests", "packages", "pods"]
+nox.options.sessions = ["lint", "tests", "pods"]
 
 
 def install(session: nox.Session, *locks: str) -> None:
@@ -181,7 +182,7 @@ def integration(session: nox.Session, env: str) -> None:
 
 @nox.session(venv_backend="none")
 def pods(session: nox.Session) -> None:
-    """All sessions with pods, and a cluster's, side by side: pods mostly wait. Their output comes at the end."""
+    """All sessions with pods, a cluster's and `packages`, side by side; their output comes at the end."""
     # Once, before two lanes would build the same.
     build = ("invoke", "build", "--env", "dev_realauth", "--set", "dev_users=[alice.project1]")
     session.run("scripts/bootstrap", *build, external=True)
