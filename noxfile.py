@@ -34,7 +34,7 @@ LANES: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "packages": (["packages"], ()),
 }
 # The modules whose tests an ordinary user's engine may answer otherwise.
-ROOTLESS = "changes or check or refusals or reload or servers or tasks or volumes"
+ROOTLESS = "not prod and (changes or check or refusals or reload or servers or tasks or volumes)"
 QUICK = "submitting_environment or survives_a_restart or requeued_job"
 
 
