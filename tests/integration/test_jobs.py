@@ -18,6 +18,7 @@ from .helpers import (
     inside,
     invoke,
     once,
+    restart_hub,
     spawned,
     wait_until,
 )
@@ -192,12 +193,54 @@ def test_jupyterlab_warns_before_the_time_limit(deployment: Deployment, user: Hu
     assert deployment.run_in("slurm", "ls", folder, check=False) == ""
 
 
-def test_idle_servers_are_looked_for(deployment: Deployment) -> None:
-    """The service that stops idle servers runs, with the scopes that this takes."""
-    wait_until(lambda: "idle-culler" in deployment.log("jupyterhub"), START, "no idle culler")
-    assert "403" not in "".join(
-        line for line in deployment.log("jupyterhub").splitlines() if "idle-culler" in line
-    )
+def test_a_server_goes_with_its_job_though_its_account_is_removed(
+    deployment: Deployment, user: HubUser
+) -> None:
+    """Only the job's own query may say that it has ended, and sudo runs none for an account that isn't there."""
+    job = spawned(deployment, user)
+    account = deployment.run_in("slurm", "squeue", "--noheader", f"--job={job}", "--format=%u")
+    deployment.run_in("slurm", "cp", "--preserve", "/etc/passwd", "/etc/passwd.kept")
+    try:
+        deployment.run_in("slurm", "sed", "-i", f"/^{account}:/d", "/etc/passwd")
+        seen = deployment.log("jupyterhub").count(f"state of job {job} unknown")
+        wait_until(
+            lambda: deployment.log("jupyterhub").count(f"state of job {job} unknown") > seen + 1,
+            STOP,
+            "sudo still knows the account",
+        )
+        assert (user.server() or {})["ready"]
+        deployment.run_in("slurm", "scancel", job)
+        wait_until(lambda: user.server() is None, STOP, "the hub has not noticed")
+    finally:
+        deployment.run_in("slurm", "mv", "/etc/passwd.kept", "/etc/passwd")
+
+
+def restarted(deployment: Deployment, idle: int = 0) -> None:
+    """Restart the hub, with another ``hub.idle_timeout`` (in seconds) than the deployment's if it isn't 0."""
+    variable = "/run/jupyterhub/env/DEPLOY_CONFIG_IDLE_TIMEOUT"
+    deployment.run_in("jupyterhub", "sh", "-c", f"echo {idle} >{variable}" if idle else f"rm {variable}")
+    restart_hub(deployment)
+    wait_until(lambda: deployment.health == 200, START, "the hub is not back")
+
+
+def test_an_idle_server_is_stopped(deployment: Deployment, user: HubUser) -> None:
+    """After `hub.idle_timeout` a server that nobody uses is stopped, its job too, and one in use is not."""
+    idle = spawned(deployment, user)
+    user.spawn({"brics_project": user.spawn_form("used")[1]["brics_project"][0]}, "used")
+    user.wait_ready(START, "used")
+    used = running(deployment) - {idle}
+
+    def is_stopped() -> bool:
+        user.notebook_api("GET", "/status", "used")
+        return user.server() is None and running(deployment) == used
+
+    try:
+        restarted(deployment, idle=20)
+        wait_until(is_stopped, STOP, "the idle server still runs")
+        assert (user.server("used") or {})["ready"]
+    finally:
+        restarted(deployment)
+        user.stop(STOP, "used")
 
 
 def test_sudo_rs_reads_the_rules(deployment: Deployment) -> None:
