@@ -291,3 +291,11 @@ def hub(starting_hub: Hub) -> Hub:
     """The hub, once it answers."""
     starting_hub.wait()
     return starting_hub
+
+
+@pytest.fixture
+def alice(hub: Hub) -> Iterator[Hub]:
+    """The hub with alice known, so that its REST API can act for her; all her servers are stopped afterwards."""
+    assert hub.login(hub.provider.token())[0] == 302
+    yield hub
+    hub.stop_servers()

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from unittest.mock import Mock
 
-import pytest
 from conftest import OPTIONS, Hub, until
 from sqlalchemy.exc import OperationalError
 
@@ -18,14 +17,6 @@ from bricsauthenticator import database
 
 LOCKED = 12
 """Seconds: more than two tries take."""
-
-
-@pytest.fixture
-def alice(hub: Hub) -> Iterator[Hub]:
-    """The hub with alice known, and all her servers stopped afterwards."""
-    assert hub.login(hub.provider.token())[0] == 302
-    yield hub
-    hub.stop_servers()
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 import shlex
-from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from http.cookies import SimpleCookie
 from pathlib import Path
@@ -17,14 +16,6 @@ from constants import API_TOKEN
 
 from bricsauthenticator import BricsSlurmSpawner
 from bricsauthenticator.progress import progress_of
-
-
-@pytest.fixture
-def alice(hub: Hub) -> Iterator[Hub]:
-    """The hub with alice known, so that its REST API can act for her."""
-    assert hub.login(hub.provider.token())[0] == 302
-    yield hub
-    hub.stop_servers()
 
 
 @pytest.mark.parametrize(

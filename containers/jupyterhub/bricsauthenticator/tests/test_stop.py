@@ -12,14 +12,6 @@ STOPPED = {202, 204, 404}
 """What a request to stop a server answers. 404: it had a name, and another request has removed it."""
 
 
-@pytest.fixture
-def alice(hub: Hub) -> Iterator[Hub]:
-    """The hub with alice known, and all her servers stopped afterwards."""
-    assert hub.login(hub.provider.token())[0] == 302
-    yield hub
-    hub.stop_servers()
-
-
 @contextlib.contextmanager
 def obstacle(hub: Hub, name: str) -> Iterator[None]:
     """Let there be a file with this name in the folder of Slurm's stand-in until the block has ended."""
