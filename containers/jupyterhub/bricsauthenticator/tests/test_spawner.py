@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import shlex
+import socket
 from datetime import datetime, timedelta, timezone
 from http.cookies import SimpleCookie
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from batchspawner.batchspawner import JobStatus
 from conftest import OPTIONS, Hub, until
 from constants import API_TOKEN
+from jupyterhub.objects import Server
 
 from bricsauthenticator import BricsSlurmSpawner
 from bricsauthenticator.progress import progress_of
@@ -324,17 +326,18 @@ def test_never_cancelled(message: str, caplog: pytest.LogCaptureFixture, monkeyp
 )
 def test_account_removed(message: str, many: str, up: bool, status: JobStatus) -> None:
     """The job of an account that is no more has gone when its server has, unless Slurm says that it is there."""
-
-    async def is_up() -> bool:
-        return up
-
-    class Spawner(BareSpawner):
-        server = SimpleNamespace(port=1234, is_up=is_up)
-
     query = f"echo {shlex.quote(message)} >&2; exit 1"
-    spawner = Spawner(exec_prefix="", batch_query_many_cmd=many, batch_query_cmd=query)
-    spawner.job_id, spawner.req_username = "7", "alice.p1"
-    assert asyncio.run(spawner.query_job_status()) == status
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        ip, port = listening.getsockname()
+
+        class Spawner(BareSpawner):
+            server = Server(ip=ip, port=port)
+
+        spawner = Spawner(exec_prefix="", batch_query_many_cmd=many, batch_query_cmd=query)
+        spawner.job_id, spawner.req_username = "7", "alice.p1"
+        if not up:
+            listening.close()
+        assert asyncio.run(spawner.query_job_status()) == status
 
 
 @pytest.mark.parametrize(

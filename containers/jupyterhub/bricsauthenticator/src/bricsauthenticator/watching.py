@@ -1,5 +1,6 @@
 """What Slurm says of a job, what that means, and how often it is asked."""
 
+import asyncio
 import re
 
 from batchspawner.batchspawner import JobStatus
@@ -88,7 +89,7 @@ class WatchedJob(Job):
         """
         if found and not re.search(self.state_ended_re, found.state):
             return False
-        if not self.server or not self.server.port or await self.server.is_up():
+        if not self.server or not self.server.port or await asyncio.to_thread(self.server.is_up):
             return False
         self.log.warning("%s: job %s has gone, and its account", self._log_name, self.job_id)
         return True
