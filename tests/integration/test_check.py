@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from .helpers import ROOT, START, STOP, Deployment, entry, invoke, once, ssh_key_pair, wait_until
+from .helpers import ROOT, START, STOP, Deployment, entry, invoke, once, rootless, ssh_key_pair, wait_until
 
 pytestmark = pytest.mark.environments("dev_dummyauth", "dev_realauth")
 
@@ -19,7 +19,9 @@ pytestmark = pytest.mark.environments("dev_dummyauth", "dev_realauth")
 def test_doctor_finds_nothing_amiss_where_a_pod_runs(deployment: Deployment) -> None:
     """Neither environments that wait for a person's data nor our own pods' ports are something to mend."""
     rows = json.loads(invoke("doctor", "--json", check=False).stdout)
-    assert {row["check"] for row in rows if not row["ok"]} <= {"Debian mirror", "Python packages"}
+    # Another user's pods may have the ports, such as those of root's tests beside this.
+    may_fail = {"Debian mirror", "Python packages", *(["ports"] if rootless() else [])}
+    assert {row["check"] for row in rows if not row["ok"]} <= may_fail
 
 
 def test_status_tells_what_is_up(deployment: Deployment) -> None:
