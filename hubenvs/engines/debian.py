@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from ..files import digest
 from ..web import http_text
 from .process import Argv
 
@@ -62,7 +62,7 @@ def mirror_state(sources: Iterable[str]) -> str:
     for line in sources:
         _, address, suite, _ = re.sub(r"\[.*?\]", "", line).split()
         indexes.append(packages_indexes(http_text(f"{address}/dists/{suite}/InRelease")))
-    return hashlib.sha256("\n".join(indexes).encode()).hexdigest()[:12]
+    return digest(*indexes)
 
 
 def packages_indexes(release: str) -> str:
