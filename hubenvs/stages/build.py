@@ -28,20 +28,21 @@ CERTIFICATES = "certificates/ca-certificates.crt"
 _NOTE = "note: "  # starts a line of a build's output that is meant for the user
 
 
-def build(session: Session) -> tuple[Build, ...]:
+def build(session: Session, *, with_debian: bool = False) -> tuple[Build, ...]:
     """Create missing working copies, build the missing images, and return all builds.
 
-    Raises StateError with the last lines of a step that fails; images that were built before remain.
+    ``with_debian``: the Debian base too where nothing needs it now. Raises StateError with the last lines of a
+    step that fails; images that were built before remain.
     """
     clone(session)
     with session.locked():
-        return build_images(session)
+        return build_images(session, with_debian=with_debian)
 
 
-def build_images(session: Session) -> tuple[Build, ...]:
+def build_images(session: Session, *, with_debian: bool = False) -> tuple[Build, ...]:
     """Build the missing images, those of different containers side by side, and return all builds."""
     builds = planned_images(session.env, session.engine)
-    to_build = missing(session, builds)
+    to_build = missing(session, builds, with_debian=with_debian)
     if not to_build:
         session.console.say("build", "images are up to date")
         return builds
@@ -62,10 +63,10 @@ def chains(builds: Sequence[Build]) -> list[list[Build]]:
     return [[*([bases[item.base]] if item.base in bases else []), item] for item in containers]
 
 
-def missing(session: Session, builds: Sequence[Build]) -> tuple[Build, ...]:
-    """Return the builds that have to be made; images below one that exists aren't needed."""
+def missing(session: Session, builds: Sequence[Build], *, with_debian: bool = False) -> tuple[Build, ...]:
+    """Return the builds that have to be made; images below one that exists aren't needed, but see `build`."""
     by_tag = {build.tag: build for build in builds}
-    products = [build.tag for build in builds if build.name in CONTAINERS]
+    products = [build.tag for build in builds if build.name in CONTAINERS or (with_debian and build.debian)]
     exist = session.programs.at_once([partial(session.engine.has_image, tag) for tag in products])
     needed = {tag for tag, exists in zip(products, exist, strict=True) if not exists}
     for build in reversed(builds):  # from the top down

@@ -57,7 +57,7 @@ def bundle(session: Session, target: Path) -> None:
     if target.is_dir():
         raise StateError(f"{target}: a folder", "name the file to write")
     env, engine = session.env, session.engine
-    builds = build(session)
+    builds = build(session, with_debian=True)
     with session.locked():
         commits = _commits(session)
         tags = _tags(session, builds)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from hubenvs.definition.environment import Environment
+from hubenvs.engines.podman import Podman
 from hubenvs.plan.images import Build
-from hubenvs.stages.build import chains, gather
+from hubenvs.stages.build import chains, gather, missing
 
 from ..helpers import session
 
@@ -45,3 +48,14 @@ def test_a_base_is_built_with_the_container_that_alone_needs_it() -> None:
     builds = (debian, slurm_base, hub_base, slurm, accounting, hub, gateway)
     assert chains(builds) == [[slurm], [accounting], [hub_base, hub], [gateway]]
     assert chains((debian, slurm_base, slurm)) == [[slurm_base, slurm]]
+
+
+def test_a_bundle_has_the_base_though_it_was_removed(
+    env: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`podman image prune --all` takes the base's name from it; the images on it stay, and `up` needs no other."""
+    monkeypatch.setattr(Podman, "has_image", lambda self, tag: tag in ("base", "slurm"))
+    debian = Build("debian-base", "debian", "scratch", debian=env.debian)
+    builds = (debian, Build("slurm-base", "base", "debian"), Build("slurm", "slurm", "base"))
+    assert missing(session(env), builds) == ()
+    assert missing(session(env), builds, with_debian=True) == (debian,)
