@@ -57,9 +57,9 @@ def build(
     refresh: bool = False,
 ) -> None:
     """Build the images whose content has changed, both containers' at the same time."""
-    import hubenvs.tools.build
+    import hubenvs.stages.build
 
-    hubenvs.tools.build.build(open_session(ctx, env, instance, set_), Path(sbom) if sbom else None, refresh)
+    hubenvs.stages.build.build(open_session(ctx, env, instance, set_), Path(sbom) if sbom else None, refresh)
 
 
 @task(changes=True)

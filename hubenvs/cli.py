@@ -106,11 +106,13 @@ def open_session(
     set_: Settings = None,
     *,
     config_map: str | None = None,
-    **modes: bool,
+    quiet: bool = False,
+    dry: bool = False,
+    as_deployed: bool = False,
 ) -> Session:
     """Return a session for ``env``, with Invoke's configuration and our variables.
 
-    ``modes``: `quiet`, `dry` and `as_deployed` of `session.open_session`.
+    See `session.open_session`.
     """
     from . import session
 
@@ -122,8 +124,10 @@ def open_session(
         configuration=_plain(ctx.config.get("hubenvs", {})),
         environ=VARIABLES,
         config_map=Path(config_map) if config_map else None,
+        quiet=quiet,
         echo=bool(ctx.config.run.echo),
-        **modes,
+        dry=dry,
+        as_deployed=as_deployed,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -123,17 +123,19 @@ def open_session(
     *,
     instance: str | None = None,
     settings: Sequence[str] = (),
+    configuration: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    config_map: Path | None = None,
     quiet: bool = False,
     echo: bool = False,
     dry: bool = False,
     as_deployed: bool = False,
-    **sources: Any,
 ) -> Session:
     """Return a session for environment ``name`` of the checkout ``root``; DefinitionError if there is none.
 
-    ``settings``, ``sources``: see `read_environment`. ``quiet``: print only results. ``echo``: print every
-    command. ``dry``: only query the engine. ``as_deployed``: use the definition with which the deployment was
-    brought up, unless there are ``settings``.
+    ``settings`` to ``config_map``: see `read_environment`. ``quiet``: print only results. ``echo``: print
+    every command. ``dry``: only query the engine. ``as_deployed``: use the definition with which the
+    deployment was brought up, unless there are ``settings``.
     """
     from .definition.read import read_environment  # takes a quarter of a second, and `down` does without
 
@@ -144,12 +146,21 @@ def open_session(
         deployed = folder.read_record(deploy_folder(root, name, instance)).environment
         if deployed:
             return Session(deployed, open_engine(root, console, dry, cluster_of(deployed)), console)
-    kept = deploy_folder(root, name, instance) / folder.SETTINGS
-    if not sources.get("config_map") and kept.exists():
-        sources["kept_settings"] = kept
+    settings_file = deploy_folder(root, name, instance) / folder.SETTINGS
+    kept = settings_file if not config_map and settings_file.exists() else None
+    if kept:
         shown = kept.relative_to(root)
         console.say("settings", f"with those of the ConfigMap in {shown} (remove the file to drop them)")
-    env = read_environment(root, name, instance=instance, settings=settings, **sources)
+    env = read_environment(
+        root,
+        name,
+        instance=instance,
+        settings=settings,
+        configuration=configuration,
+        environ=environ,
+        config_map=config_map,
+        kept_settings=kept,
+    )
     engine = open_engine(root, console, dry, cluster_of(env))
     return Session(env, engine, console, declared_ports(settings)).with_instance_ports()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,8 +17,8 @@ from ..definition.environment import Environment
 from ..definition.names import LABEL_CHECKOUT, LABEL_INSTANCE, LABEL_PART_OF, LABEL_SECRETS
 from ..errors import DefinitionError
 from ..files import Tree, digest, is_program
-from .manifest import Document, can_be_restricted, check, dump, manifest, render
-from .workloads import PROXY_API, PROXY_SETTINGS, workloads
+from .manifest import Document, Documents, can_be_restricted, check, dump, manifest, render
+from .workloads import PROXY_API, PROXY_SETTINGS, Workload, workloads
 
 RESOURCES = (
     "configmaps.yaml",
@@ -46,14 +46,12 @@ NAME_LENGTH = 52
 _KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}\Z")
 
 
-def folder(*arguments: Any, **options: Any) -> dict[str, str]:
-    """Return the folder's files by name; the arguments are those of `resources`."""
-    files = resources(*arguments, **options)
-    listed = [name for name in RESOURCES if name in files]
+def kustomized(files: Mapping[str, list[Document]]) -> dict[str, str]:
+    """Return the files of the folder for `kubectl apply -k` by name; ``files`` are those of `resources`."""
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
-        "resources": listed,
+        "resources": [name for name in RESOURCES if name in files],
     }
     return {name: dump(content) for name, content in {**files, "kustomization.yaml": [kustomization]}.items()}
 
@@ -69,10 +67,9 @@ def resources(
     """Return the documents of each file of the folder by its name.
 
     ``images`` has the image reference of each container, ``seeds`` the seed files by the volume's name.
-    ``version`` is the server's: what it lacks is left
-    out. ``secrets`` stands for the content of the Secrets: the pod is replaced when it changes. The Secrets'
-    values are placeholders. Raises DefinitionError if a template can't be rendered, or if the result or a
-    seed file isn't valid in Kubernetes.
+    ``version`` is the server's: what it lacks is left out. ``secrets`` stands for the content of the Secrets:
+    the pod is replaced when it changes. The Secrets' values are placeholders. Raises DefinitionError if a
+    template can't be rendered, or if the result or a seed file isn't valid in Kubernetes.
     """
     if len(env.pod) > NAME_LENGTH:
         problem = f"{env.pod}: a StatefulSet's name has {NAME_LENGTH} characters at most"
@@ -80,52 +77,24 @@ def resources(
     restricted = can_be_restricted(env)
     played = manifest(env, templates, images, dict.fromkeys(env.secret_keys, ""), restricted)
     pod = next(document["spec"] for document in played if document["kind"] == "Pod")
-    settings = container_settings(env)
-    data = {name: _data(name, files) for name, files in seeds.items()}
-    modes = {name: _modes(files) for name, files in seeds.items()}
     parts = workloads(env, pod)
-    of_parts = {part.settings: settings for part in parts}
-    for part in parts[1:]:
-        of_parts[part.settings] = {
-            key: settings[key] for key in (f"DEPLOY_CONFIG_{name}" for name in PROXY_SETTINGS)
-        }
-    contents = {name: json.dumps(value) for name, value in (of_parts | data).items()}
+    # The checkout is a path of one machine, without meaning in a cluster.
+    labels = {key: value for key, value in env.labels.items() if key != LABEL_CHECKOUT}
     context: dict[str, Any] = {
         "env": env,
         "version": version,
-        "settings": of_parts,
         "images": images,
         "parts": parts,
-        # The checkout is a path of one machine, without meaning in a cluster.
-        "labels": {key: value for key, value in env.labels.items() if key != LABEL_CHECKOUT},
+        "labels": labels,
         "selector": {key: env.labels[key] for key in (LABEL_PART_OF, LABEL_INSTANCE)},
-        "seeds": data,
-        "modes": modes,
-        "seeded": [volume.suffix for volume in env.volumes if volume.seeded],
-        "config_maps": {name: f"{name}-{digest(content)}" for name, content in contents.items()},
-        "placeholder": PLACEHOLDER,
         "annotations": {LABEL_SECRETS: secrets} if secrets else {},
-        "key": configmap_key,
-        "rows": {**CONTAINERS, PROXY: Container(PROXY, resources=Resources("100m", "128Mi", "2"))},
-        "memory": {name: limit.memory for name, limit in env.limits.items()} | {PROXY: PROXY_MEMORY},
-        "api": {"proxy": PROXY_API, "hub": PORTS["hub-api"].number},
-        "restricted": restricted,
-        "group": HUB_ID,
-        "security": {item["name"]: item["securityContext"] for item in pod["containers"]},
-        "seed_resources": Resources(),
+        "placeholder": PLACEHOLDER,
+        **_config_maps(env, parts, seeds),
+        **_containers(env, pod, restricted),
         "served": _served(env),
         "provider_port": _provider_port(env),
     }
-    files: dict[str, list[Document]] = {
-        "volumes.yaml": [
-            {**document, "metadata": {**document["metadata"], "labels": context["labels"]}}
-            for document in played
-            if document["kind"] == "PersistentVolumeClaim"
-            and not any(
-                volume.seeded for volume in env.volumes if volume.name == document["metadata"]["name"]
-            )
-        ]
-    }
+    files = {"volumes.yaml": _claims(env, played, labels)}
     of_kind = {"StatefulSet": "statefulset.yaml", "Deployment": "deployment.yaml"}
     for part in parts:  # one template: their pods are alike
         files[of_kind[part.kind]] = render(
@@ -137,6 +106,46 @@ def resources(
     files = {name: content for name, content in files.items() if content}  # without a served port: no Service
     check([document for content in files.values() for document in content])
     return files
+
+
+def _config_maps(env: Environment, parts: Sequence[Workload], seeds: Mapping[str, Tree]) -> dict[str, Any]:
+    """Return what the templates know of the ConfigMaps: settings of each workload, seed files, names."""
+    settings = container_settings(env)
+    of_proxy = {key: settings[key] for key in (f"DEPLOY_CONFIG_{name}" for name in PROXY_SETTINGS)}
+    of_parts = {part.settings: of_proxy if part.component == PROXY else settings for part in parts}
+    data = {name: _data(name, files) for name, files in seeds.items()}
+    contents = {name: json.dumps(value) for name, value in (of_parts | data).items()}
+    return {
+        "settings": of_parts,
+        "seeds": data,
+        "modes": {name: _modes(files) for name, files in seeds.items()},
+        "seeded": [volume.suffix for volume in env.volumes if volume.seeded],
+        "config_maps": {name: f"{name}-{digest(content)}" for name, content in contents.items()},
+        "key": configmap_key,
+    }
+
+
+def _containers(env: Environment, pod: Document, restricted: bool) -> dict[str, Any]:
+    """Return what the templates know of the containers of ``pod``, a pod's spec."""
+    return {
+        "rows": {**CONTAINERS, PROXY: Container(PROXY, resources=Resources("100m", "128Mi", "2"))},
+        "memory": {name: limit.memory for name, limit in env.limits.items()} | {PROXY: PROXY_MEMORY},
+        "api": {"proxy": PROXY_API, "hub": PORTS["hub-api"].number},
+        "restricted": restricted,
+        "group": HUB_ID,
+        "security": {item["name"]: item["securityContext"] for item in pod["containers"]},
+        "seed_resources": Resources(),
+    }
+
+
+def _claims(env: Environment, played: Documents, labels: Mapping[str, str]) -> list[Document]:
+    """Return the claims among ``played``, with ``labels``; seed files are ConfigMaps instead of volumes."""
+    seeded = {volume.name for volume in env.volumes if volume.seeded}
+    return [
+        {**document, "metadata": {**document["metadata"], "labels": labels}}
+        for document in played
+        if document["kind"] == "PersistentVolumeClaim" and document["metadata"]["name"] not in seeded
+    ]
 
 
 def lacking(env: Environment, version: tuple[int, ...]) -> list[str]:

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from ..engines.process import Argv
 from ..errors import CommandError, StateError
 from ..plan.images import DEBIAN_OPTIONS, Build, debian_sources
 from ..session import Session
+from .bills import write_bills
 from .clone import clone, copy_files
+from .refresh import refreshed
 
 # A copy of this host's trusted certificates, for builds; what else is in that folder isn't the build's
 # business.
@@ -28,15 +31,22 @@ CERTIFICATES = "certificates/ca-certificates.crt"
 _NOTE = "note: "  # starts a line of a build's output that is meant for the user
 
 
-def build(session: Session, *, with_debian: bool = False) -> tuple[Build, ...]:
+def build(
+    session: Session, bills: Path | None = None, refresh: bool = False, *, with_debian: bool = False
+) -> tuple[Build, ...]:
     """Create missing working copies, build the missing images, and return all builds.
 
-    ``with_debian``: the Debian base too where nothing needs it now. Raises StateError with the last lines of a
-    step that fails; images that were built before remain.
+    ``bills``: a folder for a bill of materials of each image. ``refresh``: look at Debian's mirrors, and
+    build all images anew if they have other packages than at the last refresh. ``with_debian``: the Debian
+    base too where nothing needs it now. Raises StateError with the last lines of a step that fails; images
+    that were built before remain.
     """
     clone(session)
-    with session.locked():
-        return build_images(session, with_debian=with_debian)
+    with session.locked(), refreshed(session) if refresh else nullcontext():
+        builds = build_images(session, with_debian=with_debian)
+    if bills:
+        write_bills(session, builds, bills)
+    return builds
 
 
 def build_images(session: Session, *, with_debian: bool = False) -> tuple[Build, ...]:

@@ -133,7 +133,7 @@ def folder(request: pytest.FixtureRequest, root: Path, tmp_path: Path) -> Path:
     images = {name: f"localhost/{name}:1" for name in env.containers}
     target = tmp_path / "folder"
     target.mkdir()
-    files = kubernetes.folder(env, read_templates(root), images, read_seeds(env))
+    files = kubernetes.kustomized(kubernetes.resources(env, read_templates(root), images, read_seeds(env)))
     for name, content in files.items():
         (target / name).write_text(content)
     return target

@@ -23,7 +23,9 @@ def images(env: Environment) -> dict[str, str]:
 
 
 def folder(env: Environment, seeds: dict[str, dict[str, bytes]] | None = None) -> dict[str, list[Document]]:
-    files = kubernetes.folder(env, read_templates(env.root), images(env), read_seeds(env) | (seeds or {}))
+    files = kubernetes.kustomized(
+        kubernetes.resources(env, read_templates(env.root), images(env), read_seeds(env) | (seeds or {}))
+    )
     # libyaml's reader: the one in Python takes a third of all the unit tests' time.
     return {name: list(yaml.load_all(text, Loader=yaml.CSafeLoader)) for name, text in files.items()}
 
@@ -176,7 +178,9 @@ def test_an_older_server_gets_nothing_that_it_lacks(root: Path) -> None:
     for name in ("dev_dummyauth", "prod"):
         env = read_environment(root, name)
         old, new = (
-            kubernetes.folder(env, read_templates(root), images(env), read_seeds(env), version=version)
+            kubernetes.kustomized(
+                kubernetes.resources(env, read_templates(root), images(env), read_seeds(env), version=version)
+            )
             for version in ((1, 21), (1, 22))
         )
         for text in ("endPort", "sysctls"):

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from hubenvs.definition.environment import Environment
+from hubenvs.deployment.desired import planned_images
 from hubenvs.deployment.mirrors import read_mirrors, write_mirrors
 from hubenvs.errors import StateError
 from hubenvs.plan.images import Build
 from hubenvs.session import Session
-from hubenvs.tools import build as task
+from hubenvs.stages.build import build
 
 from ..helpers import session
 
@@ -21,8 +22,8 @@ def tags(env: Environment, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The tags of the Debian base that were to be built; a mirror whose packages are always those of today."""
     tags: list[str] = []
 
-    def build(of: Session) -> tuple[Build, ...]:
-        builds = task.planned_images(of.env, of.engine)
+    def build_images(of: Session, *, with_debian: bool) -> tuple[Build, ...]:
+        builds = planned_images(of.env, of.engine)
         tags.append(builds[0].tag)
         if len(tags) == 3:
             raise StateError("image tools can't be built", "see above")
@@ -33,21 +34,22 @@ def tags(env: Environment, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return f"packages{len(tags)}"
 
     monkeypatch.setattr("hubenvs.deployment.desired.has_mmdebstrap", lambda: True)
-    monkeypatch.setattr(task, "mirror_state", seen)
-    monkeypatch.setattr(task.stage, "build", build)
+    monkeypatch.setattr("hubenvs.stages.refresh.mirror_state", seen)
+    monkeypatch.setattr("hubenvs.stages.build.clone", lambda session: None)
+    monkeypatch.setattr("hubenvs.stages.build.build_images", build_images)
     return tags
 
 
 def test_what_was_seen_is_kept_for_up(env: Environment, tags: list[str]) -> None:
     """A plain build takes what the last refresh has seen; a refresh that fails changes nothing."""
-    task.build(session(env), None)
+    build(session(env))
     assert read_mirrors(env.root) == {}
-    task.build(session(env), None, refresh=True)
+    build(session(env), refresh=True)
     assert read_mirrors(env.root) == {"trixie": "packages1"}
     with pytest.raises(StateError):
-        task.build(session(env), None, refresh=True)
+        build(session(env), refresh=True)
     assert read_mirrors(env.root) == {"trixie": "packages1"}
-    task.build(session(env), None)
+    build(session(env))
     plain, refreshed, failed, again = tags
     assert again == refreshed
     assert len({plain, refreshed, failed}) == 3
@@ -56,8 +58,8 @@ def test_what_was_seen_is_kept_for_up(env: Environment, tags: list[str]) -> None
 def test_without_updates_no_tag_changes(env: Environment, tags: list[str]) -> None:
     """So nothing is built."""
     write_mirrors(env.root, {"trixie": "packages0", "sid": "x"})
-    task.build(session(env), None, refresh=True)
-    task.build(session(env), None)
+    build(session(env), refresh=True)
+    build(session(env))
     assert tags[0] == tags[1]
     assert read_mirrors(env.root) == {"trixie": "packages0", "sid": "x"}
 
