@@ -40,6 +40,8 @@ from hubenvs.tools.client import HubUser as HubUser
 from hubenvs.tools.client import execute as execute
 from hubenvs.web import http_status as http_status
 
+# Alice's account for her first project, and its home.
+ACCOUNT, HOME = "alice.project1", "/home/project1/alice.project1"
 ROOT = Path(__file__).parents[2]
 # Seconds that a server may take to start, and what should take a moment may take, on a busy machine too.
 START, STOP = 180, 120

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from .helpers import (
+    HOME,
     ROOT,
     START,
     STOP,
@@ -152,15 +153,14 @@ def test_a_home_that_cannot_be_used_is_named(
     deployment: Deployment, user: HubUser, spoil: tuple[str, ...], reason: str
 ) -> None:
     """Where the log file can't be written the page says so, and why."""
-    home = "/home/project1/alice.project1"
-    deployment.run_in("slurm", *(part.format(home=home) for part in spoil))
+    deployment.run_in("slurm", *(part.format(home=HOME) for part in spoil))
     try:
         page = failed(user)
     finally:
         deployment.run_in(
-            "slurm", "sh", "-c", f"[ ! -e {home}.away ] || mv {home}.away {home}; chmod 0700 {home}"
+            "slurm", "sh", "-c", f"[ ! -e {HOME}.away ] || mv {HOME}.away {HOME}; chmod 0700 {HOME}"
         )
-    assert f"{home}" in page
+    assert HOME in page
     assert reason in page
 
 

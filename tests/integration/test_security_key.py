@@ -1,0 +1,98 @@
+"""What the hub's SSH key can do at Slurm: the hub's commands, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from hubenvs.definition.containers import HUB_ID
+
+from .helpers import ACCOUNT, HOME, Deployment, inside
+
+pytestmark = pytest.mark.environments("dev_dummyauth")
+
+WRAPPER = "/opt/slurmspawner_wrappers/bin/slurmspawner_squeue"
+
+
+def as_service_account(deployment: Deployment, sent: str) -> tuple[int, str, str]:
+    """Send ``sent`` to Slurm's sshd with the hub's key; return exit status, output and errors."""
+    hub = f"{deployment.status['pod']}-jupyterhub"
+    done = deployment.engine.run(("podman", "exec", hub, "ssh", "jupyterspawner@slurm", sent), check=False)
+    return done.returncode, done.text, done.stderr
+
+
+@inside
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "",  # a log-in shell
+        "id",
+        "true; id",
+        "true\nid",
+        "true && id",
+        "true | id",
+        "$(id)",
+        'whoami "$(id)"',
+        "whoami `id`",
+        "env id",
+        "sh -c id",
+        "/usr/lib/openssh/sftp-server",
+        "scp -f /etc/passwd",
+        "sudo -n id",
+        f"sudo -n -u {ACCOUNT} id",
+        f"sudo -n -u {ACCOUNT} -s",
+        f"sudo -n -u {ACCOUNT} -i {WRAPPER}",
+        f"sudo -n -u {ACCOUNT} -- {WRAPPER}",
+        f"sudo -n -u {ACCOUNT} {WRAPPER} more",
+        f"sudo -n -u {ACCOUNT} {WRAPPER}; id",
+        f"sudo -n -u {ACCOUNT} {WRAPPER}/../../../../usr/bin/id",
+        f"sudo -n -u {ACCOUNT} X=1 -i {WRAPPER}",
+        f"sudo -n -u -s {WRAPPER}",
+        f"sudo -n -g root -u {ACCOUNT} {WRAPPER}",
+        f"sudo -n -u '#0' {WRAPPER}",
+        f"sudo -n -e -u {ACCOUNT} {WRAPPER}",
+        "sudo -n -l",
+        f"sudo -n -u {ACCOUNT} HOME=/home/../tmp/h {WRAPPER}",
+        f"sudo -n -u {ACCOUNT} HOME=/home/project1/bob.project1 {WRAPPER}",
+        f"sudo -n -u {ACCOUNT} 'HOME=/tmp,HOME={HOME}' {WRAPPER}",
+        f"sudo -n -u {ACCOUNT} SHELL=/bin/../tmp/sh {WRAPPER}",
+        f"sudo -n -u {ACCOUNT} USER=root {WRAPPER}",
+    ],
+)
+def test_the_hubs_key_runs_nothing_but_the_hubs_commands(deployment: Deployment, sent: str) -> None:
+    """Whoever has the hub's key has no shell: what isn't one of its commands is refused before anything is run."""
+    status, output, errors = as_service_account(deployment, sent)
+    assert (status, output) == (126, "")
+    assert "service-command: refused: " in errors
+
+
+@inside
+@pytest.mark.parametrize(
+    "variables",
+    [
+        "",
+        f"HOME={HOME} SHELL=/bin/bash USER={ACCOUNT} ",
+        f"HOME='{HOME}' SHELL='/bin/bash' USER='{ACCOUNT}' PATH='/a:/b' LANG='' ",
+        """JUPYTERHUB_OAUTH_SCOPES='["access:servers!server=alice/"]' """,
+        """JUPYTERHUB_SERVER_NAME='it'"'"'s; $(id) `id` \\ *\nanother line' """,
+    ],
+)
+def test_the_hubs_key_runs_the_hubs_commands(deployment: Deployment, variables: str) -> None:
+    """A wrapper runs with the variables of any configuration, in quotes as a shell has them, and nothing else does."""
+    sent = f"sudo -u {ACCOUNT} {variables}SLURMSPAWNER_JOB_ID=none {WRAPPER}"
+    assert as_service_account(deployment, sent) == (
+        *(1, ""),
+        "slurmspawner_squeue: SLURMSPAWNER_JOB_ID is not a job id\n",
+    )
+    assert as_service_account(deployment, f"sudo -n -l -u {ACCOUNT} {WRAPPER}")[:2] == (0, WRAPPER)
+    assert as_service_account(deployment, "whoami")[:2] == (0, "jupyterspawner")
+
+
+def test_the_connection_to_slurm_is_the_hubs(deployment: Deployment) -> None:
+    """Whoever opens it first: root's ssh takes part in the hub's connection, and leaves none that the hub can't use."""
+    ssh = ("ssh", "jupyterspawner@slurm")
+    deployment.run_in("jupyterhub", "ssh", "-O", "exit", *ssh[1:], check=False)
+    find = ("find", "/run/jupyterhub", "-type", "s", "-name", "ssh-*", "-printf", "%U")
+    assert deployment.run_in("jupyterhub", *ssh, "whoami") == "jupyterspawner"
+    assert deployment.run_in("jupyterhub", *find) == ""
+    deployment.engine.exec(f"{deployment.status['pod']}-jupyterhub", *ssh, "true")
+    assert deployment.run_in("jupyterhub", *find) == str(HUB_ID)
