@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from tests.integration.helpers import SETTINGS, invoke
+from tests.integration.helpers import PUBLISHED, SETTINGS, invoke
 
 from .conftest import Cluster
 
 
 def refused(cluster: Cluster, path: Path | None = None) -> str:
     """Return what `up` says that fails there; ``path``: as for `invoke`."""
-    done = invoke("up", "--env", "dev_dummyauth", *cluster.options, *SETTINGS, check=False, path=path)
+    options = (*cluster.options, *SETTINGS, *PUBLISHED)
+    done = invoke("up", "--env", "dev_dummyauth", *options, check=False, path=path)
     assert done.returncode != 0
     assert "secrets" not in done.stdout  # which come after the build
     return done.stderr
