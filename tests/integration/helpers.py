@@ -211,6 +211,8 @@ def entry(instance: str) -> dict[str, Any] | None:
 
 def spawned(deployment: Deployment, user: HubUser) -> str:
     """Start the user's server and return its job's number."""
+    if user.server():  # a test that failed has left it
+        user.stop(STOP)
     before = set(deployment.jobs())
     _, options = user.spawn_form()
     user.spawn({"brics_project": options["brics_project"][0]})

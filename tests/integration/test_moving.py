@@ -261,9 +261,12 @@ def test_a_hub_is_adopted_with_its_running_servers(
                 assert answer.status_code == 200, answer.text
                 return dict(answer.json()["servers"].get("") or {})
 
+            def answers() -> bool:
+                return "SimpleHTTP" in http.get(f"{status['url']}/user/alice/").headers.get("Server", "")
+
             wait_until(lambda: server().get("ready"), START, "the server is not there")
-            # Through the proxy, from what the job runs.
-            assert "SimpleHTTP" in http.get(f"{status['url']}/user/alice/").headers["Server"]
+            # Through the proxy, whose routes may come a moment later, from what the job runs.
+            wait_until(answers, START, "the proxy has no way to the server")
             job = engine.exec(before.slurm, "squeue", "--noheader", "--format=%i %T").text
             assert job.split() == [before.job, "RUNNING"]
 
