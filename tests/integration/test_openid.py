@@ -309,7 +309,10 @@ def test_the_gateways_pages_run_nothing_and_believe_no_host(deployment: Deployme
             assert answer.headers["X-Content-Type-Options"] == "nosniff"
             assert ".example" not in answer.text
         signed_out = browser.get(f"{url}/_oidc/sign_out").headers["Location"]
+        assert signed_out.startswith(f"{url}/_oidc/callback?logout=")
         assert signed_out.endswith(f"post_logout_redirect_uri={url}/_oidc/signed_out")
+        for path in (url, httpx.URL(url).join("/")):
+            assert browser.get(path).headers["Location"] == f"{url}/"
         assert browser.get(f"{url}/_oidc/callback?logout=http://elsewhere.example/").status_code == 400
         begin = browser.get(f"{url}/hub/home").headers["Location"]
         assert begin.startswith(f"{url}/_oidc/begin?")
