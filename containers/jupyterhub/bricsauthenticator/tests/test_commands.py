@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bricsauthenticator.commands import STARTS_A_SECOND, CommandError, Queue, run
+from bricsauthenticator.submission import SubmitError
 
 
 def ended(pid: int) -> bool:
@@ -167,3 +168,16 @@ def test_queue_order() -> None:
 def test_never_arrived(message: str, expected: bool) -> None:
     """Which failures say that Slurm can't have the job."""
     assert CommandError(message).never_arrived == expected
+
+
+def test_a_changed_host_key_alarms_no_user() -> None:
+    """ssh's banner is for operators; any other message is shown as it is."""
+    banner = (
+        "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nIT IS POSSIBLE THAT SOMEONE IS DOING SOMETHING NASTY!"
+    )
+    error = CommandError(f"{banner}\nHost key for slurm has changed.\nHost key verification failed.")
+    assert SubmitError(error).jupyterhub_message == (
+        "The Slurm job was not submitted: the Slurm server has another SSH host key than this hub knows."
+        " Tell the people who run the hub."
+    )
+    assert SubmitError(CommandError("no such QOS")).jupyterhub_message == "The Slurm job was not submitted: no such QOS"

@@ -55,6 +55,13 @@ class CommandError(RuntimeError):
         return bool(_NEVER_ARRIVED.search(str(self)))
 
     @property
+    def for_user(self) -> str:
+        """The message as users see it: a changed host key without the banner, which operators find in the log."""
+        if "Host key verification failed" in str(self):
+            return "the Slurm server has another SSH host key than this hub knows. Tell the people who run the hub."
+        return str(self)
+
+    @property
     def says_no_such_job(self) -> bool:
         """Whether Slurm answered, and doesn't know the job."""
         return "Invalid job id specified" in str(self)

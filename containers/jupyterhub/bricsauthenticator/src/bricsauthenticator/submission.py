@@ -21,7 +21,7 @@ class SubmitError(CommandError):
 
     def __init__(self, error: CommandError) -> None:
         super().__init__(str(error))
-        self.jupyterhub_message = f"The Slurm job was not submitted: {error}"
+        self.jupyterhub_message = f"The Slurm job was not submitted: {error.for_user}"
 
 
 def export_lines(variables: dict[str, str]) -> str:
