@@ -23,13 +23,27 @@ Documents = tuple[Document, ...]
 
 # libyaml is ten times as fast as PyYAML's own code; PyYAML's wheels contain it.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_SAFE_DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 # In this order: a document comes after those that it refers to.
 TEMPLATES = ("configmap.yaml.j2", "secrets.yaml.j2", "volumes.yaml.j2", "pod.yaml.j2")
 REDACTED = base64.b64encode(b"redacted").decode()
 # The form of a Kubernetes object's name (DNS-1123 subdomain) and its greatest length.
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?\Z")
 NAME_LENGTH = 253
+
+
+class _Dumper(_SAFE_DUMPER):  # type: ignore[misc]
+    """Quotes texts that are numbers to Go's reader, podman's and kubectl's, and not to PyYAML's.
+
+    A digest such as 2767562826e8 would become 2.767562826e+17: yaml.v2's resolve.go.
+    """
+
+
+for _kind, _pattern, _first in (
+    ("float", r"[-+]?(\.[0-9_]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?\Z", "-+.0123456789"),
+    ("int", r"[-+]?0o[0-7_]+\Z", "-+0"),
+):
+    _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(_pattern), list(_first))
 
 
 class Fingerprint(NamedTuple):
@@ -203,4 +217,4 @@ def redacted(documents: Sequence[Document]) -> Documents:
 
 def dump(documents: Sequence[Document]) -> str:
     """Return ``documents`` as one YAML stream."""
-    return yaml.dump_all(documents, Dumper=_DUMPER, sort_keys=False, explicit_start=True, width=120)
+    return yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, explicit_start=True, width=120)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from hubenvs.definition.container_settings import container_settings
 from hubenvs.definition.containers import CONTAINERS
@@ -73,6 +75,23 @@ def test_each_container_gets_only_its_own_secrets(env: Environment) -> None:
     }
     assert "munge_key" not in by_name[f"{env.pod}-jupyterhub"]
     assert not {"crypt_keys", "ssh_key"} & by_name[f"{env.pod}-slurm"]
+
+
+# What Go's reader takes for a number, and PyYAML's for a text; and what both take for something else.
+NUMBERS = ["2767562826e8", "1e3", "-1E+3", "089", "0_9", "1.", ".5e1", "0o17", "12", "1.5", "0x1f", "no", "~"]
+
+
+@pytest.mark.parametrize("text", NUMBERS)
+def test_a_text_stays_a_text_for_every_reader(text: str) -> None:
+    """A label is a digest of the checkout's path: where it looked like a number, `down` didn't know its own pod."""
+    assert dump([{"label": text}]) == f"---\nlabel: '{text}'\n"
+
+
+@pytest.mark.parametrize("value", [1, 1.5, True, None, "e8", "2767562826f8", "1e", "yes-no"])
+def test_other_values_are_as_they_were(value: Any) -> None:
+    """Numbers stay numbers, and plain words have no quotes."""
+    assert "'" not in dump([{"label": value}])
+    assert yaml.safe_load(dump([{"label": value}])) == {"label": value}
 
 
 def test_redacting_hides_every_value(env: Environment) -> None:
