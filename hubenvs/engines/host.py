@@ -29,6 +29,10 @@ CA_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundl
 ULIMITS = {"nofile": 1048576, "nproc": 32768}
 # Podman's own default, and what manifests/pod.yaml.j2 asks for. podman<5: 4.3 doesn't read it there.
 SYSCTLS = ("net.ipv4.ping_group_range=0 0", "net.ipv4.ip_unprivileged_port_start=32768")
+# Bytes. The services keep their last 5 MB each themselves.
+LOG_SIZE_MAX = 100_000_000
+# Where systemd says that it runs, and whose programs it keeps when they log out.
+SYSTEMD, LINGER = Path("/run/systemd/system"), Path("/var/lib/systemd/linger")
 CAP_SYS_RESOURCE = 24  # linux/capability.h
 # All images with their build caches take about 3 GB.
 NEEDED_DISK_GB = 5
@@ -99,9 +103,12 @@ def containers_conf() -> str | None:
     needed = needed_conf(*_probe())
     if platform.system() != "Linux":  # the podman machine has its own
         return merged_conf(_user_conf(), needed)
+    containers = needed.setdefault("containers", {})
     # All users' jobs share /dev/shm. Podman's own limit is 64 MB, a Linux host's half its memory.
     shm = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    needed.setdefault("containers", {})["shm_size"] = f"{shm >> 20}m"
+    containers["shm_size"] = f"{shm >> 20}m"
+    # Podman's copy of a container's log has no limit otherwise; past it, it begins anew.
+    containers["log_size_max"] = LOG_SIZE_MAX
     return merged_conf(_user_conf(), needed, SYSCTLS)
 
 
@@ -208,6 +215,7 @@ def diagnose(version: Callable[[], tuple[int, ...]], info: Callable[[], Info]) -
         "resource limits": _limits,
         "memory of containers": lambda: (True, unenforced() or "limited as `limits` says", ""),
         "user namespaces": _user_namespaces,
+        "after log-out": lambda: (True, ends_at_logout() or "pods stay", ""),
         "base image": _base_image,
         "disk": lambda: _disk(info()),
         "certificates": _certificates,
@@ -284,6 +292,14 @@ def unenforced() -> str:
     return (
         "" if enforced else "the containers' memory is not limited: podman's cgroup has no memory controller"
     )
+
+
+def ends_at_logout() -> str:
+    """Return why an ordinary user's pods end when that user logs out; empty if they stay."""
+    name = pwd.getpwuid(os.geteuid()).pw_name
+    if platform.system() != "Linux" or not rootless() or not SYSTEMD.is_dir() or (LINGER / name).exists():
+        return ""
+    return f"pods end when {name} logs out; to keep them: loginctl enable-linger"
 
 
 def _user_namespaces() -> Result:

@@ -194,8 +194,9 @@ class Podman(Images):
         """Return None: this host runs the containers."""
 
     def remarks(self, pod_name: str, ports: Sequence[PublishedPort]) -> list[tuple[str, str]]:
-        """Return what `up` says at its end, with a heading each: limits that this host doesn't enforce."""
-        return [("limits", problem)] if (problem := host.unenforced()) else []
+        """Return what `up` says at its end, with a heading each: what this host doesn't do."""
+        problems = {"limits": host.unenforced(), "log-out": host.ends_at_logout()}
+        return [(heading, problem) for heading, problem in problems.items() if problem]
 
 
 def rootless_network(version: tuple[int, ...], has_pasta: bool) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import sys
 from pathlib import Path
 
@@ -87,3 +89,39 @@ def test_a_configuration_of_uv_that_is_damaged_is_a_finding(
     result = host.finding("index", lambda: (True, host.python_index() or "", ""))
     assert not result.ok
     assert result.found.startswith(str(file))
+
+
+def test_podmans_copy_of_a_log_has_a_limit() -> None:
+    """A pod that runs for months doesn't fill the disk, unless the user's own setting allows it."""
+    text = host.containers_conf()
+    assert text is not None
+    assert tomllib.loads(text)["containers"]["log_size_max"] == host.LOG_SIZE_MAX
+
+
+@pytest.mark.parametrize(
+    ("rootless", "systemd", "lingers", "ends"),
+    [
+        (True, True, False, True),
+        (True, True, True, False),
+        (True, False, False, False),
+        (False, True, False, False),
+    ],
+)
+def test_an_ordinary_users_pods_end_at_logout(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    rootless: bool,
+    systemd: bool,
+    lingers: bool,
+    ends: bool,
+) -> None:
+    """`up` and `doctor` say so where systemd ends them, and how they can stay."""
+    name = pwd.getpwuid(os.geteuid()).pw_name
+    for folder, exists in (("systemd", systemd), (f"linger/{name}", lingers)):
+        if exists:
+            (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.setattr(host, "rootless", lambda: rootless)
+    monkeypatch.setattr(host, "SYSTEMD", tmp_path / "systemd")
+    monkeypatch.setattr(host, "LINGER", tmp_path / "linger")
+    assert ("loginctl enable-linger" in host.ends_at_logout()) is ends
