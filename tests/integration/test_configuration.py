@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -83,6 +85,19 @@ def test_variables_can_go_in_the_script_alone(deployment: Deployment) -> None:
     lines = batch_script(deployment, environment="export TOKEN=x")
     assert {"#SBATCH --export=ALL", "export A=1"} <= set(lines)
     assert "export TOKEN=x" not in lines
+
+
+@inside
+def test_a_command_that_fails_in_an_activation_script_is_not_the_end(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    """Conda's environments have such scripts. The job ends if the environment can't be activated."""
+    lines = batch_script(deployment, f"DEPLOY_CONFIG_CONDA_PREFIX_DIR={tmp_path}", cmd="echo $ACTIVATED")
+    (tmp_path / "bin").mkdir()
+    for activate, expected in (("false\nACTIVATED=$1", (0, "jupyter-user-env\n")), ("return 3", (3, ""))):
+        (tmp_path / "bin/activate").write_text(activate)
+        done = subprocess.run(["bash", "-c", "\n".join(lines)], capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == expected, done.stderr
 
 
 # Run in the hub's container: who may log in with a token, where a site names alice, and where it names nobody.

@@ -287,6 +287,8 @@ def test_nothing_of_the_submitting_environment_gets_into_a_job(
     try:
         setting = f"slurm.environment_in_script={in_script}"
         invoke("up", *deployment.options, *deployment.settings, "--set", setting)
+        # Read where the variables come in the script. A command in it may fail, as in any login shell.
+        deployment.run_in("slurm", "sh", "-c", "echo false >/etc/profile.d/site.sh")
         with deployment.user() as user, replaced(deployment, "/usr/bin/sbatch", SUBMIT):
             spawn(user)
             user.wait_ready(START)

@@ -123,6 +123,8 @@ if url := setting("LOGOUT_REDIRECT_URL"):
     c.BricsAuthenticator.logout_redirect_url = url
 if setting("INVALID_JWT_LOGOUT") == "true":
     c.BricsAuthenticator.invalid_jwt_logout = True
+if proxy := setting("OIDC_PROXY"):
+    c.BricsAuthenticator.oidc_proxy = proxy
 if azp := setting("JWT_AZP"):
     c.BricsAuthenticator.jwt_azp = azp
 if setting("MATCH_USERNAME") == "false":
@@ -226,7 +228,6 @@ c.BricsSlurmSpawner.batch_script = f"""\
 ] if value %}}#SBATCH --{{{{option}}}}={{{{value}}}}
 {{% endfor %}}{{% if options %}}#SBATCH {{{{options}}}}
 {{% endif %}}
-set -eo pipefail  # without -u: activation scripts use variables that may not be set
 unset SLURM_EXPORT_ENV
 {variables}
 {{% if launcher %}}{{{{launcher}}}}
@@ -234,7 +235,8 @@ python={prefix}/envs/jupyter-user-env/bin/python3
 [ -x "$python" ] || python=python3
 launch "$0" {{{{homedir}}}} {job_log} {setting("START_TIMEOUT", "300")} {setting("WARN_MINUTES", "0")}
 {{% endif %}}\
-source {prefix}/bin/activate jupyter-user-env
+source {prefix}/bin/activate jupyter-user-env || exit
+set -eo pipefail  # not before: commands in a site's /etc/profile and in activation scripts may fail
 export JUPYTER_PATH={jupyter_data_dir}${{JUPYTER_PATH:+:$JUPYTER_PATH}}
 {{{{prologue}}}}
 {{% if epilogue %}}trap 'echo SIGTERM received' TERM
