@@ -27,6 +27,7 @@ def container_settings(env: Environment) -> dict[str, str]:
         "JUPYTER_DATA_DIR": slurm.jupyter_data_dir,
         "HUB_CONNECT_URL": slurm.hub_connect_url,
         "OIDC_SERVER": env.issuer,
+        "OIDC_PROXY": auth.proxy,
         "PROVIDER_ASKS": auth.provider_password,
         "GATEWAY_URL": gateway and f"http://{gateway}",
         "TOKEN_LIFETIME": auth.token_lifetime,

@@ -128,6 +128,8 @@ def _provider(env: Environment) -> None:
         return
     if auth.oidc_server:
         raise ValueError("auth.oidc_server: set auth.provider to external to use this provider")
+    if auth.proxy:
+        raise ValueError("auth.proxy: the bundled provider is in the pod, no web proxy leads there")
     if env.hub.external_url:
         problem = "the bundled provider's gateway is found at `publish.gateway` only, without TLS"
         raise ValueError(f"hub.external_url: {problem}; leave this null")

@@ -110,6 +110,8 @@ class Auth(Frozen):
     provider: Literal["bundled", "external"]
     provider_password: StrictBool
     oidc_server: Annotated[str, Field(pattern=r"^https?://[!-.0-~]+(/[!-~]*)?$")] | None
+    # No user and password: everybody in the pod can read its settings.
+    proxy: Annotated[str, Field(pattern=r"^http://[A-Za-z0-9._:\[\]-]+/?$")] | None
     platform: Annotated[str, Field(pattern=_LINE)]
     portal: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
     audience: Annotated[str, Field(pattern=_LINE)]

@@ -198,8 +198,8 @@ def _served(env: Environment) -> dict[str, int]:
 
 
 def _provider_port(env: Environment) -> int | None:
-    """Return the port of a provider outside the pod, None if there is none."""
+    """Return the port of a provider outside the pod, or of the web proxy to it; None if there is none."""
     if env.auth.kind == "dummy" or "oidc-provider" in env.containers:
         return None
-    url = urlsplit(env.issuer)
+    url = urlsplit(env.auth.proxy or env.issuer)
     return url.port or (80 if url.scheme == "http" else 443)

@@ -259,6 +259,17 @@ def test_the_bundled_gateway_has_no_other_name(root: Path) -> None:
     assert env.url == "https://hub.example.org/jupyter"
 
 
+def test_a_web_proxy_leads_to_a_provider_elsewhere_alone(root: Path) -> None:
+    """The bundled one is in the pod. A password in the proxy's URL would be readable for everybody there."""
+    proxy = "auth.proxy=http://proxy.example.org:3128"
+    with pytest.raises(DefinitionError, match=r"auth\.proxy: the bundled provider"):
+        read_environment(root, "dev_realauth", settings=[proxy])
+    external = ["auth.provider=external", "auth.oidc_server=https://id.example.org"]
+    assert read_environment(root, "dev_realauth", settings=[proxy, *external]).auth.proxy
+    with pytest.raises(DefinitionError, match=r"auth\.proxy: "):
+        read_environment(root, "dev_realauth", settings=["auth.proxy=http://me:word@proxy:3128", *external])
+
+
 def test_an_unknown_environment_is_refused_with_the_nearest(root: Path) -> None:
     """A typing mistake in --env gets a suggestion."""
     with pytest.raises(DefinitionError, match=r"did you mean 'dev_dummyauth'\?"):

@@ -217,12 +217,12 @@ def test_a_sites_hub_reaches_what_the_site_has_and_nothing_else(root: Path) -> N
 
     Between the two pods: the proxy's API for the hub alone, and for the proxy that comes next.
     """
-    ports = [
+    settings = [
         "slurm.ssh_port=2201",
         "zenith.server_port=2202",
         "auth.oidc_server=https://idp.example.org:8443",
     ]
-    files = folder(read_environment(root, "prod", settings=ports))
+    files = folder(read_environment(root, "prod", settings=settings))
     (_, hub, proxy), services = files["networkpolicy.yaml"], files["service.yaml"]
 
     def ports(policy: Document, way: str) -> list[tuple[int, int | None]]:
@@ -238,6 +238,9 @@ def test_a_sites_hub_reaches_what_the_site_has_and_nothing_else(root: Path) -> N
     sources = [rule["from"][0]["podSelector"]["matchLabels"] for rule in proxy["spec"]["ingress"]]
     assert sources == [policy["spec"]["podSelector"]["matchLabels"] for policy in (hub, proxy)]
     assert ports(proxy, "egress") == [(53, None), (53, None), (1024, 65535), (2202, None)]
+    by_proxy = [*settings, "auth.proxy=http://proxy.example.org:3128"]
+    policies = folder(read_environment(root, "prod", settings=by_proxy))["networkpolicy.yaml"]
+    assert ports(policies[1], "egress")[-1] == (3128, None)
 
 
 def test_where_nobody_comes_in_the_policy_says_so(root: Path) -> None:

@@ -283,6 +283,21 @@ def test_rotated_keys(provider: Provider, authenticator: BricsAuthenticator) -> 
     assert authenticate(authenticator, provider.token()) == [401]
 
 
+def test_by_a_web_proxy(provider: Provider, monkeypatch) -> None:
+    """The provider may be out of the hub's reach but for a web proxy, which may be away as well."""
+    monkeypatch.setattr("bricsauthenticator.oidc.FETCH_TIMEOUT", 1)
+    monkeypatch.setattr("bricsauthenticator.oidc.RETRY_INTERVAL", 0)
+    proxy, provider.issuer = provider.issuer.removesuffix("/realm"), "http://provider.invalid/realm"
+    settings = {"oidc_server": provider.issuer, "brics_platform": PLATFORM, "jwt_audience": AUDIENCE}
+    authenticator = BricsAuthenticator(oidc_proxy=proxy, **settings)
+    provider.answer = "slow"
+    assert authenticate(authenticator, provider.token()) == [503]
+    provider.answer = "well"
+    assert all(isinstance(result, dict) for result in authenticate(authenticator, *[provider.token()] * 20))
+    assert provider.requests["http://provider.invalid/realm/jwks"] == 1
+    assert authenticate(BricsAuthenticator(**settings), provider.token()) == [503]
+
+
 def test_flood_of_unknown_kids(provider: Provider, authenticator: BricsAuthenticator) -> None:
     """Made-up key identifiers don't make the hub hammer the provider."""
     tokens = [provider.token("stranger", kid=f"kid{n}") for n in range(30)]

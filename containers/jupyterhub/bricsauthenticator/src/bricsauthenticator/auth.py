@@ -106,6 +106,7 @@ class BricsAuthenticator(Authenticator):
     """Authenticates by ID token; the user's projects on this platform become `auth_state`."""
 
     oidc_server = Unicode(help="Issuer URL of the OpenID Connect provider; `iss` must equal it").tag(config=True)
+    oidc_proxy = Unicode(help="URL of the web proxy that leads to the provider; empty: none is needed").tag(config=True)
     brics_platform = Unicode(help="Name of the resource that a project needs to be usable here").tag(config=True)
     jwt_audience = Unicode(help="Required audience of the ID token").tag(config=True)
     jwt_leeway = Float(5.0, min=0, help="Seconds by which clocks may differ").tag(config=True)
@@ -138,7 +139,7 @@ class BricsAuthenticator(Authenticator):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._provider = Provider(self.oidc_server)
+        self._provider = Provider(self.oidc_server, self.oidc_proxy)
         self._next_refresh: dict[str, float] = {}
 
     def get_handlers(self, app: Any) -> list[tuple[str, type[web.RequestHandler]]]:

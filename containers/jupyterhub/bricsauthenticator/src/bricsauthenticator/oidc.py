@@ -4,12 +4,13 @@ import asyncio
 import json
 import re
 import time
+import urllib.request
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 import jwt
-from tornado.httpclient import AsyncHTTPClient, HTTPResponse
+from tornado.httpclient import AsyncHTTPClient
 
 SAFE_ALGORITHMS = frozenset(["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"])
 """Signatures by a key pair; never `none` or HMAC, where the published key would be the secret."""
@@ -29,6 +30,11 @@ DEFAULT_LIFETIME = 600
 LIFETIME_LIMITS = (60, 86400)
 """Seconds that a document is kept at least and at most, whatever the provider says."""
 
+LONGEST_DOCUMENT = 1 << 20
+"""Bytes that are read of what comes by a web proxy."""
+
+HEADERS = {"Accept": "application/json"}
+
 T = TypeVar("T")
 
 
@@ -37,11 +43,15 @@ class ProviderUnavailableError(Exception):
 
 
 class Document(Generic[T]):
-    """A JSON document at a URL, kept for as long as the provider allows; one request at a time, however many ask."""
+    """A JSON document at a URL, kept for as long as the provider allows; one request at a time, however many ask.
 
-    def __init__(self, url: str, parse: Callable[[Any], T]) -> None:
+    `proxy`: URL of the web proxy that leads there; empty for none.
+    """
+
+    def __init__(self, url: str, parse: Callable[[Any], T], proxy: str = "") -> None:
         self.url = url
         self._parse = parse
+        self._proxy = proxy
         self._lock = asyncio.Lock()
         self._content: T | None = None
         self._fresh_until = 0.0
@@ -55,28 +65,33 @@ class Document(Generic[T]):
             if time.monotonic() < self._retry_after:
                 raise ProviderUnavailableError(f"{self.url} failed a moment ago")
             try:
-                response = await AsyncHTTPClient().fetch(
-                    self.url,
-                    headers={"Accept": "application/json"},
-                    connect_timeout=FETCH_TIMEOUT,
-                    request_timeout=FETCH_TIMEOUT,
-                )
-                content = self._parse(json.loads(response.body))
+                body, cache_control = await self._fetch()
+                content = self._parse(json.loads(body))
             except Exception as error:  # whatever goes wrong there, it is the provider that can't be used
                 self._retry_after = time.monotonic() + RETRY_INTERVAL
                 raise ProviderUnavailableError(f"{self.url}: {error}") from error
             self._content = content
-            self._fresh_until = time.monotonic() + _lifetime(response)
+            self._fresh_until = time.monotonic() + _lifetime(cache_control)
             return content
+
+    async def _fetch(self) -> tuple[bytes, str]:
+        """Return what is at the URL, and its `Cache-Control`. Tornado's own client knows no web proxies."""
+        if self._proxy:
+            return await asyncio.wait_for(asyncio.to_thread(_fetch_by, self._proxy, self.url), 2 * FETCH_TIMEOUT)
+        response = await AsyncHTTPClient().fetch(
+            self.url, headers=HEADERS, connect_timeout=FETCH_TIMEOUT, request_timeout=FETCH_TIMEOUT
+        )
+        return response.body, response.headers.get("Cache-Control", "")
 
 
 class Provider:
-    """An OpenID Connect provider; `issuer` is its URL."""
+    """An OpenID Connect provider; `issuer` is its URL, `proxy` that of the web proxy that leads there, if any."""
 
-    def __init__(self, issuer: str) -> None:
+    def __init__(self, issuer: str, proxy: str = "") -> None:
         url = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
-        self._discovery = Document(url, partial(_parse_discovery, issuer))
-        self._keys = Document("", _parse_keys)
+        self._proxy = proxy
+        self._discovery = Document(url, partial(_parse_discovery, issuer), proxy)
+        self._keys = Document("", _parse_keys, proxy)
         self._next_unknown_key_fetch = 0.0
 
     async def signing_key(self, key_id: str, algorithm: str) -> jwt.PyJWK | None:
@@ -89,7 +104,7 @@ class Provider:
         if algorithm not in algorithms:
             return None
         if keys_url != self._keys.url:
-            self._keys = Document(keys_url, _parse_keys)
+            self._keys = Document(keys_url, _parse_keys, self._proxy)
         keys = await self._keys.get()
         if key_id not in keys:
             refresh = time.monotonic() >= self._next_unknown_key_fetch
@@ -125,7 +140,13 @@ def _parse_keys(document: Any) -> dict[str, dict[str, Any]]:
     }
 
 
-def _lifetime(response: HTTPResponse) -> float:
-    given = re.search(r"\bmax-age=(\d{1,9})", response.headers.get("Cache-Control", ""))
+def _fetch_by(proxy: str, url: str) -> tuple[bytes, str]:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({"http": proxy, "https": proxy}))
+    with opener.open(urllib.request.Request(url, headers=HEADERS), timeout=FETCH_TIMEOUT) as response:
+        return response.read(LONGEST_DOCUMENT), response.headers.get("Cache-Control", "")
+
+
+def _lifetime(cache_control: str) -> float:
+    given = re.search(r"\bmax-age=(\d{1,9})", cache_control)
     shortest, longest = LIFETIME_LIMITS
     return min(max(int(given[1]) if given else DEFAULT_LIFETIME, shortest), longest)
