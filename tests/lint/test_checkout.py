@@ -45,6 +45,14 @@ def test_scripts_run_in_a_clone_with_windows_line_ends(clone: Path) -> None:
         assert (clone / "docs" / picture.name).read_bytes() == picture.read_bytes()
 
 
+def test_who_installs_for_themselves_by_default_gets_the_environment(clone: Path) -> None:
+    """Many clusters have `user = true` in pip's configuration, which pip refuses in a virtual environment."""
+    settings = ("PIP_USER=1", "PIP_NO_INDEX=1", "PIP_FIND_LINKS=")  # so it ends before anything is downloaded
+    done = run("env", *settings, "scripts/bootstrap", "true", cwd=clone, check=False)
+    assert "No matching distribution" in done.stderr
+    assert "--user" not in done.stderr
+
+
 def test_ci_runs_the_readmes_two_commands() -> None:
     """The README's are the ones; GitHub's workflow and `.ci/run` have no others."""
     section = (ROOT / "README.md").read_text().partition("## Two commands")[2].partition("\n## ")[0]
