@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import HubEnvsError, StateError
+from ..files import file_system
 from .debian import has_mmdebstrap
 from .engine import Finding
 
@@ -34,6 +35,8 @@ LOG_SIZE_MAX = 100_000_000
 # Where systemd says that it runs, and whose programs it keeps when they log out.
 SYSTEMD, LINGER = Path("/run/systemd/system"), Path("/var/lib/systemd/linger")
 CAP_SYS_RESOURCE = 24  # linux/capability.h
+# Types of file systems whose server knows nothing of an ordinary user's further ids (/etc/subuid).
+NETWORKED = ("nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "fuse.sshfs")
 # All images with their build caches take about 3 GB.
 NEEDED_DISK_GB = 5
 
@@ -263,6 +266,10 @@ def _runtime(info: Info) -> Result:
 
 
 def _storage(info: Info) -> Result:
+    kind = file_system(info.root, Path("/proc/mounts").read_text()) if platform.system() == "Linux" else ""
+    if rootless() and kind in NETWORKED:
+        remedy = "set rootless_storage_path in ~/.config/containers/storage.conf to a folder on a local disk"
+        return False, f"{info.root} is on {kind}: an ordinary user's images may not unpack there", remedy
     # Debian leaves the driver to storage.conf. Podman keeps the one that it was first started with.
     remedy = (
         "builds take four times as long: have a storage.conf with overlay (as root: apt-get install"

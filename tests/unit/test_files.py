@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hubenvs.errors import StateError
-from hubenvs.files import digest, not_executable, pack, read_tree, unpack, write
+from hubenvs.files import digest, file_system, not_executable, pack, read_tree, unpack, write
 
 
 def test_a_tar_depends_on_nothing_but_its_content() -> None:
@@ -64,3 +64,12 @@ def test_no_link_leads_out_of_a_tree(tmp_path: Path) -> None:
     (tree / "folder").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StateError, match="folder/secret: leads out of"):
         read_tree(tree / "folder", within=tree)
+
+
+def test_the_file_system_of_a_folder() -> None:
+    """It is that of the longest mount point, and of several at one the last."""
+    points = (("/", "ext4"), ("/home", "autofs"), ("/home", "nfs4"), ("/homestead", "xfs"))
+    mounts = "".join(f"x {point} {kind} rw 0 0\n" for point, kind in points)
+    assert file_system("/home/me/.local/share", mounts) == "nfs4"
+    assert file_system("/homestead/me", mounts) == "xfs"
+    assert file_system("/srv", mounts) == "ext4"

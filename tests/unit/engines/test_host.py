@@ -125,3 +125,12 @@ def test_an_ordinary_users_pods_end_at_logout(
     monkeypatch.setattr(host, "SYSTEMD", tmp_path / "systemd")
     monkeypatch.setattr(host, "LINGER", tmp_path / "linger")
     assert ("loginctl enable-linger" in host.ends_at_logout()) is ends
+
+
+def test_storage_on_a_network_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Homes of a cluster are: an ordinary user's images can't be unpacked there."""
+    monkeypatch.setattr(host, "file_system", lambda *_: "nfs4")
+    for rootless in (True, False):
+        monkeypatch.setattr(host, "rootless", lambda: rootless)  # noqa: B023  it is called at once
+        ok, found, _ = host._storage(host.Info("runc", "overlay", "/home/me/.local/share"))
+        assert (ok, "nfs4" in found) == (not rootless, rootless)
