@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from .helpers import ACCOUNT, HOME, STOP, Deployment, inside, spawned, unenforced
+from .helpers import ACCOUNT, HOME, START, STOP, Deployment, inside, spawned, unenforced, wait_until
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
@@ -44,6 +44,35 @@ def test_a_job_takes_no_more_than_its_share(deployment: Deployment) -> None:
         read = "cat /sys/fs/cgroup/memory.max 2>/dev/null || cat /sys/fs/cgroup/memory/memory.limit_in_bytes"
         limits = [int(deployment.run_in(name, "sh", "-c", read)) for name in ("slurm", "jupyterhub")]
         assert limits == [20 * 2**30, 2 * 2**30]
+
+
+@inside
+def test_nothing_of_a_job_is_left(deployment: Deployment) -> None:
+    """What a job has started ends with it, also what Slurm doesn't follow; its account's other jobs go on."""
+
+    def as_alice(*command: str) -> str:
+        return deployment.run_in("slurm", "runuser", "-u", ACCOUNT, "--", *command)
+
+    def submit(script: str) -> str:
+        return as_alice("sbatch", "--parsable", "--chdir=/", "--output=/dev/null", "--wrap", script)
+
+    def sleeping(*numbers: str) -> set[str]:
+        """Return which of ``numbers`` are in the command lines of processes."""
+        listing = "cat /proc/[0-9]*/cmdline | tr '\\0' '\\n'"
+        return {*numbers} & {*deployment.run_in("slurm", "sh", "-c", listing, check=False).splitlines()}
+
+    other = submit("setsid -f sleep 54321; sleep 54322")
+    escapes = ("trap '' TERM; setsid -f", "env -i setsid -f", "env SLURM_JOB_ID=999999 setsid -f", "")
+    job = submit("; ".join(f"{escape} sleep {54323 + number}" for number, escape in enumerate(escapes)))
+    others, own = ("54321", "54322"), ("54323", "54324", "54325", "54326")
+    wait_until(lambda: len(sleeping(*others, *own)) == 6, START, "the jobs don't start")
+    as_alice("scancel", job)
+    wait_until(lambda: not sleeping(*own), STOP, "processes are left")
+    assert sleeping(*others) == {*others}
+    as_alice("scancel", other)
+    wait_until(lambda: not sleeping(*others), STOP, "processes are left")
+    wait_until(lambda: not deployment.jobs(), STOP, "jobs are left")
+    assert "drain" not in deployment.run_in("slurm", "sinfo", "--noheader", "--format=%t")
 
 
 # In a user's own configuration of the Jupyter server: write down the headers of each request.
