@@ -29,6 +29,7 @@ pytestmark = [once, inside]
 # Seconds in which a job that nobody knows has ended.
 ORPHAN = 60
 ACTIVATE = "/opt/jupyter/bin/activate"
+ENVIRONMENT_FOLDER = "/opt/jupyter/envs/jupyter-user-env"
 
 
 @pytest.fixture
@@ -164,11 +165,33 @@ def test_a_home_that_cannot_be_used_is_named(
     assert reason in page
 
 
+# Run by a kernel: makes a package of two modules, one of them with the name of what a server needs.
+PACKAGE = """
+import subprocess, zipfile
+with zipfile.ZipFile("/tmp/own-1-py3-none-any.whl", "w") as wheel:
+    for name, text in {
+        "own.py": "", "tornado.py": "", "own-1.dist-info/RECORD": "",
+        "own-1.dist-info/METADATA": "Metadata-Version: 2.1\\nName: own\\nVersion: 1\\n",
+        "own-1.dist-info/WHEEL": "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
+    }.items():
+        wheel.writestr(name, text)
+"""
+
+
 def test_shared_memory_and_pip(deployment: Deployment, user: HubUser) -> None:
-    """A kernel can have 200 MB of shared memory, and %pip."""
+    """A kernel can have 200 MB of shared memory, and %pip; so can a terminal, whose shell is a login shell."""
     spawned(deployment, user)
     with user.kernel() as run:
-        assert "pip 2" in run("%pip --version")
+        run(PACKAGE)
+        installed = run("%pip install --no-index /tmp/own-1-py3-none-any.whl")
+        assert "Successfully installed own-1" in installed, installed
+        program = "import own, tornado; print(own.__file__, tornado.__file__)"
+        own, needed = run(f"print(subprocess.getoutput('python -c \"{program}\"'))").split()
+        assert own.startswith("/home/project1/alice.project1/.local/")
+        assert needed.startswith(ENVIRONMENT_FOLDER)
+        shell = "print(subprocess.getoutput('bash -lc \"command -v pip; locale charmap\"'))"
+        assert run(shell).split() == [f"{ENVIRONMENT_FOLDER}/bin/pip", "UTF-8"]
+        run("%pip uninstall --yes own")
         code = (
             "from multiprocessing import shared_memory as m; s = m.SharedMemory(create=True, size=200 << 20);"
             " s.buf[:] = bytes(200 << 20); print(s.size); s.close(); s.unlink()"
