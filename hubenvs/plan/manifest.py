@@ -33,7 +33,7 @@ NAME_LENGTH = 253
 
 
 class _Dumper(_SAFE_DUMPER):  # type: ignore[misc]
-    """Quotes texts that are numbers to Go's reader, podman's and kubectl's, and not to PyYAML's.
+    """Quotes texts that are numbers to Go's reader, the engines', and not to PyYAML's.
 
     A digest such as 2767562826e8 would become 2.767562826e+17: yaml.v2's resolve.go.
     """

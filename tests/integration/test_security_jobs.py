@@ -63,11 +63,15 @@ def test_nothing_of_a_job_is_left(deployment: Deployment) -> None:
 
     other = submit("setsid -f sleep 54321; sleep 54322")
     escapes = ("trap '' TERM; setsid -f", "env -i setsid -f", "env SLURM_JOB_ID=999999 setsid -f", "")
-    job = submit("; ".join(f"{escape} sleep {54323 + number}" for number, escape in enumerate(escapes)))
+    sleeps = (f"{escape} sleep {54323 + number}" for number, escape in enumerate(escapes))
+    # As a launcher that was killed leaves it.
+    job = submit("; ".join(("mkdir -p /tmp/jupyterhub-job-$SLURM_JOB_ID-x/y", *sleeps)))
     others, own = ("54321", "54322"), ("54323", "54324", "54325", "54326")
     wait_until(lambda: len(sleeping(*others, *own)) == 6, START, "the jobs don't start")
     as_alice("scancel", job)
     wait_until(lambda: not sleeping(*own), STOP, "processes are left")
+    listing = ("ls", "--directory", f"/tmp/jupyterhub-job-{job}-x")
+    wait_until(lambda: not deployment.run_in("slurm", *listing, check=False), STOP, "its folder is left")
     assert sleeping(*others) == {*others}
     as_alice("scancel", other)
     wait_until(lambda: not sleeping(*others), STOP, "processes are left")
