@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,18 +52,39 @@ def test_the_log_in_has_a_cookie_of_this_hubs_own(deployment: Deployment) -> Non
     assert names == {f"jupyterhub-hub-login-{deployment.status['pod']}"}
 
 
+def lines_of(*argv: str) -> list[str]:
+    """Return the lines that a command prints; none where its program is missing."""
+    if not shutil.which(argv[0]):
+        return []
+    return subprocess.run(argv, capture_output=True, text=True, check=False).stdout.splitlines()
+
+
+def lose_rules(port: str) -> bool:
+    """Remove the firewall rules by which ``port`` of this host leads to its pod; return whether there were any."""
+    chain = ("inet", "netavark", "NETAVARK-HOSTPORT-DNAT")
+    removals = [
+        ("iptables", "-t", "nat", *shlex.split(rule.replace("-A", "-D", 1)))
+        for rule in lines_of("iptables", "-t", "nat", "-S")
+        if f"--dport {port} " in rule and "DNAT" in rule
+    ]
+    # Debian 13's podman has them in nftables.
+    removals += [
+        ("nft", "delete", "rule", *chain, "handle", rule.split()[-1])
+        for rule in lines_of("nft", "--handle", "list", "chain", *chain)
+        if f"dport {port} " in rule
+    ]
+    for argv in removals:
+        subprocess.run(argv, check=True)
+    return bool(removals)
+
+
 @once
 def test_lost_firewall_rules_are_named(deployment: Deployment) -> None:
     """A flushed firewall leaves a pod that is well and can't be reached: `wait` and `doctor` name the remedy."""
     port = deployment.status["url"].rpartition(":")[2].partition("/")[0]
-    rules = subprocess.run(
-        ("iptables", "-t", "nat", "-S"), capture_output=True, text=True, check=False
-    ).stdout
-    lost = [rule for rule in rules.splitlines() if f"--dport {port} " in rule and "DNAT" in rule]
-    if not lost:
-        pytest.skip("podman has no rules of iptables' here")
-    for rule in lost:
-        subprocess.run(("iptables", "-t", "nat", *shlex.split(rule.replace("-A", "-D", 1))), check=True)
+    if not lose_rules(port):
+        assert rootless(), "the rules are neither iptables' nor nftables'"
+        pytest.skip("without root a pod's ports need no firewall rules")
     try:
         remedy = "podman network reload"
         assert remedy in invoke("wait", *deployment.options, "--timeout", "10", check=False).stderr
