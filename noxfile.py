@@ -332,6 +332,7 @@ def podman(session: nox.Session, release: str) -> None:
     machine = ROOT / f".nox/debian-{release}"
     if not machine.exists():
         half = machine.with_suffix(".half")
+        half.parent.mkdir(exist_ok=True)  # in a fresh clone this session is the first that needs it
         shutil.rmtree(half, ignore_errors=True)
         # catatonit is what `tests/enter` starts with, ss and ip what the tests look with; bootstrap brings the rest.
         packages = "--include=ca-certificates,catatonit,iproute2"
