@@ -17,6 +17,7 @@ from .engine import Finding
 from .process import ANSWER, Argv, Completed, Programs
 
 OLDEST = (4, 3)
+LISTINGS = 5  # times that podman is asked for a list at most
 # The PATH of an imported image, which would have none.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -53,9 +54,20 @@ class Images:
         """Run a command line of podman; ``options`` are those of `Programs.run`."""
         return self.programs.run(argv, variables=self.variables, **options)
 
+    def listed(self, argv: Sequence[str]) -> Completed:
+        """Run a command line of podman that lists; CommandError if it fails again and again.
+
+        podman<5.3: `ps --pod` and `volume ls` fail if somebody removes a pod or a volume meanwhile.
+        """
+        for _ in range(LISTINGS):
+            done = self.run(argv, check=False, timeout=ANSWER)
+            if done.returncode == 0:
+                return done
+        raise CommandError(argv, done.returncode, done.stderr)
+
     def _json(self, argv: Sequence[str]) -> Any:
         """Return the JSON that ``argv`` prints, an empty list if it prints nothing."""
-        output = self.run(argv, timeout=ANSWER).stdout or b"[]"
+        output = self.listed(argv).stdout or b"[]"
         try:
             return json.loads(output) or []
         except ValueError:

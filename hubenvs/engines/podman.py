@@ -17,7 +17,7 @@ from ..errors import StateError
 from . import host
 from .engine import STOP_TIMEOUT, Container, ContainerState, Listing, Pod, PublishedPort, Removal, Resource
 from .images import Images
-from .process import ANSWER, Argv, Completed
+from .process import Argv, Completed
 
 # States of a pod in which its ports are bound.
 _HOLDS_PORTS = ("Running", "Degraded", "Paused")
@@ -39,7 +39,7 @@ class Podman(Images):
                 lambda: self._json(("podman", "volume", "ls", "--format=json")),
                 lambda: self._json(("podman", "network", "ls", "--format=json")),
                 # podman<5: 4.3 can't label a Secret, so they are known by name.
-                lambda: self.run(("podman", "secret", "ls", "--format={{.Name}}"), timeout=ANSWER),
+                lambda: self.listed(("podman", "secret", "ls", "--format={{.Name}}")),
             )
         )
         return Listing(
@@ -132,7 +132,7 @@ class Podman(Images):
     def containers_with(self, volume: str) -> list[str]:
         """Return the names of running containers that mount ``volume``."""
         argv = ("podman", "ps", f"--filter=volume={volume}", "--format={{.Names}}")
-        return self.run(argv, timeout=ANSWER).text.split()
+        return self.listed(argv).text.split()
 
     def export_volume_command(self, name: str) -> Argv:
         """Return the command that writes the volume ``name`` as a tar to standard output."""

@@ -176,7 +176,7 @@ def _data(volume: str, files: Tree) -> dict[str, dict[str, str]]:
             fields["data"][key] = content.decode()
         except UnicodeDecodeError:
             fields["binaryData"][key] = base64.b64encode(content).decode()
-    if sum(len(text) for field in fields.values() for text in field.values()) > CONFIG_MAP_SIZE:
+    if sum(map(len, files.values())) > CONFIG_MAP_SIZE:
         problem = f"the seed files of {volume}: more than a ConfigMap's 1 MiB"
         raise DefinitionError(problem, "put large ones in the image")
     return {name: field for name, field in fields.items() if field}

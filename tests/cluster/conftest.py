@@ -122,7 +122,7 @@ def cluster() -> Iterator[Cluster]:
     place = Cluster(context, f"hubenvs-{os.getpid()}", os.environ.get("HUBENVS_LOAD", ""))
     place.kubectl("create", "namespace", place.namespace)
     yield place
-    place.kubectl("delete", "namespace", place.namespace)
+    place.kubectl("delete", "namespace", place.namespace, "--wait=false")  # it is empty by now
 
 
 def acting_as(user: str, folder: Path) -> Path:
@@ -164,7 +164,9 @@ def deployed(
     name = f"jupyterhub-slurm-{env.replace('_', '-')}-k8s"
     seeds = tmp_path_factory.mktemp("seeds")
     (seeds / "jupyterhub-config").mkdir()
-    (seeds / "jupyterhub-config/site.txt").write_text("before\n")
+    # The second is too large for the annotation of a client-side apply, the third a program.
+    for file, content in {"site": "before\n", "large": "x" * 300_000, "tool": "#!/bin/sh\n"}.items():
+        (seeds / f"jupyterhub-config/{file}.txt").write_text(content)
     load += settings(overlays=f"[{seeds}]")
     options = (*SETTINGS, *PERSONAL.get(env, ()), *port, *load)
     deployment = Deployed(cluster, env, "k8s", name, options, seeds)

@@ -26,6 +26,14 @@ def setting(deployed: Deployed, name: str) -> str:
     return deployed.cluster.kubectl("exec", pod, "--container=jupyterhub", "--", "printenv", name).strip()
 
 
+def seed_files(deployed: Deployed) -> dict[str, tuple[str, int]]:
+    """Return mode and size of each of the tests' seed files in the hub's container."""
+    find = ("find", "/srv/jupyterhub", "-maxdepth", "1", "-name", "*.txt", "-printf", "%f %m %s\n")
+    pod = f"{deployed.pod}-0"
+    listed = deployed.cluster.kubectl("exec", pod, "--container=jupyterhub", "--", *find).splitlines()
+    return {name: (mode, int(size)) for name, mode, size in map(str.split, listed)}
+
+
 def wait_ready(deployed: Deployed) -> None:
     """Wait until the rollout is complete."""
     deployed.cluster.kubectl("rollout", "status", f"statefulset/{deployed.pod}", f"--timeout={REPLACED}s")
@@ -137,15 +145,22 @@ def test_a_deleted_pod_comes_back(deployed: Deployed) -> None:
 
 @once
 def test_a_setting_rolls_forth_and_back(deployed: Deployed, operator: Path) -> None:
-    """A rollback has the setting of before, since its ConfigMap is still there. The Role in the docs is enough."""
-    before = deployed.pod_uid()
+    """A rollback has the settings and seed files of before, since their ConfigMaps are still there.
+
+    A removed seed file is gone from the pod. The Role in the docs is enough.
+    """
+    assert deployed.seeds is not None
+    before, files = deployed.pod_uid(), seed_files(deployed)
+    assert files == {"site.txt": ("644", 7), "large.txt": ("644", 300_000), "tool.txt": ("755", 10)}
+    (deployed.seeds / "jupyterhub-config/large.txt").unlink()
     # That may not see which images the node has.
     deployed.up("--set", "log_level=DEBUG", "--set", "kubernetes.load=/bin/true", path=operator)
     assert deployed.pod_uid() != before
     assert setting(deployed, "DEPLOY_CONFIG_LOG_LEVEL") == "DEBUG"
+    assert seed_files(deployed).keys() == {"site.txt", "tool.txt"}
     deployed.cluster.kubectl("rollout", "undo", f"statefulset/{deployed.pod}")
     wait_ready(deployed)
-    assert setting(deployed, "DEPLOY_CONFIG_LOG_LEVEL") == "INFO"
+    assert (setting(deployed, "DEPLOY_CONFIG_LOG_LEVEL"), seed_files(deployed)) == ("INFO", files)
 
 
 def test_new_secrets_replace_the_pod(deployed: Deployed) -> None:

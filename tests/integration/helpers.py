@@ -258,7 +258,7 @@ def traces(engine: Engine) -> dict[str, str]:
     found = {
         f"{kind} {line.split()[0]}": line
         for kind, argv in listings.items()
-        for line in engine.run(("podman", *argv)).text.splitlines()
+        for line in engine.listed(("podman", *argv)).text.splitlines()
     }
     # Without root podman mounts in a namespace that ends with its processes; here are root's mounts.
     for line in [] if rootless() else Path("/proc/self/mounts").read_text().splitlines():
@@ -279,11 +279,11 @@ def traces(engine: Engine) -> dict[str, str]:
 def marks(engine: Engine, pod: str) -> set[str]:
     """Return by what the traces of ``pod`` can be told from those of other people's: its name and identifiers."""
     listed = ("podman", "ps", "--all", "--no-trunc", f"--filter=pod={pod}", "--format={{.Pod}} {{.ID}}")
-    identifiers = set(engine.run(listed).text.split())
+    identifiers = set(engine.listed(listed).text.split())
     inspect = (
         "{{.GraphDriver.Data.MergedDir}} {{.NetworkSettings.SandboxKey}} {{range .Mounts}}{{.Name}} {{end}}"
     )
-    containers = sorted({line.split()[1] for line in engine.run(listed).text.splitlines()})
+    containers = sorted({line.split()[1] for line in engine.listed(listed).text.splitlines()})
     used = engine.run(("podman", "inspect", f"--format={inspect}", *containers)).text.split()
     return {pod, ALONE} | {word for word in identifiers.union(used) if len(word) > 10}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
@@ -181,14 +182,14 @@ def site(env_name: str, instance: str, here: str, engine: Engine) -> Iterator[Si
     containers = f"containers=[{', '.join(SITES[env_name])}]"
     published = ("publish.gateway=null", f"publish.oidc-provider={provider}")
     network = f"site-{instance}"
-    engine.run(("podman", "network", "create", "--disable-dns", network))
     sshd = (f"slurm.ssh_hostname={HOST}", f"slurm.ssh_port={PORT}")
-    try:
+    with contextlib.ExitStack() as teardown:
+        engine.run(("podman", "network", "create", "--disable-dns", network))
+        # Fails if `down` left something in it.
+        teardown.callback(engine.run, ("podman", "network", "rm", network))
+        teardown.callback(invoke, "down", *named)
         invoke("up", *named, *options(containers, USERS, *published, *sshd, f"network={network}"))
         yield Site(named, f"http://{provider}", network, engine)
-    finally:
-        invoke("down", *named)
-        engine.run(("podman", "network", "rm", network))  # fails if `down` left something in it
 
 
 @pytest.fixture(scope="module")
@@ -199,13 +200,12 @@ def far_end(instance: str, site: Site, engine: Engine) -> Iterator[FarEnd]:
     )
     engine.run(command)
     name = f"tunnel-{instance}"
-    engine.run(
-        ("podman", "run", "--detach", "--user=root", f"--network={site.network}", "--name", name, TUNNEL)
-    )
+    run = ("podman", "run", "--detach", "--user=root", f"--network={site.network}", "--name", name, TUNNEL)
     try:
+        engine.run(run)
         yield FarEnd(name, engine)
     finally:
-        engine.run(("podman", "rm", "--force", "--time=0", name))
+        engine.run(("podman", "rm", "--force", "--ignore", "--time=0", name))
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import platform
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hubenvs.engines import host
+from hubenvs.engines.images import LISTINGS
 from hubenvs.engines.podman import Podman, rootless_network
-from hubenvs.engines.process import Programs
+from hubenvs.engines.process import Completed, Programs
+from hubenvs.errors import CommandError
 
 
 @pytest.fixture
@@ -98,3 +102,26 @@ def test_volume_data_goes_through_the_machine_on_macos(
         "export",
         "v",
     )
+
+
+class Racing(Programs):
+    """Fails ``failures`` times to list volumes, as podman does while another deployment's are removed."""
+
+    def __init__(self, failures: int) -> None:
+        super().__init__()
+        self.failures = failures
+
+    def run(self, argv: Sequence[str], **options: Any) -> Completed:
+        """Return the answer: nothing, or that failure."""
+        if "volume" in argv and self.failures:
+            self.failures -= 1
+            return Completed(125, b"", "Error: volume x does not exist in database: no such volume")
+        return Completed(0, b"", "")
+
+
+def test_what_others_remove_meanwhile_is_no_failure() -> None:
+    """Podman is asked again; a list that never comes is an error, with podman's message."""
+    assert Podman(None, Racing(LISTINGS - 1), "part-of=test").listing().volumes == ()
+    with pytest.raises(CommandError) as error:
+        Podman(None, Racing(LISTINGS), "part-of=test").listing()
+    assert "no such volume" in error.value.details[0]

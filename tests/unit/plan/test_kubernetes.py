@@ -205,11 +205,18 @@ def test_a_hub_that_hangs_keeps_users_servers_reachable(env: Environment) -> Non
     assert "livenessProbe" not in slurm
 
 
-@pytest.mark.parametrize("files", [{"a b": b""}, {"a/b": b"1", "a__b": b"2"}, {"a": b"x" * (2**20 + 1)}])
+@pytest.mark.parametrize(
+    "files", [{"a b": b""}, {"a/b": b"1", "a__b": b"2"}, {"a": "ü".encode() * (2**19) + b"x"}]
+)
 def test_seeds_that_no_config_map_takes_are_refused(env: Environment, files: dict[str, bytes]) -> None:
     """A name or a size that the cluster would refuse is named here."""
     with pytest.raises(DefinitionError, match="slurm-config: "):
         folder(env, {f"{env.pod}-slurm-config": files})
+
+
+def test_a_config_map_is_as_large_as_its_files(env: Environment) -> None:
+    """The cluster counts the bytes of what isn't text, and not its base64."""
+    folder(env, {f"{env.pod}-slurm-config": {"a": b"\xff" * 2**20}})
 
 
 def test_a_sites_hub_reaches_what_the_site_has_and_nothing_else(root: Path) -> None:
