@@ -188,8 +188,11 @@ class Images:
 
     def save_images(self, tags: Sequence[str], tar: Path) -> None:
         """Write the images ``tags`` to the file ``tar``; layers that they share are written once."""
-        options = ("--quiet", "--multi-image-archive", "--format=docker-archive", f"--output={tar}")
-        self.run(("podman", "save", *options, *tags), timeout=None)
+        self.run((*self.save_command(tags), f"--output={tar}"), timeout=None)
+
+    def save_command(self, tags: Sequence[str]) -> Argv:
+        """Return the command that writes the images ``tags`` to standard output."""
+        return ("podman", "save", "--quiet", "--multi-image-archive", "--format=docker-archive", *tags)
 
     def load_images(self, tar: Path) -> None:
         """Load the images in the file ``tar``."""

@@ -270,9 +270,11 @@ class Kubernetes(Kubectl):
         with tempfile.TemporaryDirectory(prefix="hubenvs-") as scratch:
             tar = Path(scratch) / "images.tar"
             command = load_command(self.cluster, str(tar))
-            self.save_images(missing, tar)
-            with tar.open("rb") as stream:
-                self.programs.run(command, stdin=stream)
+            if self.cluster.load:  # side by side: that takes a third less time
+                self.programs.pipe(self.save_command(missing), command, self.variables)
+            else:
+                self.save_images(missing, tar)
+                self.programs.run(command)
         return missing
 
     def _on_every_node(self) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import tempfile
@@ -108,6 +109,31 @@ class Programs:
         if check and result.returncode != 0:
             raise CommandError(argv, result.returncode, result.stderr or result.text)
         return result
+
+    def pipe(
+        self, source: Sequence[str], target: Sequence[str], variables: Mapping[str, str] | None = None
+    ) -> None:
+        """Run ``source`` and ``target`` side by side; what the first prints is the input of the second.
+
+        ``variables``: added to the environment of ``source``. Raises CommandError for the one that failed.
+        """
+        ends = os.pipe()
+        reader, writer = os.fdopen(ends[0], "rb"), os.fdopen(ends[1], "wb")
+
+        def write() -> Completed:
+            with writer:  # its end is the end of the other's input
+                return self.run(source, check=False, timeout=None, stdout=writer, variables=variables)
+
+        def read() -> Completed:
+            with reader:  # nobody waits for one that has ended
+                return self.run(target, check=False, timeout=None, stdin=reader)
+
+        written, taken = self.at_once((write, read))
+        # One that couldn't go on writing isn't the cause.
+        if written.returncode not in (0, -signal.SIGPIPE) and "broken pipe" not in written.stderr:
+            raise CommandError(source, written.returncode, written.stderr)
+        if taken.returncode != 0:
+            raise CommandError(target, taken.returncode, taken.stderr or taken.text)
 
     @contextlib.contextmanager
     def background(
