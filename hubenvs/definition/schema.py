@@ -289,6 +289,12 @@ class Kubernetes(Frozen):
     namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")] | None
     load: Annotated[str, Field(pattern=r"^[^-\s]")] | None
     ingress: Ingress | None
+    version: Annotated[str, Field(pattern=r"^v1\.[0-9]{2}(\.[0-9]+)?$")] | None
+
+    @property
+    def server(self) -> tuple[int, ...] | None:
+        """Return the version, such as (1, 20)."""
+        return tuple(map(int, self.version[1:].split(".")[:2])) if self.version else None
 
 
 class Debian(Frozen):

@@ -67,4 +67,6 @@ def kubernetes_folder(session: Session) -> dict[str, str]:
     env = session.env
     builds = container_builds(env, planned_images(env, session.engine))
     images = {name: build.tag for name, build in builds.items()}
-    return kubernetes.kustomized(kubernetes.resources(env, read_templates(env.root), images, read_seeds(env)))
+    version = env.kubernetes.server or kubernetes.NEWEST
+    files = kubernetes.resources(env, read_templates(env.root), images, read_seeds(env), version)
+    return kubernetes.kustomized(files)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import textwrap
@@ -37,15 +38,14 @@ class Cluster:
         """The options that name it on a task's command line."""
         return ("--engine", "kubernetes", "--context", self.context, "--namespace", self.namespace)
 
+    def command(self, *arguments: str) -> tuple[str, ...]:
+        """Return the command line of kubectl with ``arguments``."""
+        return ("kubectl", "--context", self.context, "--namespace", self.namespace, *arguments)
+
     def kubectl(self, *arguments: str, check: bool = True, **options: Any) -> str:
         """Return what kubectl prints; a failure shows its message. ``options`` are those of `subprocess.run`."""
-        done = subprocess.run(
-            ("kubectl", "--context", self.context, "--namespace", self.namespace, *arguments),
-            **options,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        command = self.command(*arguments)
+        done = subprocess.run(command, **options, capture_output=True, text=True, check=False)
         assert not check or done.returncode == 0, done.stderr
         return done.stdout
 
@@ -54,6 +54,21 @@ class Cluster:
         text = self.kubectl("get", *arguments, "--output=json", "--ignore-not-found")
         document = json.loads(text or "{}")
         return list(document.get("items", [document] if document else []))
+
+    def take(self, *images: str) -> None:
+        """Have those of ``images`` that were built here, unless they come from a registry."""
+        nodes = json.loads(self.kubectl("get", "nodes", "--output=json"))["items"]
+        names = [
+            {name for image in node["status"]["images"] for name in image.get("names") or ()}
+            for node in nodes
+        ]
+        missing = sorted(set(images) - set.intersection(*names))
+        if self.load and missing:
+            saved = subprocess.Popen(
+                ("podman", "save", "--multi-image-archive", *missing), stdout=subprocess.PIPE
+            )
+            subprocess.run(shlex.split(self.load), stdin=saved.stdout, check=True)
+            assert saved.wait() == 0
 
 
 @dataclass(frozen=True)

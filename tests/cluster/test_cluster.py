@@ -78,11 +78,13 @@ def test_tasks_find_it(deployed: Deployed, tmp_path: Path) -> None:
 
 @once
 def test_an_edit_is_live_in_the_same_pod(deployed: Deployed) -> None:
-    """`reload` replaces the file and restarts the hub."""
+    """`reload` replaces the file, removes another and restarts the hub."""
     before = deployed.pod_uid()
     assert deployed.seeds is not None
     (deployed.seeds / "jupyterhub-config/site.txt").write_text("after\n")
+    (deployed.seeds / "jupyterhub-config/large.txt").unlink()
     assert "the hub has restarted" in invoke("reload", *deployed.named).stdout
+    assert seed_files(deployed).keys() == {"site.txt", "tool.txt"}
     shell = ("shell", *deployed.named, "--container", "jupyterhub", "--command")
     assert invoke(*shell, "cat /srv/jupyterhub/site.txt").stdout == "after\n"
     assert "nothing has been edited" in invoke("reload", *deployed.named).stdout
@@ -152,7 +154,7 @@ def test_a_setting_rolls_forth_and_back(deployed: Deployed, operator: Path) -> N
     assert deployed.seeds is not None
     before, files = deployed.pod_uid(), seed_files(deployed)
     assert files == {"site.txt": ("644", 7), "large.txt": ("644", 300_000), "tool.txt": ("755", 10)}
-    (deployed.seeds / "jupyterhub-config/large.txt").unlink()
+    (deployed.seeds / "jupyterhub-config/large.txt").unlink(missing_ok=True)
     # That may not see which images the node has.
     deployed.up("--set", "log_level=DEBUG", "--set", "kubernetes.load=/bin/true", path=operator)
     assert deployed.pod_uid() != before

@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shlex
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -82,10 +80,7 @@ def hub(
 ) -> Iterator[Hub]:
     """`prod`, defined but not up yet. The tunnel client's image is in the cluster."""
     folder = tmp_path_factory.mktemp("site")
-    if cluster.load:
-        saved = subprocess.Popen(("podman", "save", TUNNEL), stdout=subprocess.PIPE)
-        subprocess.run(shlex.split(cluster.load), stdin=saved.stdout, check=True)
-        assert saved.wait() == 0
+    cluster.take(TUNNEL)
     aliases = f"[{{ip: {address(engine, site.slurm)}, hostnames: [{HOST}, node1]}}]"
     settings = options(
         "engine=kubernetes",

@@ -242,7 +242,7 @@ def test_a_hub_is_adopted_with_its_running_servers(
         assert entry(named[-1]) is None
         assert not list(tmp_path.iterdir())
 
-        user = engine.run(("podman", "ps", "--quiet", f"--filter=volume={before.volume}")).text
+        user = engine.listed(("podman", "ps", "--quiet", f"--filter=volume={before.volume}")).text
         assert not user
         holder = ("podman", "run", "--detach", "--rm", f"--volume={before.volume}:/old", "--entrypoint=sleep")
         image = engine.run(("podman", "inspect", "--format={{.ImageName}}", before.slurm)).text

@@ -188,6 +188,26 @@ def test_an_older_server_gets_nothing_that_it_lacks(root: Path) -> None:
         assert ("endPort" if name == "prod" else "sysctls") in "".join(new.values())
 
 
+def test_the_servers_version_is_a_setting(root: Path) -> None:
+    """With its "v", without which YAML would take 1.20 for 1.2."""
+    for text, version in (("v1.20", (1, 20)), ("v1.31.2", (1, 31)), ("null", None)):
+        env = read_environment(root, "prod", settings=[f"kubernetes.version={text}"])
+        assert env.kubernetes.server == version
+    with pytest.raises(DefinitionError, match=r"kubernetes\.version"):
+        read_environment(root, "prod", settings=["kubernetes.version=1.20"])
+
+
+def test_an_older_server_is_not_waited_for(env: Environment) -> None:
+    """Before 1.22 it first asks whether a pod is ready up to a period after the startup probe has succeeded."""
+    for version, period in (((1, 21), 3), ((1, 22), 10)):
+        files = kubernetes.resources(
+            env, read_templates(env.root), images(env), read_seeds(env), version=version
+        )
+        (stateful_set,) = files["statefulset.yaml"]
+        for container in stateful_set["spec"]["template"]["spec"]["containers"]:
+            assert container["readinessProbe"]["periodSeconds"] == period
+
+
 def test_a_name_too_long_for_a_stateful_set_is_refused(root: Path) -> None:
     """Its pods' label would be too long, and none would start."""
     env = read_environment(root, "dev_dummyauth", instance="a" * 22)

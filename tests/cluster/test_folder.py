@@ -1,0 +1,123 @@
+"""The folder that `invoke render` writes, by the commands of docs/kubernetes.md as they are there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.integration.helpers import ROOT, START, free_port, http_status, invoke, wait_until
+
+from .conftest import KINDS, Cluster, Deployed
+
+NAME = "jupyterhub-slurm-dev-dummyauth"  # of the page's deployment; ours has an instance's
+Bash = Callable[[str], str]
+
+
+def page_commands() -> list[str]:
+    """Return the blocks of commands in the page's section about the folder."""
+    page = (ROOT / "docs/kubernetes.md").read_text()
+    section = page.partition("## By a folder\n")[2].partition("\n### ")[0]
+    blocks = re.findall(r"(?:^ {4,}\S.*\n)+", section, re.MULTILINE)
+    return ["\n".join(line.strip() for line in block.splitlines()) for block in blocks]
+
+
+@pytest.fixture
+def folder(cluster: Cluster) -> Iterator[Deployed]:
+    """What the folder will bring up: its images are built, and its secrets generated."""
+    deployed = Deployed(cluster, "dev_dummyauth", "folder", f"{NAME}-folder", ())
+    invoke("build", *deployed.named)
+    invoke("secrets", *deployed.named)
+    try:
+        yield deployed
+    finally:
+        invoke("down", *deployed.named)
+        # If the test has failed, more than claims is left.
+        cluster.kubectl("delete", f"{KINDS},persistentvolumeclaims", deployed.selector, "--wait=false")
+
+
+@pytest.fixture
+def bash(folder: Deployed, tmp_path: Path) -> Bash:
+    """Runs commands of the page: `kubectl` is about the tests' namespace, `invoke` about this checkout."""
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(folder.cluster.kubectl("config", "view", "--flatten", "--minify"))
+
+    def run(commands: str) -> str:
+        commands = commands.replace(NAME, folder.pod).replace("--env dev_dummyauth", " ".join(folder.named))
+        if commands.startswith("invoke "):
+            return invoke(*commands.replace("site/base", f"{tmp_path}/site/base").split()[1:]).stdout
+        argv, variables = ("bash", "-euc", commands), os.environ | {"KUBECONFIG": str(kubeconfig)}
+        done = subprocess.run(argv, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{commands}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    run(f"kubectl config set-context --current --namespace={folder.cluster.namespace}")
+    return run
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    """Return the documents in the file ``path``."""
+    return list(yaml.safe_load_all(path.read_text()))
+
+
+def fill_in(template: Path, target: Path, named: tuple[str, ...], *, without: str | None = None) -> None:
+    """Write ``template`` with the generated secrets to ``target``; the key ``without`` stays as it is."""
+    values = ROOT / ".deploy" / f"{named[1]}-{named[3]}" / "secrets"
+    filled = documents(template)
+    for secret in filled:
+        data = secret["stringData"]
+        for key in data.keys() - {"format", without}:
+            data[key] = (values / key).read_text()
+    target.write_text(yaml.safe_dump_all(filled))
+
+
+def test_the_folder_is_applied_as_the_page_says(folder: Deployed, bash: Bash, tmp_path: Path) -> None:
+    """A Secret with a placeholder is named in a log; with all of them the hub answers; the claims outlive it."""
+    render, secrets, apply, prune, down = page_commands()
+    cluster, base = folder.cluster, tmp_path / "site/base"
+    pod = f"{folder.pod}-0"
+    version = json.loads(cluster.kubectl("version", "--output=json"))["serverVersion"]
+    render += f" --set kubernetes.version=v{version['major']}.{version['minor'].rstrip('+')}"
+    bash(f"{render} --set log_level=DEBUG")
+    (stateful_set,) = documents(base / "statefulset.yaml")
+    cluster.take(*(item["image"] for item in stateful_set["spec"]["template"]["spec"]["containers"]))
+    fill_in(base / "secrets.template.yaml", tmp_path / "secrets.yaml", folder.named, without="munge_key")
+    bash(secrets)
+    bash(apply.splitlines()[0])
+    refused = "Secret of slurm: munge_key is not filled in"
+    logs = ("logs", pod, "--container=slurm")
+    wait_until(lambda: refused in cluster.kubectl(*logs, check=False), START, "the placeholder is not named")
+
+    bash(render)
+    fill_in(base / "secrets.template.yaml", tmp_path / "secrets.yaml", folder.named)
+    bash(secrets)
+    bash(apply.splitlines()[0])
+    cluster.kubectl("delete", "pod", pod)  # the rollout waits for it
+    bash(apply)
+    port = free_port()
+    forward = cluster.command("port-forward", f"service/{folder.pod}", f"{port}:8000")
+    with subprocess.Popen(forward, stdout=subprocess.DEVNULL) as process:
+        url = f"http://127.0.0.1:{port}/jupyter/hub/login"
+        try:
+            wait_until(lambda: http_status(url) == 200, START, "the hub does not answer")
+        finally:
+            process.terminate()
+
+    before = cluster.get("configmaps", folder.selector)
+    bash(prune)
+    assert cluster.get("configmaps", folder.selector) == before
+    oldest = min(cluster.get("controllerrevisions", folder.selector), key=lambda item: int(item["revision"]))
+    cluster.kubectl("delete", "controllerrevision", oldest["metadata"]["name"])
+    bash(prune)
+    assert len(cluster.get("configmaps", folder.selector)) == len(before) - 1
+
+    bash(f"{prune.splitlines()[0]}\n{down}")
+    wait_until(lambda: folder.left() == set(), START, "something is left")
+    assert cluster.get("persistentvolumeclaims", folder.selector)
