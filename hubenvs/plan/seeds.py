@@ -15,14 +15,17 @@ from ..files import Tree, is_program
 
 # A file in each seeded volume: the digest of every file as it was seeded, to recognise edited ones.
 RECORD = ".seeded.json"
+# The same in a cluster, whose pods write it: the names of the files, one a line.
+NAMES = ".seeded"
 
 
 @dataclass(frozen=True)
 class Seeding:
-    """Files to write into a volume, and notes about them for the user."""
+    """Files to write into a volume, notes about them for the user, and files to delete."""
 
     files: dict[str, bytes]
     notes: tuple[str, ...]
+    deleted: tuple[str, ...] = ()
 
 
 def render_seeds(env: Environment, templates: jinja2.Environment, tree: Tree) -> dict[str, bytes]:
@@ -80,9 +83,17 @@ def merge_seeds(seeds: Tree, existing: Tree, plain: Container[str] = ()) -> Seed
 
 
 def replace_seeds(seeds: Tree, existing: Tree) -> Seeding:
-    """Return what to write into a volume that contains ``existing``: each seed file that differs."""
+    """Return what to change in a cluster's pod, whose volume has ``existing``, so that it has ``seeds``.
+
+    What isn't a seed file stays.
+    """
     files = {name: content for name, content in sorted(seeds.items()) if existing.get(name) != content}
-    return Seeding(files, tuple(f"updated {name}" for name in files))
+    seeded = existing.get(NAMES, b"").decode(errors="replace").splitlines()
+    deleted = tuple(name for name in seeded if name in existing and name not in seeds)
+    notes = (*(f"updated {name}" for name in files), *(f"removed {name}" for name in deleted))
+    if notes:
+        files[NAMES] = "".join(f"{name}\n" for name in sorted(seeds)).encode()
+    return Seeding(files, notes, deleted)
 
 
 def _read_record(existing: Tree) -> Mapping[str, str]:

@@ -21,7 +21,7 @@ from ..errors import HubEnvsError, StateError
 from ..files import Tree, pack, unpack
 from ..plan.images import carried
 from ..plan.manifest import Fingerprint
-from ..plan.seeds import RECORD, merge_seeds, replace_seeds
+from ..plan.seeds import NAMES, RECORD, merge_seeds, replace_seeds
 from ..session import Session
 from .traceback_location import explain, failure_lines
 
@@ -210,8 +210,10 @@ def _plan_volume(change: Change, volume: Volume, seeds: Tree, present: Tree, las
     old = _below(present, base)
     seeding = merge_seeds(seeds, old) if lasts else replace_seeds(seeds, old)
     change.files |= {base + name: content for name, content in seeding.files.items()}
+    change.deleted += [base + name for name in seeding.deleted]
     change.notes += [f"{volume.suffix}: {note}" for note in seeding.notes]
-    touched = {name for name in seeding.files if name != RECORD and not name.endswith(".new")}
+    written = {name for name in seeding.files if name not in (RECORD, NAMES) and not name.endswith(".new")}
+    touched = written.union(seeding.deleted)
     needs_restart = any(not name.startswith(TEMPLATES) or name not in old for name in touched)
     if volume.container == "jupyterhub" and needs_restart:
         change.commands = RESTART_HUB

@@ -9,7 +9,7 @@ from pathlib import Path
 from hubenvs.definition.environment import Environment
 from hubenvs.definition.read import read_environment
 from hubenvs.files import pack
-from hubenvs.plan.seeds import RECORD, Seeding, merge_seeds
+from hubenvs.plan.seeds import NAMES, RECORD, Seeding, merge_seeds, replace_seeds
 
 from ..helpers import rendered
 
@@ -115,3 +115,11 @@ def test_a_file_that_is_no_seed_any_more_is_named_until_it_is_gone() -> None:
     del volume["b"]
     assert merge_seeds({"a": b"1"}, volume).notes == ()
     assert merge_seeds({"a": b"1"}, volume_after({"a": b"1"}, volume)).files == {}
+
+
+def test_in_a_clusters_pod_a_removed_seed_goes() -> None:
+    """Its volume has no edits to keep; what the pod itself has put there stays."""
+    existing = {"a": b"1", "b": b"2", "linked": b"", NAMES: b"a\nb\n"}
+    seeding = replace_seeds({"a": b"3"}, existing)
+    assert seeding == Seeding({"a": b"3", NAMES: b"a\n"}, ("updated a", "removed b"), ("b",))
+    assert replace_seeds({"a": b"3"}, {"a": b"3", "linked": b"", NAMES: b"a\n"}) == Seeding({}, ())
