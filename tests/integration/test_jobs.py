@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import re
+import threading
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from .helpers import (
@@ -19,7 +21,6 @@ from .helpers import (
     inside,
     invoke,
     once,
-    restart_hub,
     spawned,
     wait_until,
 )
@@ -240,27 +241,52 @@ def test_a_server_goes_with_its_job_though_its_account_is_removed(
 
 
 def restarted(deployment: Deployment, idle: int = 0) -> None:
-    """Restart the hub, with another ``hub.idle_timeout`` (in seconds) than the deployment's if it isn't 0."""
+    """Restart the hub, with another ``hub.idle_timeout`` (in seconds) than the deployment's if it isn't 0.
+
+    It is away for longer than that.
+    """
     variable = "/run/jupyterhub/env/DEPLOY_CONFIG_IDLE_TIMEOUT"
     deployment.run_in("jupyterhub", "sh", "-c", f"echo {idle} >{variable}" if idle else f"rm {variable}")
-    restart_hub(deployment)
+    hub = "/run/service/jupyterhub"
+    deployment.run_in("jupyterhub", "sh", "-c", f"s6-svc -wD -d {hub}; sleep {idle * 1.1}; s6-svc -u {hub}")
     wait_until(lambda: deployment.health == 200, START, "the hub is not back")
 
 
+@contextlib.contextmanager
+def in_use(deployment: Deployment, name: str) -> Iterator[None]:
+    """Use the server ``name`` of alice once a second, also while the hub is away."""
+    ended = threading.Event()
+
+    def use(user: HubUser) -> None:
+        while not ended.wait(1):
+            with contextlib.suppress(StateError, httpx.TransportError):
+                user.notebook_api("GET", "/status", name)
+
+    with deployment.user() as user:
+        user.notebook_api("GET", "/status", name)
+        thread = threading.Thread(target=use, args=(user,))
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+
 def test_an_idle_server_is_stopped(deployment: Deployment, user: HubUser) -> None:
-    """After `hub.idle_timeout` a server that nobody uses is stopped, its job too, and one in use is not."""
+    """After `hub.idle_timeout` a server that nobody uses is stopped, its job too.
+
+    One in use isn't, though the hub was away for longer and doesn't know that yet.
+    """
     idle = spawned(deployment, user)
     user.spawn({"brics_project": user.spawn_form("used")[1]["brics_project"][0]}, "used")
     user.wait_ready(START, "used")
     used = running(deployment) - {idle}
-
-    def is_stopped() -> bool:
-        user.notebook_api("GET", "/status", "used")
-        return user.server() is None and running(deployment) == used
-
     try:
-        restarted(deployment, idle=20)
-        wait_until(is_stopped, STOP, "the idle server still runs")
+        with in_use(deployment, "used"):
+            restarted(deployment, idle=20)
+            wait_until(lambda: user.server() is None, STOP, "the idle server still runs")
+            wait_until(lambda: running(deployment) == used, STOP, "its job still runs")
         assert (user.server("used") or {})["ready"]
     finally:
         restarted(deployment)

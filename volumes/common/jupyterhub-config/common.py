@@ -152,6 +152,8 @@ c.BricsSlurmSpawner.gres_enabled = setting("REQUEST_GPUS") == "true"
 # A service of the hub stops servers that nobody uses. Its role allows nothing else.
 if idle_timeout := int(setting("IDLE_TIMEOUT", "0")):
     culler = [sys.executable, "-m", "jupyterhub_idle_culler", f"--timeout={idle_timeout}"]
+    # Its first look comes when the hub, which asks the proxy every 3 s, knows who has used what while it was away.
+    culler = ["sh", "-c", 'sleep 15; exec "$@"', "sh", *culler]
     culler = ["setpriv", "--pdeathsig=TERM", *culler]  # else it outlives a hub that is killed
     # Not by append(): load_subconfig would append it twice.
     c.JupyterHub.services = [{"name": "idle-culler", "command": culler}]
