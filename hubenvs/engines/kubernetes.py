@@ -270,7 +270,7 @@ class Kubernetes(Kubectl):
         with tempfile.TemporaryDirectory(prefix="hubenvs-") as scratch:
             tar = Path(scratch) / "images.tar"
             command = load_command(self.cluster, str(tar))
-            if self.cluster.load:  # side by side: that takes a third less time
+            if self.cluster.load:  # side by side, without a copy on the disk
                 self.programs.pipe(self.save_command(missing), command, self.variables)
             else:
                 self.save_images(missing, tar)

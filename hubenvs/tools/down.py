@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 from ..console import Console
-from ..definition.environment import Environment
 from ..definition.names import check_instance, checkout_id, deploy_folder, environment_names
 from ..deployment import folder
 from ..deployment.existing import Existing, all_existing, find_existing, remove_pod
@@ -60,7 +60,7 @@ def down(
             _take_down(item, root, engine, keep_volumes)
             kept = f", kept {len(item.volumes)} volumes" if keep_volumes else ""
             console.say("down", f"{item.pod_name} is gone{kept}")
-            if recorded and not keep_volumes and (text := forgotten_jobs(recorded)):
+            if not keep_volumes and (text := forgotten_jobs(recorded)):
                 console.say("", text)
     if not to_remove:
         console.say("down", "there is nothing to take down")
@@ -104,20 +104,21 @@ def _exists(existing: Existing, root: Path, keep_volumes: bool) -> bool:
     return bool(resources) or bool(path and path.exists())
 
 
-def _recorded(existing: Existing, root: Path) -> Environment | None:
-    """Return the definition that is recorded, None if there is none or it is damaged."""
+def _recorded(existing: Existing, root: Path) -> Mapping[str, Any]:
+    """Return the definition that is recorded; nothing if there is none or it is damaged."""
     path = existing.folder(root)
     with suppress(StateError):
-        return folder.read_record(path).environment if path else None
-    return None
+        return (folder.read_record(path).definition if path else None) or {}
+    return {}
 
 
-def forgotten_jobs(env: Environment) -> str:
-    """Return what becomes of users' servers when ``env`` goes with its volumes; empty if they go with it."""
-    if not env.slurm_elsewhere or "jupyterhub" not in env.containers:
+def forgotten_jobs(definition: Mapping[str, Any]) -> str:
+    """Return what becomes of users' servers when a deployment goes with its volumes; empty if they go too."""
+    containers, slurm = definition.get("containers") or (), definition.get("slurm")
+    if "jupyterhub" not in containers or "slurm" in containers or not isinstance(slurm, dict):
         return ""
     jobs = "no hub knows the users' servers any more; they go on as jobs until their time limit"
-    return f"{jobs}. To end them at {env.slurm.ssh_hostname}, as root: scancel --name=jupyterhub"
+    return f"{jobs}. To end them at {slurm.get('ssh_hostname')}, as root: scancel --name=jupyterhub"
 
 
 def _take_down(existing: Existing, root: Path, engine: Engine, keep_volumes: bool) -> None:

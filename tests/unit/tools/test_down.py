@@ -14,5 +14,8 @@ def test_jobs_at_a_site_outlive_the_hub_that_knew_them(root: Path) -> None:
     addresses = ["publish.hub-api=192.0.2.1:8081", "slurm.hub_connect_url=http://192.0.2.1:8081"]
     site = ["slurm.ssh_hostname=login.example.org", *addresses]
     env = read_environment(root, "dev_dummyauth_extslurm", settings=site)
-    assert "To end them at login.example.org, as root: scancel --name=jupyterhub" in forgotten_jobs(env)
-    assert forgotten_jobs(read_environment(root, "dev_dummyauth")) == ""
+    assert "To end them at login.example.org, as root: scancel --name=jupyterhub" in forgotten_jobs(
+        env.model_dump(mode="json")
+    )
+    assert forgotten_jobs(read_environment(root, "dev_dummyauth").model_dump(mode="json")) == ""
+    assert forgotten_jobs({}) == ""
