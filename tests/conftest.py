@@ -17,17 +17,13 @@ settings.load_profile("no deadline")
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A checkout of its own with the real definitions, manifests and seeds, which a test may change.
+    """A checkout with the real manifests and seeds, and definitions of its own, which a test may change.
 
     What is a person's own has the content of the example beside it.
     """
-    for folder in ("envs", "manifests", "volumes"):
-        # `copy`: `copy2` would also take over times and attributes, which is half of its work.
-        shutil.copytree(
-            *(ROOT / folder, tmp_path / folder),
-            ignore=shutil.ignore_patterns("local.yaml"),
-            copy_function=shutil.copy,
-        )
+    shutil.copytree(ROOT / "envs", tmp_path / "envs", ignore=shutil.ignore_patterns("local.yaml"))
+    for folder in ("manifests", "volumes"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
     for example in (tmp_path / "envs").rglob("*.example"):
         example.replace(example.with_suffix(""))
     for image in ("jupyterhub", "slurm"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Container, Mapping
@@ -39,11 +40,16 @@ def render_seeds(env: Environment, templates: jinja2.Environment, tree: Tree) ->
             result[name] = content
             continue
         try:
-            rendered = templates.from_string(content.decode()).render(env=env, slurm=env.slurm)
+            rendered = _compiled(templates, content.decode()).render(env=env, slurm=env.slurm)
         except (jinja2.TemplateError, UnicodeDecodeError) as error:
             raise DefinitionError(f"seed file {name}: {error}", "correct the template") from error
         result[name.removesuffix(".j2")] = rendered.encode()
     return result
+
+
+@functools.cache  # as long as rendering it a hundred times, and a task renders more than once
+def _compiled(templates: jinja2.Environment, text: str) -> jinja2.Template:
+    return templates.from_string(text)
 
 
 def merge_seeds(seeds: Tree, existing: Tree, plain: Container[str] = ()) -> Seeding:

@@ -170,11 +170,11 @@ def test_an_external_provider_needs_no_containers(root: Path) -> None:
     assert "jwks" not in env.secret_keys
 
 
-def test_a_broken_template_is_named(env: Environment) -> None:
+def test_a_broken_template_is_named() -> None:
     """An unknown variable in a template is an error with the template's name, not an empty string."""
-    (env.root / "manifests/pod.yaml.j2").write_text("name: {{ nonsense }}")
+    broken = of_pod.templates({"pod.yaml.j2": b"name: {{ nonsense }}"})
     with pytest.raises(DefinitionError, match=r"manifests/pod\.yaml\.j2: 'nonsense' is undefined"):
-        manifest(env)
+        of_pod.render(broken, "pod.yaml.j2", {})
 
 
 def test_accounting_has_a_container_with_munges_key_and_the_dev_users(root: Path) -> None:
