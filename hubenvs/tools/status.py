@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..console import Console
 from ..definition.containers import PORTS
 from ..definition.environment import Environment
-from ..definition.read import readable_environments
+from ..definition.read import read_environment
 from ..definition.schema import Endpoint
 from ..deployment import folder
 from ..deployment.existing import Existing, all_existing
 from ..engines.engine import Engine
-from ..errors import StateError
+from ..errors import DefinitionError, StateError
 from ..session import Session
 from ..stages.clone import describe
 from ..stages.wait import hub_answers
@@ -41,17 +42,12 @@ def status(root: Path, engine: Engine, console: Console, json: bool) -> None:
 
 def list_deployments(root: Path, engine: Engine, console: Console) -> list[dict[str, Any]]:
     """Return what `status --json` prints, one entry for each deployment."""
-    environments = readable_environments(root)
-    return [
-        _row(item, root, environments, engine, console) for item in all_existing(engine.listing()).values()
-    ]
+    return [_row(item, root, engine, console) for item in all_existing(engine.listing()).values()]
 
 
-def _row(
-    existing: Existing, root: Path, environments: dict[str, Environment], engine: Engine, console: Console
-) -> dict[str, Any]:
+def _row(existing: Existing, root: Path, engine: Engine, console: Console) -> dict[str, Any]:
     path = existing.folder(root)
-    env = _environment(existing, path, environments)
+    env = _environment(existing, root)
     session = Session(env, engine, console) if env else None
     password = folder.password_file(env) if env and path else None
     state = existing.state(env)
@@ -74,17 +70,15 @@ def _row(
     }
 
 
-def _environment(
-    existing: Existing, path: Path | None, environments: dict[str, Environment]
-) -> Environment | None:
+def _environment(existing: Existing, root: Path) -> Environment | None:
     """Return the definition that the deployment was brought up with, else the one in envs/, else None."""
-    try:
+    path = existing.folder(root)
+    with suppress(StateError):  # a damaged record keeps nobody from seeing what is up
         if path and (recorded := folder.read_record(path).environment):
             return recorded
-    except StateError:
-        pass  # a damaged record keeps nobody from seeing what is up
-    defined = environments.get(existing.environment)
-    return defined and defined.model_copy(update={"instance": existing.instance})
+    with suppress(DefinitionError):
+        return read_environment(root, existing.environment, instance=existing.instance)
+    return None
 
 
 def _published_url(existing: Existing, env: Environment | None, name: str) -> str | None:
