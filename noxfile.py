@@ -210,7 +210,7 @@ def pods(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("release", SLURM, ids=SLURM)
 def slurm(session: nox.Session, release: str) -> None:
-    """The integration tests of dev_dummyauth on a release of Slurm; see SLURM_RELEASES of the schema."""
+    """The integration tests of dev_dummyauth on a release of Slurm."""
     install(session, "tools", "tests")
     session.run("pytest", "tests/integration", "--set", f"slurm.release={release}", *session.posargs)
 
@@ -225,7 +225,7 @@ def hub(session: nox.Session, version: str) -> None:
 
 @nox.session
 def slurm_quick(session: nox.Session) -> None:
-    """Of `slurm(26.05)` what a release of Slurm can break first: a server's way, and a job's environment."""
+    """The tests of `slurm(26.05)` that a release of Slurm can break first: starting servers, a job's environment."""
     install(session, "tools", "tests")
     session.run("pytest", "tests/integration", "--set", f"slurm.release={SLURM[-1]}", "-k", QUICK)
 
@@ -233,7 +233,7 @@ def slurm_quick(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("env", BROWSED, ids=BROWSED)
 def browser(session: nox.Session, env: str) -> None:
-    """A person's whole way in headless Chromium, Debian's; its pictures are in artifacts/ENVIRONMENT."""
+    """All that a person does, in headless Chromium (Debian's); its pictures are in artifacts/ENVIRONMENT."""
     if not shutil.which("chromium"):
         if os.geteuid() != 0 or not shutil.which("apt-get"):
             session.skip(
@@ -274,7 +274,7 @@ def kubernetes(session: nox.Session) -> None:
 
 @nox.session
 def load(session: nox.Session) -> None:
-    """100 users at once, each with a server: what starts and stays, and what it costs (`-- --users 30 --keep 60`)."""
+    """100 users at once, each with a server: what starts, stays and costs how much (`-- --users 30 --keep 60`)."""
     install(session, "tools")
     session.run("python", "-m", "bench.load", *session.posargs)
 
@@ -378,7 +378,7 @@ def machine_environment(**variables: str) -> Mapping[str, str]:
 
 @nox.session
 def audit(session: nox.Session) -> None:
-    """Known vulnerabilities of all that is locked; `-- unanswered-ok` ends well where no feed of them answers."""
+    """Known vulnerabilities of all that is locked; `-- unanswered-ok` accepts that no feed of them answers."""
     install(session, "audit")
     locks = [
         file for file in _tracked(session) if file.suffix == ".txt" and "--hash=" in (ROOT / file).read_text()
@@ -429,7 +429,7 @@ def _npm_audit(session: nox.Session, lock: Path) -> tuple[list[str], bool]:
 
 @nox.session
 def lock(session: nox.Session) -> None:
-    """Refresh every lock file from what it is made of."""
+    """Refresh every lock file from its source."""
     install(session, "tools")
     for source, python in LOCKS.items():
         _compile(session, source, str(Path(source).with_suffix(".txt")), python)

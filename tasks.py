@@ -15,7 +15,7 @@ from hubenvs.cli import ROOT, Option, Settings, open_session, task
 
 @task()
 def envs(ctx: Context, json: bool = False) -> None:
-    """List the environments, and say of each whether it can run here."""
+    """List the environments, and whether each can run here."""
     import hubenvs.tools.envs
 
     _, console = cli.open_engine(ctx, quiet=json)
@@ -32,7 +32,7 @@ def version(ctx: Context) -> None:
 
 @task()
 def doctor(ctx: Context, json: bool = False) -> None:
-    """Check this host: engine, cgroups, limits, ports, disk, certificates, registries; with remedies."""
+    """Check this host: engine, cgroups, limits, ports, disk, certificates, package mirrors; with remedies."""
     import hubenvs.tools.doctor
 
     engine, console = cli.open_engine(ctx, quiet=json)
@@ -41,7 +41,7 @@ def doctor(ctx: Context, json: bool = False) -> None:
 
 @task()
 def clone(ctx: Context, env: Option = None, instance: Option = None, set_: Settings = None) -> None:
-    """Make the development repositories' working copies; one that exists is never overwritten."""
+    """Create the working copies of the development repositories; an existing one is never overwritten."""
     import hubenvs.stages.clone
 
     hubenvs.stages.clone.clone(open_session(ctx, env, instance, set_))
@@ -56,7 +56,7 @@ def build(
     sbom: Option = None,
     refresh: bool = False,
 ) -> None:
-    """Build the images whose content has changed, both containers' at the same time."""
+    """Build the images whose content has changed."""
     import hubenvs.stages.build
 
     hubenvs.stages.build.build(open_session(ctx, env, instance, set_), Path(sbom) if sbom else None, refresh)
@@ -64,7 +64,7 @@ def build(
 
 @task(changes=True)
 def volumes(ctx: Context, env: Option = None, instance: Option = None, set_: Settings = None) -> None:
-    """Make the volumes and bring changed seed files into them; what was edited in a volume is kept."""
+    """Create the volumes and update their seed files; a file edited in a volume is kept."""
     import hubenvs.stages.volumes
 
     hubenvs.stages.volumes.volumes(open_session(ctx, env, instance, set_))
@@ -74,7 +74,7 @@ def volumes(ctx: Context, env: Option = None, instance: Option = None, set_: Set
     changes=True,
     help={
         "rotate": "replace existing keys and passwords, and restart the pod with the new ones if it is up",
-        "init": "only make the SSH key pair for a Slurm elsewhere, and print the line for its administrator",
+        "init": "only generate the SSH key pair for a Slurm elsewhere; prints the line for its administrator",
     },
 )
 def secrets(
@@ -85,7 +85,7 @@ def secrets(
     init: bool = False,
     set_: Settings = None,
 ) -> None:
-    """Make the deployment's keys and passwords, in its deploy folder (for its owner alone)."""
+    """Generate the deployment's keys and passwords, in its deploy folder (for its owner alone)."""
     import hubenvs.stages.secrets
 
     hubenvs.stages.secrets.secrets(open_session(ctx, env, instance, set_, as_deployed=rotate), rotate, init)
@@ -122,9 +122,9 @@ def bundle(ctx: Context, file: str, env: Option = None, set_: Settings = None) -
     hubenvs.tools.bundle.bundle(open_session(ctx, env, None, set_), Path(file))
 
 
-@task(changes=True, help={"file": "what `invoke bundle` wrote"})
+@task(changes=True, help={"file": "the file that `invoke bundle` wrote"})
 def load(ctx: Context, file: str, set_: Settings = None) -> None:
-    """Take what `bundle` wrote, so that `up` needs no network; a damaged file is refused at once."""
+    """Load what `bundle` wrote, so that `up` needs no network; a damaged file is refused at once."""
     import hubenvs.tools.bundle
     import hubenvs.tools.load
 
@@ -142,7 +142,7 @@ def push(ctx: Context, registry: str, env: Option = None, set_: Settings = None)
 
 @task(changes=True)
 def play(ctx: Context, env: Option = None, instance: Option = None, set_: Settings = None) -> None:
-    """Play the manifest: start the pod, or replace it if what it is made of has changed."""
+    """Play the manifest: start the pod, or replace it if the manifest, an image or a secret has changed."""
     import hubenvs.stages.play
 
     hubenvs.stages.play.play(open_session(ctx, env, instance, set_))
@@ -234,7 +234,7 @@ def up(
     help={
         "from": "folder, volume or tar with jupyterhub.sqlite and jupyterhub_crypt_key; can be repeated",
         "configmap": "take settings from an existing ConfigMap in this file, and the files beside it",
-        "dry-run": "say what would be taken, and touch nothing",
+        "dry-run": "print what would be taken, and touch nothing",
         "yes": "don't ask before bringing an environment of stage prod up",
     },
 )
@@ -248,7 +248,7 @@ def adopt(
     yes: bool = False,
     set_: Settings = None,
 ) -> None:
-    """Bring an environment up with users, tokens and running servers of another deployment's hub."""
+    """Bring an environment up with the users, tokens and running servers of an older hub: docs/moving.md."""
     import hubenvs.tools.adopt
 
     session = open_session(ctx, env, instance, set_, config_map=configmap, dry=dry_run)
@@ -261,7 +261,7 @@ def adopt(
 def reload(
     ctx: Context, env: Option = None, instance: Option = None, watch: bool = False, set_: Settings = None
 ) -> None:
-    """Bring edited packages, configuration and templates into the running pod; restart what they touch."""
+    """Bring edited packages, configuration and templates into the running pod; restart what they affect."""
     import hubenvs.tools.reload
 
     hubenvs.tools.reload.reload(open_session(ctx, env, instance, set_, as_deployed=True), watch)
@@ -270,7 +270,7 @@ def reload(
 @task(
     help={
         "user": "one of dev_users",
-        "expired": "make a token that is no longer valid",
+        "expired": "print a token that is no longer valid",
         "audience": "the token's audience (`aud`), instead of the hub's",
         "platform": "the platform of the token's projects, instead of auth.platform",
         "lifetime": "seconds that the token is valid; 0: auth.token_lifetime",
@@ -349,7 +349,7 @@ def status(
     help={
         "container": "show only this container (jupyterhub, slurm, ...)",
         "follow": "keep printing new lines until Ctrl-C",
-        "lines": "how many of each container's last lines to show",
+        "lines": "last lines to show of each container (100)",
     }
 )
 def logs(
@@ -369,8 +369,8 @@ def logs(
 
 @task(
     help={
-        "container": "jupyterhub or slurm",
-        "user": "as this account (a user of the container)",
+        "container": "jupyterhub, slurm (the default), ...",
+        "user": "as this account of the container",
         "command": "run this instead of a shell",
     }
 )
@@ -423,7 +423,7 @@ def test_repo(
     cli.end_with(hubenvs.tools.test_repo.test_repo(session, repository, cli.words(arguments)))
 
 
-@task(help={"port": "of this host's loopback, for the debugger to attach to"})
+@task(help={"port": "port of this host's loopback for the debugger to attach to (5678)"})
 def debug(ctx: Context, env: Option = None, instance: Option = None, port: str = "5678") -> None:
     """Run the hub under debugpy until Ctrl-C; servers and log-ins stay."""
     import hubenvs.tools.debug
@@ -432,7 +432,7 @@ def debug(ctx: Context, env: Option = None, instance: Option = None, port: str =
     hubenvs.tools.debug.debug(session, cli.whole_number("--port", port, range(1, 65536)))
 
 
-@task(help={"volume": "which one, like jupyterhub-data", "output": "the tar to write (for you alone)"})
+@task(help={"volume": "which one, like jupyterhub-data", "output": "tar to write, readable for you alone"})
 def export_volume(
     ctx: Context, volume: str, output: str, env: Option = None, instance: Option = None
 ) -> None:
