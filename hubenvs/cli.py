@@ -39,7 +39,7 @@ HELP = {
     "engine": "kubernetes: a cluster instead of this host; the definition can say so too",
     "context": "the kubeconfig's context of the cluster",
     "namespace": "the namespace in the cluster",
-    "refresh": "look at Debian's mirrors, and build the images anew if they have updates",
+    "refresh": "look at Debian's mirrors, and build the images anew if there are updates",
     "sbom": "folder for a bill of materials (CycloneDX) of each image",
 }
 
@@ -154,7 +154,7 @@ def cluster_settings(engine: Option, context: Option, namespace: Option) -> list
     if engine != "kubernetes":
         what = f"--engine {engine}: unknown" if engine else "--context, --namespace: only for a cluster"
         raise DefinitionError(
-            what, "--engine kubernetes --context X --namespace Y, or leave it out for this host"
+            what, "give --engine kubernetes --context X --namespace Y, or none of them for this host"
         )
     if not context or not namespace:
         problem = "the cluster has to be named; the kubeconfig's current one is never taken"

@@ -94,7 +94,7 @@ def parse_config_map(text: str, label: str) -> ConfigMap:
     data = document.get("data")
     if not isinstance(data, dict) or document.get("binaryData"):
         problem = "its ConfigMap should have text in `data`, and nothing else"
-        raise DefinitionError(f"{label}: {problem}", "correct it")
+        raise DefinitionError(f"{label}: {problem}", "move the settings below `data:`")
     layers, password = [], None
     for key, value in data.items():
         where = f"{label}:{lines['data', key]}: data.{key}"

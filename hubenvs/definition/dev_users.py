@@ -33,7 +33,7 @@ def parse_dev_users(text: str, label: str) -> tuple[DevUser, ...]:
     if not users:
         raise DefinitionError(f"{label}: no dev user in it", "add a line such as alice.project1")
     if len(users) > MOST_USERS:
-        raise DefinitionError(f"{label}: {len(users)} dev users", f"one pod takes {MOST_USERS} at most")
+        raise DefinitionError(f"{label}: {len(users)} dev users", f"keep {MOST_USERS}, the most for one pod")
     return tuple(dev_user for dev_user, _ in users.values())
 
 

@@ -84,7 +84,7 @@ def read_environment(
     for overlay in env.overlay_folders:
         if not overlay.is_dir():
             problem = f"overlays: there is no folder {overlay}"
-            raise DefinitionError(f"{origin['overlays',]}: {problem}", "make it, or correct it")
+            raise DefinitionError(f"{origin['overlays',]}: {problem}", "create it, or correct the path")
     return env.without_identity().with_accounting()
 
 

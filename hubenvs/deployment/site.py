@@ -71,7 +71,8 @@ def _key_pair(env: Environment, path: Path) -> str:
         hint = f"`ssh-keygen -p -N '' -f {name}` removes it"
         raise DefinitionError(f"{name}: has a passphrase, which the hub can't type", hint) from None
     except (ValueError, UnsupportedAlgorithm):
-        raise DefinitionError(f"{name}: not a private key in OpenSSH's format", "make another") from None
+        convert = f"`ssh-keygen -p -N '' -f {name}` converts one in PEM format"
+        raise DefinitionError(f"{name}: not a private key in OpenSSH's format", convert) from None
     line = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
     remedy = f"`ssh-keygen -y -f {name} > {name}.pub`, if {name} is the right one"
     if not public.exists():

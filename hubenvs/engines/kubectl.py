@@ -53,7 +53,7 @@ class Kubectl(Images):
             hint = f"kubectl --context {context} create namespace {namespace}"
             raise StateError(f"{where}: there is no such namespace", hint)
         if "Unable to connect" in message or "connection to the server" in message:
-            raise StateError(f"{where}: the cluster does not answer", "is its address right? is it up?", last)
+            raise StateError(f"{where}: the cluster does not answer", "see `kubectl config view`", last)
 
     def _get(self, *arguments: str) -> list[dict[str, Any]]:
         """Return the objects that ``kubectl get`` finds."""

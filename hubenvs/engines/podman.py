@@ -109,7 +109,7 @@ class Podman(Images):
         remove = ("podman", "pod", "rm", "--force", "--ignore", f"--time={STOP_TIMEOUT}", pod.id)
         removed = self.run(remove, check=False, finish_on_interrupt=True)
         if removed.returncode and self.run(("podman", "pod", "exists", pod.id), check=False).returncode == 0:
-            hint = "podman's message is above"
+            hint = "mend what podman says above, and run the task again"
             raise StateError(f"pod {pod.name} can't be removed", hint, removed.stderr.splitlines())
 
     def secret_values(self, secrets: Sequence[str]) -> dict[str, str]:

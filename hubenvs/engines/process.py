@@ -90,7 +90,7 @@ class Programs:
             hint = "run scripts/bootstrap, it says what is missing"
             raise StateError(f"{argv[0]} is not installed", hint) from None
         except PermissionError:
-            raise StateError(f"{argv[0]} can't be started: permission denied", "look at its mode") from None
+            raise StateError(f"{argv[0]} can't be started: permission denied", "make it executable") from None
         self._running.add(process)
         try:
             output, errors = process.communicate(text, timeout)

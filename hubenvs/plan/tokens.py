@@ -47,7 +47,7 @@ def sign_token(
     DefinitionError for an external provider or an unknown user, StateError if there is no key yet.
     """
     if env.auth.kind != "oidc" or env.auth.is_external:
-        hint = "only the bundled one's tokens can be made here"
+        hint = "get a token from the external provider"
         raise DefinitionError(f"{env.name} has no provider of its own", hint)
     if user not in env.users:
         raise DefinitionError(f"--user {user}: not in dev_users", suggestion(user, env.users))

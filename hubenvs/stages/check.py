@@ -21,7 +21,7 @@ def check(session: Session, brief: bool = False) -> None:
 
     env, console = session.env, session.console
     if "jupyterhub" not in env.containers:
-        raise StateError(f"{env.name} has no hub container", "nothing to check SSH from")
+        raise StateError(f"{env.name} has no hub container", "choose an environment with jupyterhub")
     require_running(session)
     with console.busy("check", "SSH from the hub to Slurm"):
         proofs = prove(session)

@@ -105,7 +105,7 @@ def _clone_url(session: Session, repository: str, target: Path) -> None:
     try:
         git.clone(session.programs, source.url, target)
     except CommandError as error:
-        hint = f"check the URL and the network, or use this checkout's own: --set {key}.url=bundled"
+        hint = f"check the URL and the network, or use the bundled source: --set {key}.url=bundled"
         raise StateError(f"{key}.url: {source.url} can't be cloned ({_reason(error)})", hint) from None
     run = Git(session.programs, target, is_root=True)
     if source.ref:
@@ -113,7 +113,7 @@ def _clone_url(session: Session, repository: str, target: Path) -> None:
             run("checkout", "--quiet", source.ref, "--", check=True)
         except CommandError as error:
             problem = f"{source.url} has no {source.ref} ({_reason(error)})"
-            raise StateError(f"{key}.ref: {problem}", "correct it") from None
+            raise StateError(f"{key}.ref: {problem}", "name a branch, tag or commit of it") from None
     run("config", "--local", _REF, source.ref or "HEAD", check=True)
 
 

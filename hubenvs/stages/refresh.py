@@ -40,7 +40,7 @@ def _mirrors(session: Session) -> dict[str, str]:
     bootstrapped = [item.debian for item in planned_images(session.env, session.engine) if item.debian]
     if not bootstrapped:
         problem = "no image is built from Debian's mirrors here: the base is pulled from a registry"
-        raise StateError(f"build --refresh: {problem}", "apt install mmdebstrap")
+        raise StateError(f"build --refresh: {problem}", "as root: apt-get install mmdebstrap")
     seen = {}
     for debian in bootstrapped:
         if debian.snapshot:

@@ -76,10 +76,10 @@ def _ports(root: Path, engine: Engine) -> Result:
         for published, endpoint in env.published.items():
             problem = None if endpoint.port in ours else port_problem(endpoint)
             if problem:
-                remedy = f"end what has it, or --set publish.{published}=127.0.0.1:PORT"
+                remedy = f"end the program that has it, or use --set publish.{published}=127.0.0.1:PORT"
                 return False, f"{endpoint} of {name} {problem}", remedy
             free.append(f"{endpoint} ({name})")
-    return True, f"free, or a pod's of ours: {', '.join(free)}", ""
+    return True, f"free, or used by this suite's pods: {', '.join(free)}", ""
 
 
 def _published(root: Path, engine: Engine) -> Result:

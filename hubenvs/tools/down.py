@@ -79,9 +79,9 @@ def _named(listing: Listing, root: Path, env: str, instance: str | None) -> Exis
     existing = find_existing(listing, root, env, instance)
     if existing.environment != env:
         problem = f"{existing.pod_name} is of environment {existing.environment}"
-        raise StateError(problem, f"--env {existing.environment}")
+        raise StateError(problem, f"give --env {existing.environment}")
     if existing.checkout != checkout_id(root):
-        raise StateError(f"{existing.pod_name} was brought up from another checkout", "take it down there")
+        raise StateError(f"{existing.pod_name} was brought up from another checkout", "`invoke down` there")
     return existing
 
 

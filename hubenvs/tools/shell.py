@@ -17,7 +17,7 @@ def shell(session: Session, container: str, user: str | None, command: Sequence[
         if engine.exec(target, "id", user, check=False).returncode != 0:
             accounts = ", ".join(dev_user.account for dev_user in session.env.dev_users)
             raise DefinitionError(
-                f"--user {user}: {target} has no such account", f"its users' are {accounts}"
+                f"--user {user}: {target} has no such account", f"its users have {accounts}"
             )
         argv = ["sh", "-c", 'cd && exec "$@"', "sh", *argv]
     tty = sys.stdin.isatty() and sys.stdout.isatty()

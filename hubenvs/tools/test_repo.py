@@ -19,7 +19,7 @@ def test_repo(session: Session, repository: str, arguments: Sequence[str]) -> in
     container = REPOSITORIES[repository]
     if container not in env.containers or env.stage != "dev":
         problem = f"--env {env.name}: does not install {repository} for development"
-        raise DefinitionError(problem, "choose another")
+        raise DefinitionError(problem, f"choose one of stage dev with the container {container}")
     image = container_builds(env, build(session))[container]
     session.console.say("test", f"{repository} in {image.tag}")
     pytest = (CONTAINERS[container].python or "python3", "-m", "pytest", "-p", "no:cacheprovider", *arguments)
