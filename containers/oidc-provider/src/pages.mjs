@@ -38,7 +38,7 @@ label { display: block; font-size: .875rem; margin-bottom: .25rem; }
 .row { display: flex; gap: .5rem; } .row input { flex: 1; min-width: 0; }
 `;
 
-const PASSWORD = `<p><label for="password">Password, which <code>invoke status</code> says where to find</label>
+const PASSWORD = `<p><label for="password">Password (<code>invoke status</code> says where it is)</label>
 <input id="password" name="password" type="password" required autofocus autocomplete="current-password"></p>`;
 
 /** Return `text` escaped for HTML. */
@@ -77,7 +77,7 @@ ${problem ? `<p class="note" role="alert">${escape(problem)}</p>` : ''}
 ${asks ? PASSWORD : ''}
 <ul>${buttons.join('\n')}</ul>
 <h2>Somebody else</h2>
-<label for="other">Any other short name; that person has no project on ${escape(platform)}</label>
+<label for="other">Any other short name, of a person without a project on ${escape(platform)}</label>
 <div class="row"><input id="other" name="other" maxlength="32" autocomplete="off" autocapitalize="none"
  spellcheck="false"><button>Sign in</button></div>
 </form>`);

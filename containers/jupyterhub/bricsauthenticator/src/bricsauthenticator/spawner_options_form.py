@@ -103,7 +103,7 @@ def make_options_form(
     `BricsSlurmSpawner.form_choices`.
     """
     if not projects:
-        return '<p class="alert alert-warning">You have no project here. Please log out and in again.</p>'
+        return '<p class="alert alert-warning">You have no project here. Once you have one, log out and in again.</p>'
     runtime = (choices.get("durations") or [DEFAULT_RUNTIME])[0]
     values = {"runtime": runtime, "ngpus": str(int(gres_enabled)), "partition": "", "reservation": ""}
     values |= {field: chosen[field] for field in values if re.fullmatch(_PATTERNS[field], chosen.get(field, ""))}
@@ -116,7 +116,7 @@ def make_options_form(
         attributes = f'type="number" min="0" max="9" value="{values["ngpus"]}" required'
         gpus_field = f'<input class="form-control" id="ngpus" name="ngpus" {attributes}>'
         if not gres_enabled:
-            gpus_field += '\n  <div class="form-text">This cluster has no GPUs declared: not used.</div>'
+            gpus_field += '\n  <div class="form-text">No GPUs are declared here: the number is ignored.</div>'
     optional = '<span class="text-body-secondary">(optional)</span>'
     return f"""\
 <div class="mb-3">
