@@ -60,7 +60,7 @@ class Album:
 def log_in(page: Page, deployment: Deployment, album: Album) -> None:
     """Log in as alice at the page that is shown."""
     if deployment.status["gateway_url"]:
-        expect(page.get_by_text("Who are you today?")).to_be_visible()
+        expect(page.get_by_text("Choose a user")).to_be_visible()
         album.take("provider")
         page.get_by_label("Password").fill(deployment.password)
         page.get_by_text("alice", exact=True).click()

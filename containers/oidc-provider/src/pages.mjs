@@ -70,7 +70,7 @@ export function logIn(users, platform, asks, problem) {
   const buttons = [...users].map(([user, projects]) => `<li><button name="login" value="${escape(user)}">
 <strong>${escape(user)}</strong> <span class="soft">${escape(projects.join(', '))}</span></button></li>`);
   const whoever = asks ? 'Whoever knows its password' : 'It asks for no password: whoever can open this page';
-  return page('Who are you today?', `
+  return page('Choose a user', `
 <p class="note">This provider is for development. ${whoever} can be anybody.</p>
 <form method="post">
 ${problem ? `<p class="note" role="alert">${escape(problem)}</p>` : ''}
