@@ -94,9 +94,10 @@ def open_engine(root: Path, console: Console, dry: bool = False, cluster: Cluste
 
     ``dry``: only query it, and write no configuration.
     """
-    folder = None if dry else root / ".deploy"
     label = f"{LABEL_PART_OF}={PART_OF}"
-    return select_engine(folder, Programs(console.echo), label, cluster, checkout_id(root))
+    return select_engine(
+        None if dry else root / ".deploy", Programs(console.echo), label, cluster, checkout_id(root)
+    )
 
 
 def cluster_of(env: Environment | None) -> Cluster | None:

@@ -12,7 +12,7 @@ from typing import Literal
 
 # When something applies. `dummy`, `external`: with that log-in (auth.kind, auth.provider). `site`: with Slurm
 # on another host.
-Condition = Literal["always", "dummy", "external", "site"]
+When = Literal["always", "dummy", "external", "site"]
 # Fixed numbers of users and groups, so that files on volumes keep their owner: Debian's for slurm, the next
 # one for the hub, Debian's for web servers.
 SLURM_ID, HUB_ID, WEB_ID = 64030, 64031, 33
@@ -48,7 +48,7 @@ class Port:
     name: str
     number: int | None
     page: Page | None = None
-    when: Condition = "always"
+    when: When = "always"
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ class Key:
     """
 
     name: str
-    when: Condition = "always"
+    when: When = "always"
     file: str | None = None
-    file_when: Condition = "always"
+    file_when: When = "always"
     other_file: str | None = None
 
     @property

@@ -11,33 +11,31 @@ from pydantic import AfterValidator, Field, SecretStr, StrictInt, field_validato
 
 from .. import __version__
 from ..files import digest
-from . import containers as table
-from . import names
-from .containers import ACCOUNTING, BASE_IMAGES, CONTAINERS, IDENTITY, PORTS, PROXY, REPOSITORIES, Condition
-from .parts import Port, Secret, Volume
-from .schema import (
-    Auth,
-    Debian,
-    DevUser,
-    Endpoint,
-    Frozen,
-    Hub,
-    Image,
-    Kubernetes,
-    Limits,
-    Repository,
-    Slurm,
-    Zenith,
+from . import names, schema
+from .containers import (
+    ACCOUNTING,
+    BASE_IMAGES,
+    CONTAINERS,
+    FRONT_ENDS,
+    IDENTITY,
+    PORTS,
+    PROXY,
+    REPOSITORIES,
+    Container,
+    Key,
+    Port,
+    When,
 )
+from .parts import PodPort, PodVolume, Secret
 
 
-class Environment(Frozen):
+class Environment(schema.Frozen):
     """A complete definition. Fields after ``dummy_password`` are the keys of envs/base.yaml."""
 
     name: Annotated[str, AfterValidator(names.check_environment)]
     instance: Annotated[str | None, AfterValidator(names.check_instance)]
     root: Path
-    dev_users: tuple[DevUser, ...]
+    dev_users: tuple[schema.DevUser, ...]
     dummy_password: SecretStr | None = None  # from a ConfigMap; None: one is generated
 
     description: str
@@ -45,20 +43,20 @@ class Environment(Frozen):
     stage: Literal["dev", "prod"]
     site_folder: str | None
     engine: Literal["kubernetes"] | None  # None: this host runs it
-    kubernetes: Kubernetes
+    kubernetes: schema.Kubernetes
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
     base_url: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*/?$")]
-    auth: Auth
-    hub: Hub
-    slurm: Slurm
-    zenith: Zenith
+    auth: schema.Auth
+    hub: schema.Hub
+    slurm: schema.Slurm
+    zenith: schema.Zenith
     network: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] | None
-    publish: Mapping[str, Endpoint | None]
-    limits: Mapping[str, Limits]
+    publish: Mapping[str, schema.Endpoint | None]
+    limits: Mapping[str, schema.Limits]
     overlays: tuple[str, ...]
-    debian: Debian
-    images: Mapping[str, Image]
-    repositories: Mapping[str, Repository]
+    debian: schema.Debian
+    images: Mapping[str, schema.Image]
+    repositories: Mapping[str, schema.Repository]
     wait_timeout: Annotated[StrictInt, Field(gt=0, le=86400)]
 
     @field_validator("containers")
@@ -100,13 +98,15 @@ class Environment(Frozen):
     @property
     def labels(self) -> dict[str, str]:
         """Return the labels of every resource."""
+        # The checkout is a path of one machine, without meaning in a cluster.
+        checkout = {} if self.engine else {names.LABEL_CHECKOUT: names.checkout_id(self.root)}
         return {
             names.LABEL_PART_OF: names.PART_OF,
             names.LABEL_INSTANCE: self.pod,
             names.LABEL_ENVIRONMENT: self.name,
             names.LABEL_VERSION: __version__,
             names.LABEL_STAGE: self.stage,
-            names.LABEL_CHECKOUT: names.checkout_id(self.root),
+            **checkout,
         }
 
     @property
@@ -122,29 +122,29 @@ class Environment(Frozen):
     # -- what the containers need ------------------------------------------------------------------
 
     @property
-    def rows(self) -> tuple[table.Container, ...]:
+    def rows(self) -> tuple[Container, ...]:
         """Return the rows of the table of containers that this environment has."""
         return tuple(CONTAINERS[name] for name in self.containers)
 
-    def applies(self, condition: Condition) -> bool:
-        """Return whether ``condition`` holds in this environment."""
+    def applies(self, when: When) -> bool:
+        """Return whether a key, file or port that the table has with ``when`` belongs to this environment."""
         return {
             "always": True,
             "dummy": self.auth.kind == "dummy",
             "external": self.auth.is_external,
             "site": self.slurm_elsewhere,
-        }[condition]
+        }[when]
 
     @property
-    def volumes(self) -> tuple[Volume, ...]:
+    def volumes(self) -> tuple[PodVolume, ...]:
         """Return the volumes of this environment's containers."""
         return tuple(
-            Volume(f"{self.pod}-{item.name}", item.name, row.name, item.path, item.owner, item.seeded)
+            PodVolume(f"{self.pod}-{item.name}", item.name, row.name, item.path, item.owner, item.seeded)
             for row in self.rows
             for item in row.volumes
         )
 
-    def _keys(self, row: table.Container) -> list[table.Key]:
+    def _keys(self, row: Container) -> list[Key]:
         return [key for key in row.keys if self.applies(key.when)]
 
     @property
@@ -183,7 +183,7 @@ class Environment(Frozen):
         return self.root / "envs" / self.name
 
     @property
-    def ports(self) -> tuple[Port, ...]:
+    def ports(self) -> tuple[PodPort, ...]:
         """Return the ports at which the containers serve others."""
         ports = []
         for row in self.rows:
@@ -191,7 +191,7 @@ class Environment(Frozen):
                 endpoint = self.publish[port.name]
                 number = port.number or (endpoint.port if endpoint else None)
                 if number and self.applies(port.when):
-                    ports.append(Port(port.name, row.name, number, endpoint))
+                    ports.append(PodPort(port.name, row.name, number, endpoint))
         return tuple(ports)
 
     @property
@@ -205,11 +205,11 @@ class Environment(Frozen):
     # -- addresses ---------------------------------------------------------------------------------
 
     @property
-    def published(self) -> dict[str, Endpoint]:
+    def published(self) -> dict[str, schema.Endpoint]:
         """Return the published ports of this pod by their names in `publish`."""
         return {port.name: port.endpoint for port in self.ports if port.endpoint}
 
-    def page(self, port: table.Port) -> tuple[str, int] | None:
+    def page(self, port: Port) -> tuple[str, int] | None:
         """Return a URL of ``port`` and the HTTP status of a ready container; None if it has no page."""
         page = port.page
         if page is None or port.name not in self.published or self.auth.kind not in page.status:
@@ -241,7 +241,7 @@ class Environment(Frozen):
     @property
     def proxy_address(self) -> str:
         """Return the address in the pod at which the hub's proxy listens; empty for all of them."""
-        loopback = "jupyterhub" not in self.published and set(table.FRONT_ENDS) & set(self.containers)
+        loopback = "jupyterhub" not in self.published and set(FRONT_ENDS) & set(self.containers)
         return self.hub.proxy_address or ("127.0.0.1" if loopback else "")
 
     @property
@@ -310,23 +310,20 @@ class Environment(Frozen):
 
     # -- variants ----------------------------------------------------------------------------------
 
-    def without_identity(self) -> Environment:
-        """Return the environment without provider and gateway if the provider is external, else unchanged.
+    def completed(self) -> Environment:
+        """Return the environment with the containers that other keys than `containers` add or remove.
 
-        The hub's port is then published at the gateway's address, unless the definition publishes it itself.
+        `slurm.accounting` adds one. An external provider removes those of the bundled one, and the hub's port
+        is published at the gateway's address, unless the definition publishes it itself.
         """
-        if not self.auth.is_external:
-            return self
-        address = self.publish["jupyterhub"] or self.publish["gateway"]
-        publish = {**self.publish, "jupyterhub": address, **dict.fromkeys(IDENTITY)}
-        containers = tuple(name for name in self.containers if name not in IDENTITY)
+        publish, containers = self.publish, self.containers
+        if self.auth.is_external:
+            address = publish["jupyterhub"] or publish["gateway"]
+            publish = {**publish, "jupyterhub": address, **dict.fromkeys(IDENTITY)}
+            containers = tuple(name for name in containers if name not in IDENTITY)
+        if self.slurm.accounting and ACCOUNTING not in containers:
+            containers = (*containers, ACCOUNTING)
         return self.model_copy(update={"publish": publish, "containers": containers})
-
-    def with_accounting(self) -> Environment:
-        """Return the environment with the accounting container if `slurm.accounting` is set."""
-        if not self.slurm.accounting or ACCOUNTING in self.containers:
-            return self
-        return self.model_copy(update={"containers": (*self.containers, ACCOUNTING)})
 
     def with_ports(self, ports: Mapping[str, int]) -> Environment:
         """Return the environment with other port numbers, by their names in `publish`."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from .schema import Endpoint
 
 
-class Port(NamedTuple):
+class PodPort(NamedTuple):
     """A port that a container listens on: its name in `publish`, and where it is published, if it is."""
 
     name: str
@@ -16,7 +16,7 @@ class Port(NamedTuple):
     endpoint: Endpoint | None
 
 
-class Volume(NamedTuple):
+class PodVolume(NamedTuple):
     """A named volume. ``suffix`` is its name without the pod's, ``owner`` the user id of its seed files."""
 
     name: str

@@ -77,7 +77,8 @@ def read_environment(
         raise _definition_error(error, origin, layers[1].label) from None
     try:
         check_rules(env)
-        check_names(env.without_identity().with_accounting())
+        env = env.completed()
+        check_names(env)
     except ValueError as error:
         key, _, problem = str(error).partition(": ")
         raise _located(key, problem, origin, layers[1].label) from None
@@ -85,7 +86,7 @@ def read_environment(
         if not overlay.is_dir():
             problem = f"overlays: there is no folder {overlay}"
             raise DefinitionError(f"{origin['overlays',]}: {problem}", "create it, or correct the path")
-    return env.without_identity().with_accounting()
+    return env
 
 
 def readable_environments(root: Path) -> dict[str, Environment]:

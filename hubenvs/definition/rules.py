@@ -103,7 +103,7 @@ def _reservation(key: str, item: Reservation, dev_users: Sequence[DevUser], acco
 
 
 def _published_ports(env: Environment) -> None:
-    published = env.without_identity().published
+    published = env.completed().published
     for one, other in itertools.combinations(published, 2):
         if published[one].conflicts_with(published[other]):
             raise ValueError(f"publish.{other}: {published[other]} is taken by publish.{one}")

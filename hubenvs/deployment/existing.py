@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..definition import names
 from ..definition.containers import CONTAINERS
-from ..engines.engine import STOP_TIMEOUT, Container, Engine, Listing, Pod, Removal, Resource
+from ..engines.engine import STOP_TIMEOUT, Engine, ListedContainer, Listing, Pod, Removal, Resource
 from ..errors import StateError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Existing:
     checkout: str
     listing: Listing
     pod: Pod | None = None
-    containers: tuple[Container, ...] = ()
+    containers: tuple[ListedContainer, ...] = ()
     volumes: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
     stage: str | None = None

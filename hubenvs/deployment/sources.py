@@ -11,14 +11,14 @@ import jinja2
 from ..definition.containers import BASE_IMAGES, REPOSITORIES
 from ..definition.environment import Environment
 from ..definition.names import WORKING_COPIES
-from ..definition.parts import Volume
+from ..definition.parts import PodVolume
 from ..definition.schema import Debian
 from ..engines import git
 from ..engines.debian import host_mirrors, read_apt_sources
 from ..engines.process import Programs
 from ..files import paths, read_tree
 from ..plan.images import Sources, carried
-from ..plan.manifest import templates
+from ..plan.manifest import compiled_templates
 from ..plan.seeds import render_seeds
 
 # Folder of the files in every container's image, and of the seed files of every environment.
@@ -32,7 +32,7 @@ _OF_VERSION = "jupyterhub-"
 @functools.cache
 def read_templates(root: Path) -> jinja2.Environment:
     """Return the templates of the checkout ``root``."""
-    return templates(read_tree(root / "manifests"))
+    return compiled_templates(read_tree(root / "manifests"))
 
 
 def seed_folders(env: Environment) -> tuple[Path, ...]:
@@ -53,7 +53,7 @@ def read_seeds(env: Environment) -> dict[str, dict[str, bytes]]:
     return result
 
 
-def seed_source(env: Environment, volume: Volume, name: str) -> Path | None:
+def seed_source(env: Environment, volume: PodVolume, name: str) -> Path | None:
     """Return the file that ``name`` in ``volume`` is seeded from; None if there is none."""
     candidates = (
         folder / volume.suffix / f"{name}{ending}"

@@ -45,7 +45,7 @@ class Pod(Resource):
 
 
 @dataclass(frozen=True)
-class Container(Resource):
+class ListedContainer(Resource):
     """A container. ``state`` is the engine's word, such as running, exited or paused."""
 
     state: str = ""
@@ -58,7 +58,7 @@ class Listing:
     """Everything that the engine has, ours or not. Secrets are known by name only."""
 
     pods: tuple[Pod, ...] = ()
-    containers: tuple[Container, ...] = ()
+    containers: tuple[ListedContainer, ...] = ()
     volumes: tuple[Resource, ...] = ()
     secrets: frozenset[str] = frozenset()
     networks: tuple[Resource, ...] = ()

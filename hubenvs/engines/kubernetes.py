@@ -24,7 +24,7 @@ from ..definition.names import (
 )
 from ..errors import CommandError, StateError
 from .cluster import Cluster, load_command
-from .engine import Container, ContainerState, Listing, Pod, PublishedPort, Removal, Resource
+from .engine import ContainerState, ListedContainer, Listing, Pod, PublishedPort, Removal, Resource
 from .kubectl import Kubectl
 from .process import ANSWER, Argv, Completed, Programs
 from .rollout import Rollout
@@ -59,7 +59,7 @@ class Kubernetes(Kubectl):
             )
         )
         pods: list[Pod] = []
-        containers: list[Container] = []
+        containers: list[ListedContainer] = []
         volumes: list[Resource] = []
         for item in items:
             metadata = item["metadata"]
@@ -330,9 +330,12 @@ def _state(status: Mapping[str, Any]) -> ContainerState:
     return ContainerState("exited" if word == "terminated" else word, str(about.get("exitCode", "")))
 
 
-def _containers(pod: Mapping[str, Any], labels: Mapping[str, str]) -> list[Container]:
+def _containers(pod: Mapping[str, Any], labels: Mapping[str, str]) -> list[ListedContainer]:
     stem = labels.get(LABEL_INSTANCE, "")
     states = {item["name"]: _state(item) for item in pod.get("status", {}).get("containerStatuses", ())}
     waiting = ContainerState("waiting", "")
     names = [item["name"] for item in pod["spec"]["containers"]]
-    return [Container(part_name(stem, name), labels, states.get(name, waiting).state, stem) for name in names]
+    return [
+        ListedContainer(part_name(stem, name), labels, states.get(name, waiting).state, stem)
+        for name in names
+    ]

@@ -15,7 +15,16 @@ from typing import Any
 from ..definition.names import container_uid
 from ..errors import StateError
 from . import host
-from .engine import STOP_TIMEOUT, Container, ContainerState, Listing, Pod, PublishedPort, Removal, Resource
+from .engine import (
+    STOP_TIMEOUT,
+    ContainerState,
+    ListedContainer,
+    Listing,
+    Pod,
+    PublishedPort,
+    Removal,
+    Resource,
+)
 from .images import Images
 from .process import Argv, Completed
 
@@ -226,11 +235,11 @@ def _pod(item: Mapping[str, Any]) -> Pod:
     return Pod(item["Name"], item.get("Labels") or {}, item["Id"], state in _HOLDS_PORTS, state == "Running")
 
 
-def _container(item: Mapping[str, Any]) -> Container:
+def _container(item: Mapping[str, Any]) -> ListedContainer:
     ports = []
     for port in item.get("Ports") or ():
         with contextlib.suppress(KeyError):
             address = port.get("host_ip") or "127.0.0.1"
             ports.append(PublishedPort(port["container_port"], address, port["host_port"]))
     labels = item.get("Labels") or {}
-    return Container(item["Names"][0], labels, item["State"], item.get("PodName") or "", tuple(ports))
+    return ListedContainer(item["Names"][0], labels, item["State"], item.get("PodName") or "", tuple(ports))

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization.ssh import SSHCertPublicKeyTyp
 from .keys import host_pattern
 
 # A public key as OpenSSH writes it: its type, a space, and base64.
-Key = str
+PublicKey = str
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class HostTrust:
     """What a known_hosts file says of one server: its keys, who certifies its keys, and what to refuse."""
 
     hostname: str
-    keys: frozenset[Key]
-    authorities: frozenset[Key]
-    revoked: frozenset[Key]
+    keys: frozenset[PublicKey]
+    authorities: frozenset[PublicKey]
+    revoked: frozenset[PublicKey]
 
-    def certified(self, certificate: str) -> Key | None:
+    def certified(self, certificate: str) -> PublicKey | None:
         """Return the host key in ``certificate``, a line as in a .pub file, if it is to be trusted."""
         try:
             identity = load_ssh_public_identity(certificate.encode())
@@ -57,7 +57,7 @@ def host_trust(text: str, hostname: str, port: int) -> HostTrust:
     A key must be that of the port; an authority, or a key to refuse, may be the host's. Raises ValueError,
     with the line as its message, for one that isn't an entry of such a file.
     """
-    found: dict[str, set[Key]] = {"": set(), "@cert-authority": set(), "@revoked": set()}
+    found: dict[str, set[PublicKey]] = {"": set(), "@cert-authority": set(), "@revoked": set()}
     for line in text.splitlines():
         if entry := _entry(line):
             marker, hosts, key = entry
@@ -72,7 +72,7 @@ def host_trust(text: str, hostname: str, port: int) -> HostTrust:
     )
 
 
-def _entry(line: str) -> tuple[str, str, Key] | None:
+def _entry(line: str) -> tuple[str, str, PublicKey] | None:
     """Return marker, hosts and key of a line; None if it has none, or one of a type unknown here."""
     fields = line.split()
     if not fields or fields[0].startswith("#"):
@@ -108,5 +108,5 @@ def _matches(pattern: str, name: str) -> bool:
     return re.fullmatch(regex, name, re.IGNORECASE) is not None
 
 
-def _line(key: SSHCertPublicKeyTypes) -> Key:
+def _line(key: SSHCertPublicKeyTypes) -> PublicKey:
     return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()

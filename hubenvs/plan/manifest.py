@@ -62,13 +62,13 @@ class Fingerprint(NamedTuple):
         return f"{self.base}-{self.content}"
 
 
-def templates(files: Tree) -> jinja2.Environment:
+def compiled_templates(files: Tree) -> jinja2.Environment:
     """Return the templates whose files are ``files``, the content of the folder manifests/."""
-    return _templates(frozenset(files.items()))
+    return _compiled(frozenset(files.items()))
 
 
 @functools.cache  # compiling them takes longer than rendering them, and a task renders more than once
-def _templates(files: frozenset[tuple[str, bytes]]) -> jinja2.Environment:
+def _compiled(files: frozenset[tuple[str, bytes]]) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.DictLoader({name: content.decode() for name, content in files}),
         undefined=jinja2.StrictUndefined,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..definition.names import LABEL_CHECKOUT
 from ..deployment import folder
 from ..deployment.desired import record_definition
 from ..deployment.sources import read_seeds, read_templates
 from ..engines.engine import ClusterEngine
 from ..plan import kubernetes
 from ..plan.images import Build, container_builds
-from ..plan.manifest import Document, dump, manifest
+from ..plan.manifest import dump, manifest
 from ..session import Session
 
 
@@ -42,7 +41,7 @@ def apply(
     # Before anything is there, so that `down` finds it.
     record_definition(env, folder.read_record(env.deploy_folder))
     # First, and by standard input: the pod needs them, and nobody else sees them.
-    engine.apply(dump([_without_checkout(item) for item in documents if item["kind"] == "Secret"]))
+    engine.apply(dump([item for item in documents if item["kind"] == "Secret"]))
     with console.busy("load", "images into the cluster"):
         loaded = engine.load([build.tag for build in of_containers.values() if not build.pulled])
     if loaded:
@@ -60,13 +59,6 @@ def apply(
     engine.prune(env.pod, {(item["kind"], item["metadata"]["name"]) for item in applied})
     where = f"{engine.cluster.context}/{engine.cluster.namespace}"
     console.say("apply", f"{env.pod} in {where}: {', '.join(env.containers)}")
-
-
-def _without_checkout(document: Document) -> Document:
-    """Return ``document`` without the label that is about one machine."""
-    metadata = document["metadata"]
-    labels = {key: value for key, value in metadata["labels"].items() if key != LABEL_CHECKOUT}
-    return {**document, "metadata": {**metadata, "labels": labels}}
 
 
 def _text(version: tuple[int, ...]) -> str:

@@ -24,7 +24,7 @@ from ..definition.names import SERVICE_ACCOUNT
 from ..deployment import folder
 from ..errors import StateError
 from ..plan.keys import ssh_key_pair
-from ..plan.known_hosts import Key, host_trust
+from ..plan.known_hosts import PublicKey, host_trust
 from ..session import Session
 
 # Seconds for each connection and command; a healthy one takes well under one.
@@ -118,7 +118,7 @@ class Server:
         return not self.host_keys or any(key.startswith(f"{kind} ") for key in self.host_keys)
 
     @cached_property
-    def host_keys(self) -> frozenset[Key]:
+    def host_keys(self) -> frozenset[PublicKey]:
         """The host keys to trust. Paramiko takes no certificates: the server's are looked at here."""
         trust = host_trust(self._known_hosts, self.host, self.port)
         if not trust.authorities:
@@ -132,7 +132,7 @@ class Server:
 class _Pinned:
     """Paramiko's policy for a server without an entry of its own: accept it if it shows one of ``keys``."""
 
-    def __init__(self, keys: frozenset[Key]) -> None:
+    def __init__(self, keys: frozenset[PublicKey]) -> None:
         self._keys = keys
 
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 from functools import partial
 
-from ..definition.parts import Volume
+from ..definition.parts import PodVolume
 from ..deployment.sources import read_seeds
 from ..files import Tree, not_executable, pack, unpack
 from ..plan.seeds import RECORD, merge_seeds
@@ -35,7 +35,7 @@ def fill_volumes(session: Session, existing: Container[str]) -> None:
         session.console.say("volumes", note)
 
 
-def _fill(session: Session, volume: Volume, seeds: Tree | None, exists: bool) -> list[str]:
+def _fill(session: Session, volume: PodVolume, seeds: Tree | None, exists: bool) -> list[str]:
     """Create ``volume`` if needed and write its ``seeds`` (None: not seeded); return notes for the user."""
     engine = session.engine
     present: Tree = {}

@@ -68,7 +68,7 @@ def adopt(session: Session, sources: Sequence[str], config_map: str | None, dry_
         write(database, found[DATABASE])
         users = read_users(database, found["crypt_keys"])
         _say(session, found, users)
-        taken = digest(*(part for name in sorted(found) for part in (name, found[name])))
+        taken = digest(found)
         if _is_adopted(session, taken) or dry_run:
             adopted = f"it is adopted already; `invoke up {session.env.options}` brings it up"
             session.console.say("adopt", "nothing was changed" if dry_run else adopted)
@@ -128,9 +128,9 @@ def _matters(path: PurePosixPath) -> bool:
     return path.name in (*FILES, *UNFINISHED) and "home" not in path.parts[:-1]
 
 
-def _files_of_folder(folder: Path) -> Iterator[tuple[str, bytes]]:
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and _matters(PurePosixPath(path.relative_to(folder))):
+def _files_of_folder(source: Path) -> Iterator[tuple[str, bytes]]:
+    for path in sorted(source.rglob("*")):
+        if path.is_file() and _matters(PurePosixPath(path.relative_to(source))):
             if path.name == DATABASE and (process := _process_with(path)):
                 raise StateError(f"{path}: process {process} has it open", "stop the old hub first")
             yield str(path), path.read_bytes()

@@ -15,15 +15,13 @@ from ..deployment.existing import belongs_to_us
 from ..deployment.ports import port_problem
 from ..deployment.sources import on_host
 from ..engines.engine import Engine, Finding
-from ..engines.host import finding, python_index
+from ..engines.host import Result, finding, python_index
 from ..plan.images import debian_releases
 from ..polling import poll
 from ..web import http_status
 
 # Seconds in which a published port must answer.
 PATIENCE = 10
-
-Result = tuple[bool, str, str]
 
 
 def doctor(root: Path, engine: Engine, console: Console, json: bool) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..definition.containers import CONTAINERS
 from ..definition.names import LABEL_FINGERPRINT
-from ..definition.parts import Volume
+from ..definition.parts import PodVolume
 from ..deployment.desired import desired_pod, planned_images, record_reload
 from ..deployment.folder import read_record, write_record
 from ..deployment.sources import read_seeds, seed_folders, working_copy_files
@@ -153,10 +153,10 @@ def _change_container(session: Session, container: str) -> Change | StateError:
     return explain(session.env, container, failure_lines(done.text + "\n" + done.stderr), places)
 
 
-def updated_folders(session: Session, container: str) -> dict[str, Path | Volume]:
+def updated_folders(session: Session, container: str) -> dict[str, Path | PodVolume]:
     """Return the folders of ``container`` that `reload` updates, each with its working copy or volume."""
     env, repository = session.env, CONTAINERS[container].repository
-    folders: dict[str, Path | Volume] = {}
+    folders: dict[str, Path | PodVolume] = {}
     if repository:
         folders[f"/usr/src/{repository}"] = env.working_copy(repository)
     return folders | {
@@ -204,7 +204,7 @@ def _not_ignored(session: Session, folder: Path, names: Sequence[str]) -> list[s
     return [name for name in names if name not in ignored] if listed.returncode in (0, 1) else []
 
 
-def _plan_volume(change: Change, volume: Volume, seeds: Tree, present: Tree, lasts: bool) -> None:
+def _plan_volume(change: Change, volume: PodVolume, seeds: Tree, present: Tree, lasts: bool) -> None:
     """Plan the change of ``volume``. One that doesn't outlast its pod has no edits of its own to keep."""
     base = f"{volume.path}/"
     old = _below(present, base)

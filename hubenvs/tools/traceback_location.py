@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..definition.environment import Environment
 from ..definition.layers import shown
-from ..definition.parts import Volume
+from ..definition.parts import PodVolume
 from ..deployment.sources import seed_source
 from ..errors import StateError
 
@@ -25,7 +25,7 @@ def failure_lines(output: str) -> list[str]:
 
 
 def explain(
-    env: Environment, container: str, lines: list[str], folders: Mapping[str, Path | Volume]
+    env: Environment, container: str, lines: list[str], folders: Mapping[str, Path | PodVolume]
 ) -> StateError:
     """Return the error in the ``lines`` of a program in ``container``, with this host's file and line.
 
@@ -58,7 +58,7 @@ def locate(lines: Iterable[str], folders: Iterable[str]) -> tuple[tuple[str, int
     return (ours[-1][1]["path"], int(ours[-1][1]["line"])), problems[0]
 
 
-def _source(env: Environment, path: str, folders: Mapping[str, Path | Volume]) -> str:
+def _source(env: Environment, path: str, folders: Mapping[str, Path | PodVolume]) -> str:
     """Return the file on this host that ``path`` in the container comes from, relative to the checkout."""
     for folder, source in folders.items():
         if path.startswith(f"{folder}/"):

@@ -126,13 +126,13 @@ def log_in(session: Session, token: str | None = None) -> Callable[[HubUser], No
     raise StateError(problem, "give one of its ID tokens with --token-file")
 
 
-def _walk(walk: Walk, log_in: Callable[[HubUser], None]) -> None:
+def _walk(walk: Walk, enter: Callable[[HubUser], None]) -> None:
     env, user = walk.env, walk.user
     with walk.step("page", "gateway" if env.gateway_url else "jupyterhub"):
         # With an external provider the log-in page refuses everybody without a token.
         user.page("/hub/health" if env.auth.is_external else "/hub/login")
     with walk.step("login", "jupyterhub") as seen:
-        log_in(user)
+        enter(user)
         seen.append(user.name)
     walk.server = _unused_server(walk)
     with walk.step("form", "jupyterhub") as seen:

@@ -11,7 +11,7 @@ from hubenvs.definition.read import read_environment
 from hubenvs.deployment.desired import desired_pod
 from hubenvs.deployment.existing import Existing
 from hubenvs.deployment.sources import read_sources
-from hubenvs.engines.engine import Container, Listing, Pod
+from hubenvs.engines.engine import ListedContainer, Listing, Pod
 from hubenvs.plan.images import plan_images
 from hubenvs.session import open_session
 from hubenvs.stages.play import play_pod
@@ -35,7 +35,7 @@ def test_a_kept_definition_is_what_was_brought_up(root: Path, settings: list[str
         env, plan_images(env, read_sources(env, NoGit()), True), dict.fromkeys(env.secret_keys, "secret")
     )
     pod = Pod(env.pod, {LABEL_FINGERPRINT: desired.fingerprint.label}, "1", True, True)
-    containers = tuple(Container(env.container_name(name), state="running") for name in env.containers)
+    containers = tuple(ListedContainer(env.container_name(name), state="running") for name in env.containers)
     existing = Existing(env.pod, env.name, checkout_id(root), Listing(), pod, containers)
     opened = session(env)
     with opened.locked():

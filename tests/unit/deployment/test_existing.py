@@ -9,7 +9,7 @@ import pytest
 from hubenvs.definition.environment import Environment
 from hubenvs.definition.names import LABEL_CHECKOUT, LABEL_ENVIRONMENT, LABEL_INSTANCE, LABEL_PART_OF, PART_OF
 from hubenvs.deployment.existing import all_existing, belongs_to_us, find_existing, refuse_foreign
-from hubenvs.engines.engine import Container, Listing, Pod, PublishedPort, Resource
+from hubenvs.engines.engine import ListedContainer, Listing, Pod, PublishedPort, Resource
 from hubenvs.errors import StateError
 
 
@@ -17,7 +17,7 @@ def listing(env: Environment, **other_labels: str) -> Listing:
     """Return an engine's listing with the pod of ``env``, on port 8000, but for ``other_labels``."""
     labels = {**env.labels, **other_labels}
     pod = Pod(env.pod, labels, "1", holds_ports=True, is_running=True)
-    container = Container(
+    container = ListedContainer(
         env.container_name("slurm"), labels, "running", env.pod, (PublishedPort(8000, "127.0.0.1", 8000),)
     )
     return Listing((pod,), (container,))

@@ -172,7 +172,7 @@ def test_an_external_provider_needs_no_containers(root: Path) -> None:
 
 def test_a_broken_template_is_named() -> None:
     """An unknown variable in a template is an error with the template's name, not an empty string."""
-    broken = of_pod.templates({"pod.yaml.j2": b"name: {{ nonsense }}"})
+    broken = of_pod.compiled_templates({"pod.yaml.j2": b"name: {{ nonsense }}"})
     with pytest.raises(DefinitionError, match=r"manifests/pod\.yaml\.j2: 'nonsense' is undefined"):
         of_pod.render(broken, "pod.yaml.j2", {})
 
