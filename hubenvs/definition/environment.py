@@ -93,7 +93,7 @@ class Environment(schema.Frozen):
 
     def container_name(self, name: str) -> str:
         """Return the name under which the engine runs the pod's container ``name``."""
-        return names.part_name(self.pod, name)
+        return names.container_name(self.pod, name)
 
     @property
     def labels(self) -> dict[str, str]:

@@ -42,13 +42,13 @@ def pod_name(environment: str, instance: str | None) -> str:
     return f"{stem}-{instance}" if instance else stem
 
 
-def part_name(pod: str, container: str) -> str:
+def container_name(pod: str, container: str) -> str:
     """Return the name under which the engine runs ``container`` of ``pod``; its Secret has the same name."""
     return f"{pod}-{container}"
 
 
 def container_uid(name: str) -> str | None:
-    """Return the numeric user of the container with the `part_name` ``name``; None for root."""
+    """Return the numeric user of the container with the `container_name` ``name``; None for root."""
     uid = next((row.uid for row in CONTAINERS.values() if name.endswith(f"-{row.name}")), 0)
     return str(uid) if uid else None
 

@@ -9,6 +9,7 @@ from ..definition.environment import Environment
 from ..definition.names import LABEL_FINGERPRINT
 from ..engines.debian import has_mmdebstrap
 from ..engines.engine import Engine, Pod
+from ..plan.cluster_manifest import NEWEST, cluster_manifest
 from ..plan.images import (
     Build,
     container_builds,
@@ -17,7 +18,7 @@ from ..plan.images import (
     plan_images,
     with_architecture,
 )
-from ..plan.manifest import Documents, Fingerprint, fingerprint, labelled, manifest
+from ..plan.manifest import Document, Documents, Fingerprint, fingerprint, labelled, manifest
 from . import folder
 from .mirrors import read_mirrors
 from .sources import read_seeds, read_sources, read_templates
@@ -58,6 +59,13 @@ def desired_pod(env: Environment, builds: tuple[Build, ...], values: Mapping[str
     recipes = {name: build.recipe for name, build in of_containers.items()}
     value = fingerprint(documents, recipes, seeds, env.network)
     return Desired(labelled(documents, value), value)
+
+
+def desired_in_cluster(
+    env: Environment, images: Mapping[str, str], version: tuple[int, ...] = NEWEST, secrets: str = ""
+) -> dict[str, list[Document]]:
+    """Return the documents of ``env`` for a cluster, by file; see `cluster_manifest`."""
+    return cluster_manifest(env, read_templates(env.root), images, read_seeds(env), version, secrets)
 
 
 def is_desired(env: Environment, pod: Pod, desired: Desired) -> bool:

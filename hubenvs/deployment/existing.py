@@ -37,14 +37,14 @@ class Existing:
         return (self.stage or self.environment) == "prod"
 
     @property
-    def part_names(self) -> set[str]:
+    def container_names(self) -> set[str]:
         """Return the names that the deployment's containers and Secrets can have."""
-        return {names.part_name(self.pod_name, container) for container in CONTAINERS}
+        return {names.container_name(self.pod_name, container) for container in CONTAINERS}
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """Return the names of the deployment's Secrets."""
-        return tuple(sorted(self.part_names & self.listing.secrets))
+        return tuple(sorted(self.container_names & self.listing.secrets))
 
     @property
     def instance(self) -> str | None:
@@ -149,5 +149,5 @@ def remove_pod(
     """
     # Another pod of that name isn't ours.
     pods = [pod for pod in existing.listing.pods if _pod_name_of(pod) == existing.pod_name]
-    parts, listing = existing.part_names, existing.listing
-    engine.remove(Removal(existing.pod_name, pods, parts, set(volumes), networks, listing, grace))
+    containers, listing = existing.container_names, existing.listing
+    engine.remove(Removal(existing.pod_name, pods, containers, set(volumes), networks, listing, grace))

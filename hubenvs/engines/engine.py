@@ -1,6 +1,6 @@
 """What stages and tools need of an engine, and the rows in which it describes its resources.
 
-There are two: podman.py and kubernetes.py. Podman builds the images of both (images.py).
+There are two: podman.py and kubernetes.py. Podman builds the images of both (podman_images.py).
 """
 
 from __future__ import annotations
@@ -78,13 +78,13 @@ class Listing:
 class Removal:
     """What `Engine.remove` removes of the deployment ``pod_name``.
 
-    ``parts``: the names that its containers and Secrets can have. ``listing``: what the engine has.
+    ``container_names``: those that its containers and Secrets can have. ``listing``: what the engine has.
     ``grace``: seconds that a container has to end by itself.
     """
 
     pod_name: str
     pods: Sequence[Pod]
-    parts: Set[str]
+    container_names: Set[str]
     volumes: Set[str]
     networks: Sequence[str]
     listing: Listing

@@ -13,17 +13,17 @@ from typing import Any
 
 from ..errors import CommandError, StateError
 from .cluster import Cluster
-from .images import Images
+from .podman_images import PodmanImages
 from .process import ANSWER, Argv, Completed, Programs
 
 OLDEST = (1, 20)
 
 
-class Kubectl(Images):
+class Kubectl(PodmanImages):
     """kubectl for ``cluster``. Images are still podman's."""
 
-    def __init__(self, folder: Path | None, programs: Programs, label: str, cluster: Cluster) -> None:
-        super().__init__(folder, programs, label)
+    def __init__(self, folder: Path | None, programs: Programs, cluster: Cluster) -> None:
+        super().__init__(folder, programs)
         self.cluster = cluster
 
     def command(self, *arguments: str) -> Argv:

@@ -19,8 +19,8 @@ from ..definition.names import (
     LABEL_INSTANCE,
     LABEL_PART_OF,
     PART_OF,
+    container_name,
     container_uid,
-    part_name,
 )
 from ..errors import CommandError, StateError
 from .cluster import Cluster, load_command
@@ -43,10 +43,8 @@ class Kubernetes(Kubectl):
 
     name = "kubernetes"
 
-    def __init__(
-        self, folder: Path | None, programs: Programs, label: str, cluster: Cluster, checkout: str
-    ) -> None:
-        super().__init__(folder, programs, label, cluster)
+    def __init__(self, folder: Path | None, programs: Programs, cluster: Cluster, checkout: str) -> None:
+        super().__init__(folder, programs, cluster)
         self._checkout = checkout
         self._with_proxy: dict[str, bool] = {}
 
@@ -80,7 +78,7 @@ class Kubernetes(Kubectl):
         for item in self._get("pods", f"--selector={LABEL_PART_OF}={PART_OF}"):
             stem = item["metadata"]["labels"].get(LABEL_INSTANCE, "")
             for status in item.get("status", {}).get("containerStatuses", ()):
-                result[part_name(stem, status["name"])] = _state(status)
+                result[container_name(stem, status["name"])] = _state(status)
         return {name: state for name, state in result.items() if name in containers}
 
     def pod(self, name: str) -> Pod | None:
@@ -233,13 +231,13 @@ class Kubernetes(Kubectl):
         """Return what runs ``container`` (a pod, or a Deployment) and the container's name in its pod."""
         stem, name = _split(container)
         if name in (PROXY, *FRONT_ENDS) and self._has_proxy(stem):
-            return f"deployment/{part_name(stem, PROXY)}", name
+            return f"deployment/{container_name(stem, PROXY)}", name
         return f"{stem}-0", name
 
     def _has_proxy(self, pod_name: str) -> bool:
         """Return whether the proxy of ``pod_name`` is in a pod of its own."""
         if pod_name not in self._with_proxy:
-            self._with_proxy[pod_name] = bool(self._get("deployment", part_name(pod_name, PROXY)))
+            self._with_proxy[pod_name] = bool(self._get("deployment", container_name(pod_name, PROXY)))
         return self._with_proxy[pod_name]
 
     def forward_command(self, pod_name: str, ports: Sequence[PublishedPort]) -> Argv:
@@ -247,7 +245,9 @@ class Kubernetes(Kubectl):
         addresses = ",".join(sorted({port.address for port in ports}))
         pairs = (f"{port.host_port}:{port.container_port}" for port in ports)
         part = (
-            f"deployment/{part_name(pod_name, PROXY)}" if self._has_proxy(pod_name) else f"pod/{pod_name}-0"
+            f"deployment/{container_name(pod_name, PROXY)}"
+            if self._has_proxy(pod_name)
+            else f"pod/{pod_name}-0"
         )
         return self.command("port-forward", part, f"--address={addresses}", *pairs)
 
@@ -306,7 +306,7 @@ class Kubernetes(Kubectl):
 
 
 def _split(container: str) -> tuple[str, str]:
-    """Return the pod's name of ``container``, a name of `part_name`, and its own."""
+    """Return the pod's name of ``container``, a name of `container_name`, and its own."""
     name = max((row for row in (*CONTAINERS, PROXY) if container.endswith(f"-{row}")), key=len)
     return container.removesuffix(f"-{name}"), name
 
@@ -321,7 +321,7 @@ def _mounted(volume: str) -> tuple[str, str]:
     for row in CONTAINERS.values():
         for item in row.volumes:
             if volume.endswith(f"-{item.name}"):
-                return part_name(volume.removesuffix(f"-{item.name}"), row.name), item.path
+                return container_name(volume.removesuffix(f"-{item.name}"), row.name), item.path
     raise StateError(f"no container mounts {volume}", "`invoke status` lists the volumes")
 
 
@@ -336,6 +336,6 @@ def _containers(pod: Mapping[str, Any], labels: Mapping[str, str]) -> list[Liste
     waiting = ContainerState("waiting", "")
     names = [item["name"] for item in pod["spec"]["containers"]]
     return [
-        ListedContainer(part_name(stem, name), labels, states.get(name, waiting).state, stem)
+        ListedContainer(container_name(stem, name), labels, states.get(name, waiting).state, stem)
         for name in names
     ]

@@ -25,14 +25,14 @@ from .engine import (
     Removal,
     Resource,
 )
-from .images import Images
+from .podman_images import PodmanImages
 from .process import Argv, Completed
 
 # States of a pod in which its ports are bound.
 _HOLDS_PORTS = ("Running", "Degraded", "Paused")
 
 
-class Podman(Images):
+class Podman(PodmanImages):
     """The engine podman."""
 
     name = "podman"
@@ -91,19 +91,19 @@ class Podman(Images):
         return ("podman", "network", "create", "--disable-dns", "--opt=isolate=true", *options, name)
 
     def remove(self, removal: Removal) -> None:
-        """Remove pods and networks of ``removal``, and what exists of its parts and volumes."""
+        """Remove pods and networks of ``removal``, and what exists of its containers, Secrets and volumes."""
         for pod in removal.pods:
             self._remove_pod(pod, removal.grace)
-        listing, parts = removal.listing, removal.parts
+        listing, names = removal.listing, removal.container_names
         commands: list[Argv] = []
-        if secrets := sorted(parts & listing.secrets):
+        if secrets := sorted(names & listing.secrets):
             commands.append(("podman", "secret", "rm", *secrets))
         # A container whose creation was killed may exist in podman's storage alone, where it blocks its name.
         # A container that podman lists under such a name isn't part of the pod: it is left alone.
-        if storage_only := sorted(parts - {container.name for container in listing.containers}):
+        if storage_only := sorted(names - {container.name for container in listing.containers}):
             commands.append(("podman", "rm", "--force", "--ignore", *storage_only))
         # `kube play` creates a volume of the same name for each Secret.
-        if existing := sorted((parts | removal.volumes) & listing.volume_names):
+        if existing := sorted((names | removal.volumes) & listing.volume_names):
             commands.append(("podman", "volume", "rm", "--force", *existing))
         if removal.networks:
             commands.append(("podman", "network", "rm", *removal.networks))

@@ -11,14 +11,11 @@ from .podman import Podman
 from .process import Programs
 
 
-def select_engine(
-    folder: Path | None, programs: Programs, label: str, cluster: Cluster | None, checkout: str
-) -> Engine:
+def select_engine(folder: Path | None, programs: Programs, cluster: Cluster | None, checkout: str) -> Engine:
     """Return the engine of ``cluster``; None: podman.
 
-    ``folder``: where it may write configuration (None: nowhere). ``label`` (``name=value``) is put on every
-    image that is built. ``checkout``: the digest of our own.
+    ``folder``: where it may write configuration (None: nowhere). ``checkout``: the digest of our own.
     """
     if cluster:
-        return Kubernetes(folder, programs, label, cluster, checkout)
-    return Podman(folder, programs, label)
+        return Kubernetes(folder, programs, cluster, checkout)
+    return Podman(folder, programs)

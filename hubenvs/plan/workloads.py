@@ -41,7 +41,7 @@ class Workload:
     selector: Mapping[str, str]
 
 
-def workloads(env: Environment, pod: Document) -> tuple[Workload, ...]:
+def plan_workloads(env: Environment, pod: Document) -> tuple[Workload, ...]:
     """Return the workloads whose pods together have the containers of ``pod``, a pod's spec."""
     ports: Ports = {
         name: {port.name: port.number for port in env.ports if port.container == name}
@@ -79,10 +79,10 @@ def _hub_and_proxy(
         PROXY: ({"exec": {"command": ["proxy-ready"]}}, alive),
     }
     name, selector = env.container_name(PROXY), _selector(env, PROXY)
-    spec = _part(pod, [_proxy(env, both), *in_front])
+    spec = _pod_with(pod, [_proxy(env, both), *in_front])
     spec["volumes"] = [_token_only(volume) for volume in spec["volumes"]]
     return (
-        _hub(env, _part(pod, behind), ports, probes),
+        _hub(env, _pod_with(pod, behind), ports, probes),
         Workload("Deployment", name, PROXY, f"{name}-config", spec, ports, probes, selector),
     )
 
@@ -104,7 +104,7 @@ def _selector(env: Environment, component: str) -> dict[str, str]:
     return {key: env.labels[key] for key in (LABEL_PART_OF, LABEL_INSTANCE)} | {LABEL_COMPONENT: component}
 
 
-def _part(pod: Document, containers: Iterable[Document]) -> Document:
+def _pod_with(pod: Document, containers: Iterable[Document]) -> Document:
     """Return ``pod`` with these ``containers``, and the volumes that they mount."""
     containers = list(containers)
     mounted = {mount["name"] for item in containers for mount in item["volumeMounts"]}
@@ -125,11 +125,12 @@ def _token_only(volume: Document) -> Document:
 
 def _services(env: Environment) -> list[Document]:
     """Return the variables by which hub and proxy find each other: Services' addresses, without DNS."""
-    parts = {"HUB": "jupyterhub", "PROXY": PROXY}
-    variables = {part: service_variable(env.container_name(container)) for part, container in parts.items()}
     return [
-        {"name": f"DEPLOY_CONFIG_{part}_SERVICE", "value": f"$({variable})"}
-        for part, variable in variables.items()
+        {
+            "name": f"DEPLOY_CONFIG_{name}_SERVICE",
+            "value": f"$({service_variable(env.container_name(container))})",
+        }
+        for name, container in (("HUB", "jupyterhub"), ("PROXY", PROXY))
     ]
 
 

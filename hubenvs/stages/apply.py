@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..deployment import folder
-from ..deployment.desired import record_definition
-from ..deployment.sources import read_seeds, read_templates
+from ..deployment.desired import desired_in_cluster, record_definition
+from ..deployment.sources import read_templates
 from ..engines.engine import ClusterEngine
-from ..plan import kubernetes
+from ..plan.cluster_manifest import APPLIED, components, left_out
 from ..plan.images import Build, container_builds
 from ..plan.manifest import dump, manifest
 from ..session import Session
@@ -21,8 +21,7 @@ def rehearse(session: Session, engine: ClusterEngine) -> None:
     """
     env = session.env
     images = dict.fromkeys(env.containers, "not-built-yet")
-    version, templates = engine.server_version, read_templates(env.root)
-    files = kubernetes.resources(env, templates, images, read_seeds(env), version)
+    files = desired_in_cluster(env, images, engine.server_version)
     engine.apply(dump([item for documents in files.values() for item in documents]), dry_run=True)
 
 
@@ -36,8 +35,7 @@ def apply(
     env, console = session.env, session.console
     of_containers = container_builds(env, builds)
     images = {name: build.tag for name, build in of_containers.items()}
-    templates = read_templates(env.root)
-    documents = manifest(env, templates, images, values)
+    documents = manifest(env, read_templates(env.root), images, values)
     # Before anything is there, so that `down` finds it.
     record_definition(env, folder.read_record(env.deploy_folder))
     # First, and by standard input: the pod needs them, and nobody else sees them.
@@ -48,13 +46,13 @@ def apply(
         console.say("load", ", ".join(loaded))
     secrets = engine.secret_versions([secret.name for secret in env.secrets])
     version = engine.server_version
-    files = kubernetes.resources(env, templates, images, read_seeds(env), version, secrets)
-    for missing in kubernetes.lacking(env, version):
+    files = desired_in_cluster(env, images, version, secrets)
+    for missing in left_out(env, version):
         console.say("apply", f"Kubernetes {_text(version)} has no {missing}: left out")
-    applied = [item for name in kubernetes.RESOURCES for item in files.get(name, ())]
+    applied = [item for name in APPLIED for item in files.get(name, ())]
     engine.apply(dump(applied))
     with console.busy("apply", f"rollout of {env.pod}"):
-        for component in kubernetes.components(env):
+        for component in components(env):
             engine.rollout(env.pod, component, env.wait_timeout).wait()
     engine.prune(env.pod, {(item["kind"], item["metadata"]["name"]) for item in applied})
     where = f"{engine.cluster.context}/{engine.cluster.namespace}"

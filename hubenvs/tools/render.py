@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..deployment import folder
-from ..deployment.desired import desired_pod, planned_images
-from ..deployment.sources import read_seeds, read_templates
+from ..deployment.desired import desired_in_cluster, desired_pod, planned_images
 from ..errors import DefinitionError
 from ..files import write
-from ..plan import kubernetes
+from ..plan.cluster_manifest import NEWEST, kustomize_folder
 from ..plan.images import container_builds
 from ..plan.manifest import Documents, dump, redacted
 from ..session import Session
@@ -67,6 +66,4 @@ def kubernetes_folder(session: Session) -> dict[str, str]:
     env = session.env
     builds = container_builds(env, planned_images(env, session.engine))
     images = {name: build.tag for name, build in builds.items()}
-    version = env.kubernetes.server or kubernetes.NEWEST
-    files = kubernetes.resources(env, read_templates(env.root), images, read_seeds(env), version)
-    return kubernetes.kustomized(files)
+    return kustomize_folder(desired_in_cluster(env, images, env.kubernetes.server or NEWEST))

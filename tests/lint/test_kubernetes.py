@@ -16,7 +16,7 @@ import yaml
 
 from hubenvs.definition.read import read_environment
 from hubenvs.deployment.sources import read_seeds, read_templates
-from hubenvs.plan import kubernetes
+from hubenvs.plan.cluster_manifest import SECRETS, cluster_manifest, kustomize_folder
 from hubenvs.plan.workloads import PROXY_SETTINGS
 
 from .test_manifests import ENVIRONMENTS, VERSIONS
@@ -133,7 +133,7 @@ def folder(request: pytest.FixtureRequest, root: Path, tmp_path: Path) -> Path:
     images = {name: f"localhost/{name}:1" for name in env.containers}
     target = tmp_path / "folder"
     target.mkdir()
-    files = kubernetes.kustomized(kubernetes.resources(env, read_templates(root), images, read_seeds(env)))
+    files = kustomize_folder(cluster_manifest(env, read_templates(root), images, read_seeds(env)))
     for name, content in files.items():
         (target / name).write_text(content)
     return target
@@ -151,7 +151,7 @@ def resources(folder: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_folder_is_valid_kubernetes(folder: Path, version: str) -> None:
     """Clusters of the oldest and the newest supported minor take every document and the Secrets' template."""
-    for document in (*resources(folder), *yaml.safe_load_all((folder / kubernetes.SECRETS).read_text())):
+    for document in (*resources(folder), *yaml.safe_load_all((folder / SECRETS).read_text())):
         kubernetes_validate.validate(document, version, strict=True)
 
 

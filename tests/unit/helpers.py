@@ -25,7 +25,7 @@ class NoGit(Programs):
 
 def session(env: Environment, quiet: bool = True) -> Session:
     """Return a session for ``env`` in which working copies are plain folders."""
-    return Session(env, Podman(None, NoGit(), "part-of=test"), Console(quiet))
+    return Session(env, Podman(None, NoGit()), Console(quiet))
 
 
 def rendered(env: Environment, tree: dict[str, bytes]) -> dict[str, bytes]:

@@ -31,7 +31,7 @@ class Answer(Programs):
 
 
 def engine(stderr: str = "") -> Kubernetes:
-    return Kubernetes(None, Answer(stderr), "part-of=test", Cluster("lab", "hub"), "1234")
+    return Kubernetes(None, Answer(stderr), Cluster("lab", "hub"), "1234")
 
 
 class Alone(Programs):
@@ -45,7 +45,7 @@ class Alone(Programs):
 def test_context_and_namespace_are_always_named() -> None:
     """Every command line has both."""
     ports = [PublishedPort(8000, "127.0.0.1", 8123)]
-    lab = Kubernetes(None, Alone(), "part-of=test", Cluster("lab", "hub"), "1234")
+    lab = Kubernetes(None, Alone(), Cluster("lab", "hub"), "1234")
     lines = [
         lab.exec_command(f"{POD}-slurm", "sinfo"),
         lab.forward_command(POD, ports),

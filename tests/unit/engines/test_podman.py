@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from hubenvs.engines import host
-from hubenvs.engines.images import LISTINGS
 from hubenvs.engines.podman import Podman, rootless_network
+from hubenvs.engines.podman_images import LISTINGS
 from hubenvs.engines.process import Completed, Programs
 from hubenvs.errors import CommandError
 
 
 @pytest.fixture
 def podman() -> Podman:
-    return Podman(None, Programs(), "part-of=test")
+    return Podman(None, Programs())
 
 
 def test_a_build_gets_the_trust_store_and_leaves_it_out_of_the_image(
@@ -121,7 +121,7 @@ class Racing(Programs):
 
 def test_what_others_remove_meanwhile_is_no_failure() -> None:
     """Podman is asked again; a list that never comes is an error, with podman's message."""
-    assert Podman(None, Racing(LISTINGS - 1), "part-of=test").listing().volumes == ()
+    assert Podman(None, Racing(LISTINGS - 1)).listing().volumes == ()
     with pytest.raises(CommandError) as error:
-        Podman(None, Racing(LISTINGS), "part-of=test").listing()
+        Podman(None, Racing(LISTINGS)).listing()
     assert "no such volume" in error.value.details[0]

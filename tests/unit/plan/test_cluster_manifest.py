@@ -12,7 +12,7 @@ from hubenvs.definition.environment import Environment
 from hubenvs.definition.read import read_environment
 from hubenvs.deployment.sources import read_seeds, read_templates
 from hubenvs.errors import DefinitionError
-from hubenvs.plan import kubernetes
+from hubenvs.plan.cluster_manifest import SECRETS, cluster_manifest, kustomize_folder
 from hubenvs.plan.manifest import manifest
 
 Document = dict[str, Any]
@@ -23,8 +23,8 @@ def images(env: Environment) -> dict[str, str]:
 
 
 def folder(env: Environment, seeds: dict[str, dict[str, bytes]] | None = None) -> dict[str, list[Document]]:
-    files = kubernetes.kustomized(
-        kubernetes.resources(env, read_templates(env.root), images(env), read_seeds(env) | (seeds or {}))
+    files = kustomize_folder(
+        cluster_manifest(env, read_templates(env.root), images(env), read_seeds(env) | (seeds or {}))
     )
     # libyaml's reader: the one in Python takes a third of all the unit tests' time.
     return {name: list(yaml.load_all(text, Loader=yaml.CSafeLoader)) for name, text in files.items()}
@@ -119,7 +119,7 @@ def test_every_seed_file_is_brought_in(env: Environment) -> None:
 def test_a_seed_that_is_a_program_stays_one(env: Environment) -> None:
     """The ConfigMap's volume has the mode that the init container copies."""
     name = f"{env.pod}-slurm-config"
-    files = kubernetes.resources(
+    files = cluster_manifest(
         env,
         read_templates(env.root),
         images(env),
@@ -134,11 +134,11 @@ def test_a_seed_that_is_a_program_stays_one(env: Environment) -> None:
 def test_the_folder_names_secrets_and_has_none(env: Environment) -> None:
     """The Secrets' template has every key and no value; applying the folder leaves a site's Secrets alone."""
     files = folder(env)
-    template = {item["metadata"]["name"]: item["stringData"] for item in files[kubernetes.SECRETS]}
+    template = {item["metadata"]["name"]: item["stringData"] for item in files[SECRETS]}
     assert template == {
         item.name: {"format": "plain", **dict.fromkeys(item.keys, "REPLACE")} for item in env.secrets
     }
-    assert kubernetes.SECRETS not in files["kustomization.yaml"][0]["resources"]
+    assert SECRETS not in files["kustomization.yaml"][0]["resources"]
 
 
 def test_other_content_is_another_config_map(env: Environment) -> None:
@@ -164,9 +164,7 @@ def test_a_changed_secret_replaces_the_pod(env: Environment) -> None:
     """The pod's template says which versions of the Secrets it was started with."""
 
     def template(secrets: str) -> Document:
-        files = kubernetes.resources(
-            env, read_templates(env.root), images(env), read_seeds(env), secrets=secrets
-        )
+        files = cluster_manifest(env, read_templates(env.root), images(env), read_seeds(env), secrets=secrets)
         (stateful_set,) = files["statefulset.yaml"]
         return dict(stateful_set["spec"]["template"])
 
@@ -178,8 +176,8 @@ def test_an_older_server_gets_nothing_that_it_lacks(root: Path) -> None:
     for name in ("dev_dummyauth", "prod"):
         env = read_environment(root, name)
         old, new = (
-            kubernetes.kustomized(
-                kubernetes.resources(env, read_templates(root), images(env), read_seeds(env), version=version)
+            kustomize_folder(
+                cluster_manifest(env, read_templates(root), images(env), read_seeds(env), version=version)
             )
             for version in ((1, 21), (1, 22))
         )
@@ -200,9 +198,7 @@ def test_the_servers_version_is_a_setting(root: Path) -> None:
 def test_an_older_server_is_not_waited_for(env: Environment) -> None:
     """Before 1.22 it first asks whether a pod is ready up to a period after the startup probe has succeeded."""
     for version, period in (((1, 21), 3), ((1, 22), 10)):
-        files = kubernetes.resources(
-            env, read_templates(env.root), images(env), read_seeds(env), version=version
-        )
+        files = cluster_manifest(env, read_templates(env.root), images(env), read_seeds(env), version=version)
         (stateful_set,) = files["statefulset.yaml"]
         for container in stateful_set["spec"]["template"]["spec"]["containers"]:
             assert container["readinessProbe"]["periodSeconds"] == period

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
+from ..definition.names import LABEL_PART_OF, PART_OF
 from ..errors import CommandError, StateError, quoted
 from . import host
 from .engine import Finding
@@ -26,16 +27,12 @@ def _of(architecture: str | None) -> tuple[str, ...]:
     return (f"--arch={architecture}",) if architecture else ()
 
 
-class Images:
-    """Podman's images. ``folder``: where a containers.conf is written if this host needs one (None: never).
+class PodmanImages:
+    """Podman's images. ``folder``: for a containers.conf if this host needs one (None: none is written)."""
 
-    ``label`` is put on every image that is built, as ``name=value``.
-    """
-
-    def __init__(self, folder: Path | None, programs: Programs, label: str) -> None:
+    def __init__(self, folder: Path | None, programs: Programs) -> None:
         self.programs = programs
         self._folder = folder
-        self._label = label
 
     # -- running -----------------------------------------------------------------------------------
 
@@ -119,7 +116,7 @@ class Images:
         caches = host.build_caches()
         argv = [*(("env", f"TMPDIR={caches}") if caches else ()), "podman", "build", "--tag", tag]
         argv += ["--file", str(context / "Containerfile"), "--build-arg", f"BASE_IMAGE={base}"]
-        argv += ["--label", self._label, *_of(architecture)]
+        argv += ["--label", f"{LABEL_PART_OF}={PART_OF}", *_of(architecture)]
         if target:
             argv += ["--target", target]
         for name, source in sorted((contexts or {}).items()):

@@ -18,9 +18,9 @@ from ..definition.names import LABEL_CHECKOUT, LABEL_INSTANCE, LABEL_PART_OF, LA
 from ..errors import DefinitionError
 from ..files import Tree, digest, is_program
 from .manifest import Document, Documents, can_be_restricted, check, dump, manifest, render
-from .workloads import PROXY_API, PROXY_SETTINGS, Workload, workloads
+from .workloads import PROXY_API, PROXY_SETTINGS, Workload, plan_workloads
 
-RESOURCES = (
+APPLIED = (
     "configmaps.yaml",
     "volumes.yaml",
     "service.yaml",  # before the pods that are told its address
@@ -46,17 +46,17 @@ NAME_LENGTH = 52
 _KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}\Z")
 
 
-def kustomized(files: Mapping[str, list[Document]]) -> dict[str, str]:
-    """Return the files of the folder for `kubectl apply -k` by name; ``files`` are those of `resources`."""
+def kustomize_folder(files: Mapping[str, list[Document]]) -> dict[str, str]:
+    """Return the folder for `kubectl apply -k`, by file; ``files`` is what `cluster_manifest` returns."""
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
-        "resources": [name for name in RESOURCES if name in files],
+        "resources": [name for name in APPLIED if name in files],
     }
     return {name: dump(content) for name, content in {**files, "kustomization.yaml": [kustomization]}.items()}
 
 
-def resources(
+def cluster_manifest(
     env: Environment,
     templates: jinja2.Environment,
     images: Mapping[str, str],
@@ -77,30 +77,30 @@ def resources(
     restricted = can_be_restricted(env)
     played = manifest(env, templates, images, dict.fromkeys(env.secret_keys, ""), restricted)
     pod = next(document["spec"] for document in played if document["kind"] == "Pod")
-    parts = workloads(env, pod)
+    workloads = plan_workloads(env, pod)
     # The checkout is a path of one machine, without meaning in a cluster.
     labels = {key: value for key, value in env.labels.items() if key != LABEL_CHECKOUT}
     context: dict[str, Any] = {
         "env": env,
         "version": version,
         "images": images,
-        "parts": parts,
+        "workloads": workloads,
         "labels": labels,
         "selector": {key: env.labels[key] for key in (LABEL_PART_OF, LABEL_INSTANCE)},
         "annotations": {LABEL_SECRETS: secrets} if secrets else {},
         "placeholder": PLACEHOLDER,
-        **_config_maps(env, parts, seeds),
+        **_config_maps(env, workloads, seeds),
         **_containers(env, pod, restricted),
         "served": _served(env),
         "provider_port": _provider_port(env),
     }
     files = {"volumes.yaml": _claims(env, played, labels)}
     of_kind = {"StatefulSet": "statefulset.yaml", "Deployment": "deployment.yaml"}
-    for part in parts:  # one template: their pods are alike
-        files[of_kind[part.kind]] = render(
-            templates, "kubernetes/statefulset.yaml.j2", {**context, "part": part}
+    for workload in workloads:  # one template: their pods are alike
+        files[of_kind[workload.kind]] = render(
+            templates, "kubernetes/statefulset.yaml.j2", {**context, "workload": workload}
         )
-    for name in (*RESOURCES, SECRETS):
+    for name in (*APPLIED, SECRETS):
         if name not in files and name != "deployment.yaml":
             files[name] = render(templates, f"kubernetes/{name}.j2", context)
     files = {name: content for name, content in files.items() if content}  # without a served port: no Service
@@ -108,15 +108,17 @@ def resources(
     return files
 
 
-def _config_maps(env: Environment, parts: Sequence[Workload], seeds: Mapping[str, Tree]) -> dict[str, Any]:
+def _config_maps(
+    env: Environment, workloads: Sequence[Workload], seeds: Mapping[str, Tree]
+) -> dict[str, Any]:
     """Return what the templates know of the ConfigMaps: settings of each workload, seed files, names."""
     settings = container_settings(env)
     of_proxy = {key: settings[key] for key in (f"DEPLOY_CONFIG_{name}" for name in PROXY_SETTINGS)}
-    of_parts = {part.settings: of_proxy if part.component == PROXY else settings for part in parts}
+    of_workloads = {item.settings: of_proxy if item.component == PROXY else settings for item in workloads}
     data = {name: _data(name, files) for name, files in seeds.items()}
-    contents = {name: json.dumps(value) for name, value in (of_parts | data).items()}
+    contents = {name: json.dumps(value) for name, value in (of_workloads | data).items()}
     return {
-        "settings": of_parts,
+        "settings": of_workloads,
         "seeds": data,
         "modes": {name: _modes(files) for name, files in seeds.items()},
         "seeded": [volume.suffix for volume in env.volumes if volume.seeded],
@@ -148,7 +150,7 @@ def _claims(env: Environment, played: Documents, labels: Mapping[str, str]) -> l
     ]
 
 
-def lacking(env: Environment, version: tuple[int, ...]) -> list[str]:
+def left_out(env: Environment, version: tuple[int, ...]) -> list[str]:
     """Return what is left out for a server of ``version``."""
     needed = {"endPort": "slurm" not in env.containers, "sysctls": "slurm" in env.containers}
     return [name for name, since in LACKING.items() if version < since and needed[name]]
