@@ -193,10 +193,8 @@ def verify(
     help={
         "dry-run": "print what would be done, and touch nothing",
         "as": "the user who logs in with dummy authentication (sets auth.user)",
-        "configmap": "take settings from an existing ConfigMap in this file, and the files beside it",
         "save": "write the settings of the ConfigMap to the environment's local.yaml",
         "users": "write these accounts to the environment's dev_users file, like alice.project1,bob.project1",
-        "yes": "don't ask before bringing an environment of stage prod up",
     },
 )
 def up(
@@ -215,13 +213,14 @@ def up(
     set_: Settings = None,
 ) -> None:
     """Bring an environment up: clone, build, volumes, secrets, play, wait, check; here or in a cluster."""
+    import hubenvs.stages.dry_run
     import hubenvs.stages.up
 
     place = cli.cluster_settings(engine, context, namespace)
-    settings = hubenvs.stages.up.option_settings([*place, *(set_ or ())], as_, users)
+    settings = [*place, *(set_ or ()), *cli.user_settings(as_, users)]
     session = open_session(ctx, env, instance, settings, config_map=configmap, dry=dry_run)
     if dry_run:
-        hubenvs.stages.up.dry_run(session)
+        hubenvs.stages.dry_run.dry_run(session)
     else:
         cli.confirm("up", session.env.name, session.env.stage == "prod", yes)
         if configmap and not save:
@@ -233,9 +232,7 @@ def up(
     changes=True,
     help={
         "from": "folder, volume or tar with jupyterhub.sqlite and jupyterhub_crypt_key; can be repeated",
-        "configmap": "take settings from an existing ConfigMap in this file, and the files beside it",
         "dry-run": "print what would be taken, and touch nothing",
-        "yes": "don't ask before bringing an environment of stage prod up",
     },
 )
 def adopt(

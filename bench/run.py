@@ -95,7 +95,7 @@ class Bench:
             port = probe.getsockname()[1]
         self.settings = (f"overlays=[{overlay}]", f"publish.jupyterhub=127.0.0.1:{port}")
         self.session = open_session(
-            load.ROOT, ENVIRONMENT, instance=instance, settings=self.settings, quiet=True
+            load.ROOT, ENVIRONMENT, instance=instance, settings=self.settings, console=Console(quiet=True)
         )
         self.page = f"{self.session.env.url}/hub/login"
         self.original = (load.ROOT / "volumes/auth-dummy" / CONFIGURATION).read_text()

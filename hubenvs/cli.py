@@ -39,6 +39,8 @@ HELP = {
     "engine": "kubernetes: a cluster instead of this host; the definition can say so too",
     "context": "the kubeconfig's context of the cluster",
     "namespace": "the namespace in the cluster",
+    "configmap": "take settings from an existing ConfigMap in this file, and the files beside it",
+    "yes": "don't ask before bringing an environment of stage prod up",
     "refresh": "look at Debian's mirrors, and build the images anew if there are updates",
     "sbom": "folder for a bill of materials (CycloneDX) of each image",
 }
@@ -115,6 +117,7 @@ def open_session(
     See `session.open_session`.
     """
     from . import session
+    from .console import Console
 
     return session.open_session(
         ROOT,
@@ -124,8 +127,7 @@ def open_session(
         configuration=_plain(ctx.config.get("hubenvs", {})),
         environ=VARIABLES,
         config_map=Path(config_map) if config_map else None,
-        quiet=quiet,
-        echo=bool(ctx.config.run.echo),
+        console=Console(quiet, bool(ctx.config.run.echo)),
         dry=dry,
         as_deployed=as_deployed,
     )
@@ -160,6 +162,15 @@ def cluster_settings(engine: Option, context: Option, namespace: Option) -> list
         problem = "the cluster has to be named; the kubeconfig's current one is never taken"
         raise DefinitionError(f"--engine kubernetes: {problem}", "give --context X --namespace Y")
     return ["engine=kubernetes", f"kubernetes.context={context}", f"kubernetes.namespace={namespace}"]
+
+
+def user_settings(user: Option, users: Option) -> list[str]:
+    """Return the settings of `up`'s options --as and --users; DefinitionError for a malformed user."""
+    from .definition.dev_users import parse_users
+
+    if users:
+        parse_users(users)
+    return [*([f"auth.user={user}"] if user else ()), *([f"dev_users=[{users}]"] if users else ())]
 
 
 def chosen_cluster(

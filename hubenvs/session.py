@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,12 +109,8 @@ def cluster_of(env: Environment | None) -> Cluster | None:
 
 def recorded_clusters(root: Path) -> dict[Path, Cluster]:
     """Return the clusters in which `up` has deployed from the checkout ``root``, by deploy folder."""
-    clusters = {}
-    for path in folder.folders(root):
-        with suppress(StateError):  # a damaged record
-            if cluster := cluster_of(folder.read_record(path).environment):
-                clusters[path] = cluster
-    return clusters
+    places = ((path, cluster_of(env)) for path, env in folder.recorded_environments(root).items())
+    return {path: cluster for path, cluster in places if cluster}
 
 
 def open_session(
@@ -126,22 +122,20 @@ def open_session(
     configuration: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] | None = None,
     config_map: Path | None = None,
-    quiet: bool = False,
-    echo: bool = False,
+    console: Console | None = None,
     dry: bool = False,
     as_deployed: bool = False,
 ) -> Session:
     """Return a session for environment ``name`` of the checkout ``root``; DefinitionError if there is none.
 
-    ``settings`` to ``config_map``: see `read_environment`. ``quiet``: print only results. ``echo``: print
-    every command. ``dry``: only query the engine. ``as_deployed``: use the definition with which the
-    deployment was brought up, unless there are ``settings``.
+    ``settings`` to ``config_map``: see `read_environment`. ``dry``: only query the engine. ``as_deployed``:
+    use the definition with which the deployment was brought up, unless there are ``settings``.
     """
     from .definition.read import read_environment  # takes a quarter of a second, and `down` does without
 
     if not name:
         raise DefinitionError("--env: which environment?", f"one of {', '.join(environment_names(root))}")
-    console = Console(quiet, echo)
+    console = console or Console()
     if as_deployed and not settings:
         deployed = folder.read_record(deploy_folder(root, name, instance)).environment
         if deployed:

@@ -84,7 +84,7 @@ def _sign_out_behind_the_tunnel(env: Environment) -> str:
     """Return the path of the sign-out at the tunnel's other end, which sends people back to the hub."""
     if TUNNEL not in env.containers or env.auth.kind != "oidc":
         return ""
-    return f"{env.base_url.rstrip('/')}/_oidc/sign_out?rd={quote(env.base_url, safe='')}"
+    return f"{env.base_path}/_oidc/sign_out?rd={quote(env.base_url, safe='')}"
 
 
 def _either(value: bool | None, default: bool) -> bool:

@@ -214,16 +214,21 @@ class Environment(schema.Frozen):
         page = port.page
         if page is None or port.name not in self.published or self.auth.kind not in page.status:
             return None
-        base = self.base_url.rstrip("/") if page.below_base_url else ""
+        base = self.base_path if page.below_base_url else ""
         if self.hub.subdomain_host and port.name == "jupyterhub":  # pages have another host's name
             return f"http://{self.published[port.name]}{base}/hub/health", 200
         return f"http://{self.published[port.name]}{base}{page.path}", page.status[self.auth.kind]
 
     @property
+    def base_path(self) -> str:
+        """Return base_url without a slash at its end."""
+        return self.base_url.rstrip("/")
+
+    @property
     def url(self) -> str | None:
         """Return the hub's URL for a browser; None if it isn't published."""
         origin = self.hub.external_url or self.hub.subdomain_host
-        return f"{origin}{self.base_url.rstrip('/')}" if origin else self.gateway_url or self.hub_url
+        return f"{origin}{self.base_path}" if origin else self.gateway_url or self.hub_url
 
     @property
     def hub_url(self) -> str | None:
@@ -236,7 +241,7 @@ class Environment(schema.Frozen):
         return self._published_url("gateway")
 
     def _published_url(self, name: str) -> str | None:
-        return f"http://{self.published[name]}{self.base_url.rstrip('/')}" if name in self.published else None
+        return f"http://{self.published[name]}{self.base_path}" if name in self.published else None
 
     @property
     def proxy_address(self) -> str:

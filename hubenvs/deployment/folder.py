@@ -62,6 +62,16 @@ def folders(root: Path) -> list[Path]:
     return sorted(path for path in (root / ".deploy").glob("*") if path.is_dir())
 
 
+def recorded_environments(root: Path) -> dict[Path, Environment]:
+    """Return the definitions with which `up` has deployed from the checkout ``root``, by deploy folder."""
+    environments = {}
+    for path in folders(root):
+        with contextlib.suppress(StateError):  # a damaged record
+            if env := read_record(path).environment:
+                environments[path] = env
+    return environments
+
+
 def remove(folder: Path, keep: tuple[str, ...] = ()) -> None:
     """Remove the deploy ``folder``, except the secrets named in ``keep``."""
     kept = read_secrets(folder, keep)

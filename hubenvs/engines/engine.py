@@ -99,7 +99,7 @@ class ContainerState(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """A result of `doctor`. ``ok``: ``check`` is in order. ``remedy``: what to do otherwise."""
+    """A result of `doctor`. ``ok``: ``check`` is in order. ``remedy``: what to do otherwise, else empty."""
 
     check: str
     ok: bool

@@ -229,7 +229,8 @@ def diagnose(version: Callable[[], tuple[int, ...]], info: Callable[[], Info]) -
 def finding(name: str, check: Callable[[], Result]) -> Finding:
     """Return the finding of ``check``; an error becomes one too."""
     try:
-        return Finding(name, *check())
+        ok, found, remedy = check()
+        return Finding(name, ok, found, "" if ok else remedy)
     except HubEnvsError as error:
         return Finding(name, False, error.message, error.hint)
     except OSError as error:

@@ -70,7 +70,7 @@ def _hub_and_proxy(
     hub_ports = dict(ports["jupyterhub"])
     proxy_ports = {"jupyterhub": hub_ports.pop("jupyterhub"), "proxy-api": PROXY_API}
     ports = {**ports, "jupyterhub": hub_ports, PROXY: proxy_ports}
-    health = {"path": f"{env.base_url.rstrip('/')}/hub/health", "port": PORTS["hub-api"].number}
+    health = {"path": f"{env.base_path}/hub/health", "port": PORTS["hub-api"].number}
     alive = _probe(env, CONTAINERS["jupyterhub"].alive)
     probes = {
         **probes,
@@ -150,5 +150,5 @@ def _probe(env: Environment, probe: Probe | None) -> dict[str, Any] | None:
     port = {"port": numbers[probe.port]}
     if probe.path is None:
         return {"tcpSocket": port}
-    base = env.base_url.rstrip("/") if probe.below_base_url else ""
+    base = env.base_path if probe.below_base_url else ""
     return {"httpGet": {"path": base + probe.path, **port}}

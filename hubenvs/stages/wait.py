@@ -117,7 +117,7 @@ def hub_answers(session: Session) -> bool:
 
     Until the hub has registered with the proxy, the proxy answers 404.
     """
-    path = f"{session.env.base_url.rstrip('/')}/hub/api/"
+    path = f"{session.env.base_path}/hub/api/"
     return _ask(session, PORTS["jupyterhub"].number, path).endswith(" 200 OK")
 
 

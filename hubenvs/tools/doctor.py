@@ -28,22 +28,9 @@ def doctor(root: Path, engine: Engine, console: Console, json: bool) -> bool:
     """Print a finding about everything that is needed of this host; return whether all is in order."""
     findings = examine(root, engine)
     if json:
-        console.result(
-            [
-                {
-                    "check": item.check,
-                    "ok": item.ok,
-                    "found": item.found,
-                    "remedy": None if item.ok else item.remedy,
-                }
-                for item in findings
-            ]
-        )
+        console.result([item._asdict() | {"remedy": item.remedy or None} for item in findings])
     else:
-        rows = [
-            ("ok" if item.ok else "FAIL", item.check, item.found, "" if item.ok else item.remedy)
-            for item in findings
-        ]
+        rows = [("ok" if item.ok else "FAIL", item.check, item.found, item.remedy) for item in findings]
         console.table(("", "check", "found", "remedy"), rows)
     return all(item.ok for item in findings)
 

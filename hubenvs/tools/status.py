@@ -83,7 +83,7 @@ def _environment(existing: Existing, root: Path) -> Environment | None:
 
 def _published_url(existing: Existing, env: Environment | None, name: str) -> str | None:
     """Return where port ``name`` is published, by the engine's word: the definition may have changed."""
-    base_url = env.base_url.rstrip("/") if env else "/"
+    base_url = env.base_path if env else "/"
     for container in existing.containers:
         for port in container.ports:
             if port.container_port == PORTS[name].number:
