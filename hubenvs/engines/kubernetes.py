@@ -267,14 +267,14 @@ class Kubernetes(Kubectl):
         missing = sorted(set(tags) - self._on_every_node())
         if not missing:
             return []
+        if self.cluster.load:  # side by side, without a copy on the disk
+            self.programs.pipe(self.save_command(missing), load_command(self.cluster, "-"), self.variables)
+            return missing
         with tempfile.TemporaryDirectory(prefix="hubenvs-") as scratch:
             tar = Path(scratch) / "images.tar"
             command = load_command(self.cluster, str(tar))
-            if self.cluster.load:  # side by side, without a copy on the disk
-                self.programs.pipe(self.save_command(missing), command, self.variables)
-            else:
-                self.save_images(missing, tar)
-                self.programs.run(command)
+            self.save_images(missing, tar)
+            self.programs.run(command)
         return missing
 
     def _on_every_node(self) -> set[str]:

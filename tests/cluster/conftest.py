@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import textwrap
@@ -16,7 +15,17 @@ from typing import Any
 
 import pytest
 
-from tests.integration.helpers import PERSONAL, ROOT, SETTINGS, free_port, invoke, settings
+from hubenvs.engines.cluster import Cluster as ClusterPlace
+from tests.integration.helpers import (
+    PERSONAL,
+    ROOT,
+    SETTINGS,
+    Console,
+    free_port,
+    invoke,
+    open_engine,
+    settings,
+)
 
 # Everything that a deployment consists of.
 KINDS = (
@@ -57,18 +66,11 @@ class Cluster:
 
     def take(self, *images: str) -> None:
         """Have those of ``images`` that were built here, unless they come from a registry."""
-        nodes = json.loads(self.kubectl("get", "nodes", "--output=json"))["items"]
-        names = [
-            {name for image in node["status"]["images"] for name in image.get("names") or ()}
-            for node in nodes
-        ]
-        missing = sorted(set(images) - set.intersection(*names))
-        if self.load and missing:
-            saved = subprocess.Popen(
-                ("podman", "save", "--multi-image-archive", *missing), stdout=subprocess.PIPE
-            )
-            subprocess.run(shlex.split(self.load), stdin=saved.stdout, check=True)
-            assert saved.wait() == 0
+        if self.load:
+            place = ClusterPlace(self.context, self.namespace, self.load)
+            engine = open_engine(ROOT, Console(quiet=True), cluster=place).cluster_engine()
+            assert engine is not None
+            engine.load(images)
 
 
 @dataclass(frozen=True)
