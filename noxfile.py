@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
 import shutil
@@ -380,51 +379,7 @@ def machine_environment(**variables: str) -> Mapping[str, str]:
 def audit(session: nox.Session) -> None:
     """Known vulnerabilities of all that is locked; `-- unanswered-ok` accepts that no feed of them answers."""
     install(session, "audit")
-    locks = [
-        file for file in _tracked(session) if file.suffix == ".txt" and "--hash=" in (ROOT / file).read_text()
-    ]
-    packages = [file for file in _tracked(session) if file.name == "package-lock.json"]
-    found, unanswered = [], []
-    for file, audited in [(file, _pip_audit) for file in locks] + [(file, _npm_audit) for file in packages]:
-        vulnerable, complete = audited(session, file)
-        found += [f"{file}: {name}" for name in vulnerable]
-        unanswered += (
-            [] if complete else [f"{file}: no feed of vulnerabilities answers for all that is in it"]
-        )
-    for line in (*found, *unanswered):
-        session.warn(line)
-    if found or (unanswered and "unanswered-ok" not in session.posargs):
-        session.error(f"{len(found)} vulnerable packages, {len(unanswered)} lock files without an answer")
-
-
-def _pip_audit(session: nox.Session, lock: Path) -> tuple[list[str], bool]:
-    """Return the vulnerable packages in a lock file of Python, and whether the feed knows all packages in it."""
-    report = Path(session.create_tmp()) / "audit.json"
-    report.unlink(missing_ok=True)
-    options = ("--require-hashes", "--disable-pip", "--progress-spinner=off", "--format=json")
-    argv = ("pip-audit", *options, f"--output={report}", f"--requirement={lock}")
-    session.run(
-        *argv, silent=True, success_codes=[0, 1]
-    )  # 1: some are vulnerable, or the feed doesn't answer
-    items = json.loads(report.read_text())["dependencies"] if report.exists() else []
-    vulnerable = [
-        f"{item['name']} {item['version']}: {', '.join(one['id'] for one in item['vulns'])}"
-        for item in items
-        if item.get("vulns")
-    ]
-    # A mirror that has no advisories doesn't know the package, which pip-audit passes over.
-    return vulnerable, bool(items) and not any("skip_reason" in item for item in items)
-
-
-def _npm_audit(session: nox.Session, lock: Path) -> tuple[list[str], bool]:
-    """Return the same of a lock file of npm."""
-    with session.chdir(lock.parent):
-        argv = ("npm", "audit", "--package-lock-only", "--json")
-        answer = session.run(
-            *argv, external=True, silent=True, stderr=subprocess.DEVNULL, success_codes=range(256)
-        )
-    report = json.loads(str(answer) or "{}").get("vulnerabilities")
-    return [f"{name}: {item['severity']}" for name, item in (report or {}).items()], report is not None
+    session.run("python", "scripts/audit.py", *session.posargs)
 
 
 @nox.session
