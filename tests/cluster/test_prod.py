@@ -1,4 +1,4 @@
-"""`prod` in a cluster, with the site of tests/integration/test_site.py: Slurm, a provider and a tunnel's far end.
+"""`prod` in a cluster, with the site of tests/integration/site.py: Slurm, a provider and a tunnel's far end.
 
 The tests build on one another, in this order.
 """
@@ -19,7 +19,7 @@ import pytest
 
 from tests.integration.conftest import engine, here  # noqa: F401
 from tests.integration.helpers import Engine, HubUser, invoke, wait_until
-from tests.integration.test_site import (  # noqa: F401
+from tests.integration.site import (  # noqa: F401
     HOST,
     PORT,
     TUNNEL,
@@ -27,10 +27,10 @@ from tests.integration.test_site import (  # noqa: F401
     Hub,
     Site,
     address,
-    far_end,
+    far_end_fixture,
     options,
-    site,
-    tunnel,
+    site_fixture,
+    tunnel_fixture,
 )
 
 from .conftest import Cluster, Deployed
@@ -73,8 +73,8 @@ def hub(
     cluster: Cluster,
     instance: str,
     node: str,
-    site: Site,  # noqa: F811
-    far_end: FarEnd,  # noqa: F811
+    site: Site,
+    far_end: FarEnd,
     engine: Engine,  # noqa: F811
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Hub]:
@@ -169,7 +169,7 @@ def report(request: pytest.FixtureRequest, what: str, hub: Outage, server: Outag
 
 
 @pytest.fixture(scope="module")
-def user(hub: Hub, node: str, site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubUser]:  # noqa: F811
+def user(hub: Hub, node: str, site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubUser]:
     """A user with a server that runs on the site's node."""
     with HubUser(f"http://{node}:{PROXY}/jupyter") as user:
         user.log_in_with(invoke("token", *site.named, "--user", "alice").stdout.strip())
@@ -185,12 +185,7 @@ def outages(user: HubUser) -> tuple[Outage, Outage]:
 
 
 @pytest.mark.usefixtures("tunnel")
-def test_a_user_computes_through_the_tunnel(
-    hub: Hub,
-    site: Site,  # noqa: F811
-    far_end: FarEnd,  # noqa: F811
-    tmp_path: Path,
-) -> None:
+def test_a_user_computes_through_the_tunnel(hub: Hub, site: Site, far_end: FarEnd, tmp_path: Path) -> None:
     """With a token of the site's provider, on the site's node, and by no other way than the tunnel."""
     said = invoke(*hub.up).stdout
     assert "proofs hold" in said

@@ -2,43 +2,42 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import re
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 
 from .helpers import (
-    KEYS,
     ROOT,
     START,
     CommandError,
     Engine,
     HubUser,
     StateError,
-    ca_bundle,
     entry,
     free_port,
     http_status,
-    image_of,
     invoke,
     rootless,
-    ssh_key_pair,
-    write_private,
+)
+from .site import (  # noqa: F401
+    HOST,
+    PORT,
+    SITES,
+    TUNNEL,
+    USERS,
+    FarEnd,
+    Hub,
+    Site,
+    address,
+    far_end_fixture,
+    options,
+    site_fixture,
+    tunnel_fixture,
 )
 
-# What of each environment is the site's.
-SITES = {
-    "dev_realauth": ("oidc-provider",),
-    "dev_dummyauth_extslurm": ("slurm",),
-    "dev_realauth_zenithclient": ("oidc-provider",),
-    "prod": ("slurm", "oidc-provider"),
-}
 outside_slurm = pytest.mark.environments("dev_dummyauth_extslurm", "prod")
 tunnelled = pytest.mark.environments("dev_realauth_zenithclient", "prod")
 pytestmark = [
@@ -47,23 +46,8 @@ pytestmark = [
         rootless(), reason="without root, pods have no network in which they could find each other"
     ),
 ]
-# How the site is reached; its sshd listens on that port.
-HOST, PORT = "login.site.example", 2222
-USERS = "dev_users=[alice.project1, alice.project2, bob.project1]"
-# Both ends of a tunnel.
-TUNNEL = "localhost/jupyterhub-slurm-tests/tunnel:1"
+# The tunnel client's image.
 CLIENT = "ghcr.io/azimuth-cloud/zenith-client:0.16.1"
-# Seconds for a tunnel to be there, again too: the client waits 5 before it tries again.
-CONNECTED = START
-# The beginning of a ConfigMap as isambard-sc/brics_jupyterhub_envs has it.
-CONFIG_MAP = """\
-apiVersion: core/v1
-kind: ConfigMap
-metadata:
-  name: deploy-config
-immutable: true
-data:  # of this site"""
-PASSWORD = "a password of before"
 # Prints a cookie's value as it was signed some hours ago; reads the secret of the signature.
 AGED = """
 import sys, time
@@ -73,139 +57,6 @@ content = decode_signed_value(secret, name, value.strip('"'))
 aged = create_signed_value(secret, name, content, clock=lambda: time.time() - 3600 * float(hours))
 print(aged.decode())
 """
-
-
-def options(*settings: str) -> tuple[str, ...]:
-    """Return the options that make these settings."""
-    return tuple(part for setting in settings for part in ("--set", setting))
-
-
-def address(engine: Engine, container: str) -> str:
-    """Return the address that others find ``container`` at."""
-    return engine.run(engine.exec_command(container, "hostname", "-I")).text.split()[0]
-
-
-@dataclass(frozen=True)
-class Site:
-    """What a site's administrator does: lets a key in, says which host keys are the site's, gives tokens."""
-
-    named: tuple[str, ...]
-    issuer: str
-    network: str
-    engine: Engine
-
-    @property
-    def slurm(self) -> str:
-        """Return the container with the site's Slurm."""
-        return f"jupyterhub-slurm-dev-realauth-{self.named[-1]}-slurm"
-
-    @property
-    def known_hosts(self) -> str:
-        """Return the line with the server's host key."""
-        command = ("ssh-keygen", "-y", "-f", "/etc/ssh/ssh_host_ed25519_key")
-        return f"[{HOST}]:{PORT} {self.engine.run(self.engine.exec_command(self.slurm, *command)).text}\n"
-
-    def let_in(self, line: str) -> None:
-        """Let who has the key in ``line`` in, and nobody else."""
-        command = ("tee", "/etc/ssh/authorized_keys/jupyterspawner")
-        self.engine.run(self.engine.exec_command(self.slurm, *command, interactive=True), stdin=line.encode())
-
-
-@dataclass(frozen=True)
-class FarEnd:
-    """The server at the far end of the tunnel."""
-
-    container: str
-    engine: Engine
-
-    def url(self, before: str | None = None) -> str:
-        """Return where the tunnel comes out, once that is somewhere else than ``before``."""
-        deadline = time.monotonic() + CONNECTED
-        while True:
-            told = self.engine.run(
-                self.engine.exec_command(self.container, "cat", "/tmp/configuration.json"), check=False
-            ).text
-            url = (
-                f"http://{address(self.engine, self.container)}:{json.loads(told)['allocated_port']}"
-                if told
-                else None
-            )
-            if url and url != before:
-                return url
-            assert time.monotonic() < deadline, self.engine.logs(self.container)
-            time.sleep(0.2)
-
-
-@dataclass(frozen=True)
-class Hub:
-    """The hub's deployment: how to name it to a task, its settings (as of `--set`), the folder of the site's files."""
-
-    named: tuple[str, ...]
-    values: tuple[str, ...]
-    folder: Path
-
-    @property
-    def settings(self) -> tuple[str, ...]:
-        """Return the options with its settings."""
-        return options(*self.values)
-
-    @property
-    def up(self) -> tuple[str, ...]:
-        """Return the task that brings it up."""
-        return ("up", *self.named, *self.settings, "--yes")
-
-    def moved(self) -> tuple[str, ...]:
-        """Return the task that brings it up as a deployment of isambard-sc/brics_jupyterhub_envs.
-
-        Its ConfigMap is among the site's files, and has all that such a one can say.
-        """
-        values = dict(value.split("=", 1) for value in self.values)
-        data = {theirs: values.pop(ours) for theirs, ours in KEYS.items() if ours in values}
-        if accounts := values.pop("dev_users", ""):
-            data |= {"devUsers": accounts.strip("[]").replace(",", ""), "dummyAuthPassword": PASSWORD}
-        lines = (
-            f'  {key}: "{value}"'
-            for key, value in {"logLevel": "DEBUG", "baseUrl": "/jupyter", **data}.items()
-        )
-        (self.folder / "deploy_config.yaml").write_text("\n".join((CONFIG_MAP, *lines)) + "\n")
-        for known in ("site_folder", "zenith.server_address"):  # what the files beside it say
-            values.pop(known, None)
-        rest = options(*(f"{key}={value}" for key, value in values.items()))
-        return ("up", *self.named, "--configmap", str(self.folder / "deploy_config.yaml"), *rest, "--yes")
-
-
-@pytest.fixture(scope="module")
-def site(env_name: str, instance: str, here: str, engine: Engine) -> Iterator[Site]:
-    """What the site has, up."""
-    provider = f"{here}:{free_port(here)}"
-    named = ("--env", "dev_realauth", "--instance", f"{instance}-site")
-    containers = f"containers=[{', '.join(SITES[env_name])}]"
-    published = ("publish.gateway=null", f"publish.oidc-provider={provider}")
-    network = f"site-{instance}"
-    sshd = (f"slurm.ssh_hostname={HOST}", f"slurm.ssh_port={PORT}")
-    with contextlib.ExitStack() as teardown:
-        engine.run(("podman", "network", "create", "--disable-dns", network))
-        # Fails if `down` left something in it.
-        teardown.callback(engine.run, ("podman", "network", "rm", network))
-        teardown.callback(invoke, "down", *named)
-        invoke("up", *named, *options(containers, USERS, *published, *sshd, f"network={network}"))
-        yield Site(named, f"http://{provider}", network, engine)
-
-
-@pytest.fixture(scope="module")
-def far_end(instance: str, site: Site, engine: Engine) -> Iterator[FarEnd]:
-    """A server that takes the tunnel."""
-    command = engine.build_command(
-        tag=TUNNEL, context=ROOT / "tests/integration/tunnel", base=image_of("slurm"), ca_bundle=ca_bundle()
-    )
-    engine.run(command)
-    name = f"tunnel-{instance}"
-    run = ("podman", "run", "--detach", "--user=root", f"--network={site.network}", "--name", name, TUNNEL)
-    try:
-        engine.run(run)
-        yield FarEnd(name, engine)
-    finally:
-        engine.run(("podman", "rm", "--force", "--ignore", "--time=0", name))
 
 
 @pytest.fixture(scope="module")
@@ -267,26 +118,6 @@ def hub(
         yield Hub(named, tuple(settings), folder)
     finally:
         invoke("down", *named, "--yes")
-
-
-@pytest.fixture(scope="module")
-def tunnel(hub: Hub, far_end: FarEnd, engine: Engine) -> None:
-    """The key that the far end knows, and the client's configuration, among the site's files, by their other names."""
-    private, public = ssh_key_pair("tunnel")
-    for name, content in (("ssh_zenith_client_key", private), ("ssh_zenith_client_key.pub", public)):
-        write_private(hub.folder / name, content)
-    configuration = {
-        "serverAddress": address(engine, far_end.container),
-        "serverPort": 22,
-        "authOidcIssuer": "https://idp.example.org/realms/site",
-        "authOidcClientId": "jupyterhub",
-        "debug": True,
-        "backend_protocol": "http",
-        "skip_auth": True,
-    }
-    (hub.folder / "zenith_client_config.yaml").write_text(json.dumps(configuration))
-    known = ("tee", "/etc/ssh/tunnel_authorized_keys")
-    engine.run(engine.exec_command(far_end.container, *known, interactive=True), stdin=public.encode())
 
 
 def refusal(hub: Hub) -> str:
