@@ -34,8 +34,8 @@ def ssh_connections(tables: str) -> int:
 
 def cpu_ticks(stats: str, name: str) -> int:
     """Return the ticks (1/100 s) of processes called ``name`` and their ended children, from /proc/*/stat."""
-    found = (line.partition("(")[2].rpartition(") ") for line in stats.splitlines())
-    return sum(sum(map(int, rest.split()[11:15])) for command, _, rest in found if command == name)
+    processes = (line.partition("(")[2].rpartition(") ") for line in stats.splitlines())
+    return sum(sum(map(int, rest.split()[11:15])) for command, _, rest in processes if command == name)
 
 
 def private_memory(statuses: str) -> int:

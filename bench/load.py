@@ -187,9 +187,9 @@ def run(session: Session, users: int, keep: float, console: Console) -> figures.
             begin = sample()
             list(pool.map(Visitor.come, visitors))
             hub_spawning, rpcs_spawning = since(begin)
-            there = [visitor for visitor in visitors if not visitor.problem]
+            ready = [visitor for visitor in visitors if not visitor.problem]
             taken = time.monotonic() - begin[0]
-            console.say("load", f"{len(there)} of {users} have computed, after {taken:.0f} s")
+            console.say("load", f"{len(ready)} of {users} have computed, after {taken:.0f} s")
             begin = sample()
             time.sleep(keep)
             hub_keeping, rpcs_keeping = since(begin)
@@ -203,7 +203,7 @@ def run(session: Session, users: int, keep: float, console: Console) -> figures.
         users=users,
         spawns=tuple(visitor.spawn for visitor in visitors if not math.isnan(visitor.spawn)),
         cells=tuple(visitor.cell for visitor in visitors if not math.isnan(visitor.cell)),
-        lost=sum(bool(visitor.problem) for visitor in there),
+        lost=sum(bool(visitor.problem) for visitor in ready),
         stopped=sum(visitor.stopped and not visitor.problem for visitor in visitors),
         hub_spawning=hub_spawning,
         hub_keeping=hub_keeping,
@@ -223,13 +223,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", type=float, default=60, help="seconds that all servers run (60)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of `invoke up`")
     parser.add_argument("--instance", default="load", help="name of the deployment that it makes (load)")
-    given = parser.parse_args(arguments)
-    if given.users < 1 or given.keep <= 0:
+    options = parser.parse_args(arguments)
+    if options.users < 1 or options.keep <= 0:
         parser.error("--users and --keep: 1 or more")
     console = Console()
     try:
-        with up(given.users, given.instance, console, given.set) as session:
-            load = run(session, given.users, given.keep, console)
+        with up(options.users, options.instance, console, options.set) as session:
+            load = run(session, options.users, options.keep, console)
     except HubEnvsError as error:
         print(error.report, file=sys.stderr)
         return error.exit_code

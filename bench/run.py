@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 
 from hubenvs.console import Console
-from hubenvs.deployment.desired import planned_images
+from hubenvs.deployment.desired import desired_builds
 from hubenvs.deployment.existing import remove_pod
 from hubenvs.engines.engine import Engine
 from hubenvs.engines.host import rootless
@@ -117,35 +117,35 @@ class Bench:
     def run(self) -> dict[str, float]:
         """Take every step once and return their seconds, and the idle pod's bytes, by name."""
         self.edit()
-        found: dict[str, float] = {}
+        measured: dict[str, float] = {}
         try:
-            found["up, until the login page"], found["up, to its end"] = timed(self.up, self.page)
+            measured["up, until the login page"], measured["up, to its end"] = timed(self.up, self.page)
             time.sleep(IDLE)
-            found["memory"] = load.Pod(self.session).memory()
+            measured["memory"] = load.Pod(self.session).memory()
             mark = f"edit-{time.time_ns()}"
             self.edit(EDIT.format(mark))
-            found["edit to live"], _ = timed(lambda: self.invoke("reload"), self.page, mark)
+            measured["edit to live"], _ = timed(lambda: self.invoke("reload"), self.page, mark)
             walk = figures.steps(self.invoke("verify"))
-            found["log-in to notebook"] = figures.to_notebook(walk)
-            found |= {f"step {name}": seconds for name, seconds in walk.items()}
+            measured["log-in to notebook"] = figures.to_notebook(walk)
+            measured |= {f"step {name}": seconds for name, seconds in walk.items()}
             # Both have volumes and images. podman<5: 4.3 refuses a claim for an existing volume.
             documents = render_manifest(self.session, with_secrets=True)
             manifest = [item for item in documents if item["kind"] != "PersistentVolumeClaim"]
             remove_pod(self.engine, self.session.existing())
-            _, found["play"] = timed(lambda: self.invoke("play", as_defined=True), self.page)
+            _, measured["play"] = timed(lambda: self.invoke("play", as_defined=True), self.page)
             remove_pod(self.engine, self.session.existing())
-            _, found["play, without its start"] = timed(lambda: play(self.session), self.page)
+            _, measured["play, without its start"] = timed(lambda: play(self.session), self.page)
             remove_pod(self.engine, self.session.existing())
             argv, text = self.engine.apply_command(), dump(manifest).encode()
-            _, found["plain play"] = timed(lambda: self.engine.run(argv, stdin=text), self.page)
+            _, measured["plain play"] = timed(lambda: self.engine.run(argv, stdin=text), self.page)
             time.sleep(IDLE)
         finally:
-            found["down"] = seconds(lambda: self.invoke("down"))
-        found["play's overhead"] = found["play"] - found["plain play"]
-        found["invoke --list"] = seconds(
+            measured["down"] = seconds(lambda: self.invoke("down"))
+        measured["play's overhead"] = measured["play"] - measured["plain play"]
+        measured["invoke --list"] = seconds(
             lambda: self.engine.programs.run((sys.executable, "-m", "invoke", "--list"))
         )
-        return found
+        return measured
 
     def up(self, *variables: str) -> None:
         """Bring it up."""
@@ -163,7 +163,7 @@ class Bench:
     def sizes(self) -> dict[str, float]:
         """Return the bytes of each container's image, and of all together with shared layers counted once."""
         env = self.session.env
-        builds = container_builds(env, planned_images(env, self.engine))
+        builds = container_builds(env, desired_builds(env, self.engine))
         trees = {
             f"image {name}": self.engine.run(("podman", "image", "tree", build.tag)).text
             for name, build in builds.items()
@@ -174,14 +174,14 @@ class Bench:
 
 def against(engine: Engine, up: Sequence[str], down: Sequence[str], url: str) -> dict[str, float]:
     """Return the seconds that another launcher takes ``up`` until ``url`` answers 200, and ``down``."""
-    found: dict[str, float] = {}
+    measured: dict[str, float] = {}
     try:
-        found["other: until its page"], found["other: up, to its end"] = timed(
+        measured["other: until its page"], measured["other: up, to its end"] = timed(
             lambda: engine.programs.run(up), url
         )
     finally:
-        found["other: down"] = seconds(lambda: engine.programs.run(down))
-    return found
+        measured["other: down"] = seconds(lambda: engine.programs.run(down))
+    return measured
 
 
 def machine(engine: Engine) -> str:

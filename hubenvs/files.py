@@ -139,5 +139,5 @@ def unpack(data: bytes) -> dict[str, bytes]:
 def file_system(path: str, mounts: str) -> str:
     """Return the type of the file system that ``path`` is in; ``mounts``: the text of /proc/mounts."""
     rows = enumerate(line.split() for line in mounts.splitlines())
-    found = [(len(row[1]), order, row[2]) for order, row in rows if Path(path).is_relative_to(row[1])]
-    return max(found, default=(0, 0, ""))[2]
+    mounted = [(len(row[1]), order, row[2]) for order, row in rows if Path(path).is_relative_to(row[1])]
+    return max(mounted, default=(0, 0, ""))[2]

@@ -13,7 +13,7 @@ from .definition.containers import PORTS
 from .definition.names import checkout_id, deploy_folder, environment_names
 from .deployment import folder
 from .deployment.existing import Existing, find_existing, refuse_foreign
-from .deployment.ports import with_ports
+from .deployment.ports import instance_ports
 from .engines.cluster import Cluster
 from .engines.engine import Engine, PublishedPort
 from .engines.process import Programs
@@ -86,7 +86,8 @@ class Session:
     def with_instance_ports(self) -> Session:
         """Return the session with the ports that an instance had, else free ones; `--set` comes first."""
         previous = folder.read_record(self.env.deploy_folder).ports
-        return replace(self, env=with_ports(self.env, self.declared, previous))
+        ports = instance_ports(self.env, self.declared, previous)
+        return replace(self, env=self.env.with_ports(ports))
 
 
 def open_engine(root: Path, console: Console, dry: bool = False, cluster: Cluster | None = None) -> Engine:

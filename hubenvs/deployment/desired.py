@@ -32,7 +32,7 @@ class Desired:
     fingerprint: Fingerprint
 
 
-def planned_images(
+def desired_builds(
     env: Environment, engine: Engine, loadable: Iterable[str] = (), mirrors: Mapping[str, str] | None = None
 ) -> tuple[Build, ...]:
     """Return the builds of ``env`` with the working copies as they are now.

@@ -64,14 +64,14 @@ def _holder(port: int, engine: Engine) -> str:
     return listing.partition('users:(("')[2].partition('"')[0]
 
 
-def with_ports(env: Environment, declared: Container[str], previous: Mapping[str, int]) -> Environment:
-    """Return ``env`` with the ports of this deployment.
+def instance_ports(env: Environment, declared: Container[str], previous: Mapping[str, int]) -> dict[str, int]:
+    """Return the ports of an instance by their names in `publish`; none if ``env`` isn't one.
 
-    An instance gets its ``previous`` port, or the next free one, for each name that isn't ``declared``. The
+    It gets its ``previous`` port, or the next free one, for each name that isn't ``declared``. The
     hub's API stays at the port that compute nodes know.
     """
     if env.instance is None:
-        return env
+        return {}
     published = env.published
     fixed = {name: published[name].port for name in published if name in declared or name == "hub-api"}
     kept = {name: previous[name] for name in published if name in previous}
@@ -79,7 +79,7 @@ def with_ports(env: Environment, declared: Container[str], previous: Mapping[str
     for name, endpoint in published.items():
         if name not in ports:
             ports[name] = _next_free(endpoint, ports.values())
-    return env.with_ports(ports)
+    return ports
 
 
 def _next_free(endpoint: Endpoint, taken: Container[int]) -> int:

@@ -17,7 +17,7 @@ from ..engines import git
 from ..engines.debian import host_mirrors, read_apt_sources
 from ..engines.process import Programs
 from ..files import paths, read_tree
-from ..plan.images import Sources, carried
+from ..plan.images import Sources, repositories_in
 from ..plan.manifest import compiled_templates
 from ..plan.seeds import render_seeds
 
@@ -95,7 +95,7 @@ def read_sources(env: Environment, programs: Programs) -> Sources:
     return Sources(
         contexts={name: _tree(context_files(env, name)) for name in images},
         common=_tree(paths(env.root / "containers" / COMMON)),
-        copies={name: _tree(working_copy_files(env, programs, name)) for name in carried(env)},
+        copies={name: _tree(working_copy_files(env, programs, name)) for name in repositories_in(env)},
     )
 
 

@@ -71,10 +71,10 @@ def packages_indexes(release: str) -> str:
     Other lines change without an update: the file's date, and lists of what isn't installed. Raises OSError
     if there are none.
     """
-    found = re.findall(r"^ [0-9a-f]{64} +\d+ main/binary-[^/]+/Packages\.xz$", release, re.MULTILINE)
-    if not found:
+    indexes = re.findall(r"^ [0-9a-f]{64} +\d+ main/binary-[^/]+/Packages\.xz$", release, re.MULTILINE)
+    if not indexes:
         raise OSError("its InRelease file names no list of packages")
-    return "\n".join(sorted(found))
+    return "\n".join(sorted(indexes))
 
 
 def has_mmdebstrap() -> bool:

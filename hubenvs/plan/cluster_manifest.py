@@ -17,7 +17,15 @@ from ..definition.environment import Environment
 from ..definition.names import LABEL_CHECKOUT, LABEL_INSTANCE, LABEL_PART_OF, LABEL_SECRETS
 from ..errors import DefinitionError
 from ..files import Tree, digest, is_program
-from .manifest import Document, Documents, can_be_restricted, check, dump, manifest, render
+from .manifest import (
+    Document,
+    Documents,
+    can_be_restricted,
+    check_references,
+    dump,
+    manifest,
+    render_template,
+)
 from .workloads import PROXY_API, PROXY_SETTINGS, Workload, plan_workloads
 
 APPLIED = (
@@ -97,14 +105,14 @@ def cluster_manifest(
     files = {"volumes.yaml": _claims(env, played, labels)}
     of_kind = {"StatefulSet": "statefulset.yaml", "Deployment": "deployment.yaml"}
     for workload in workloads:  # one template: their pods are alike
-        files[of_kind[workload.kind]] = render(
+        files[of_kind[workload.kind]] = render_template(
             templates, "kubernetes/statefulset.yaml.j2", {**context, "workload": workload}
         )
     for name in (*APPLIED, SECRETS):
         if name not in files and name != "deployment.yaml":
-            files[name] = render(templates, f"kubernetes/{name}.j2", context)
+            files[name] = render_template(templates, f"kubernetes/{name}.j2", context)
     files = {name: content for name, content in files.items() if content}  # without a served port: no Service
-    check([document for content in files.values() for document in content])
+    check_references([document for content in files.values() for document in content])
     return files
 
 

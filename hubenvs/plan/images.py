@@ -138,7 +138,7 @@ def container_builds(env: Environment, builds: tuple[Build, ...]) -> dict[str, B
     return {build.name: build for build in builds if build.name in env.containers}
 
 
-def carried(env: Environment) -> tuple[str, ...]:
+def repositories_in(env: Environment) -> tuple[str, ...]:
     """Return the development repositories that the containers of ``env`` contain."""
     return tuple(name for name, container in REPOSITORIES.items() if container in env.containers)
 

@@ -57,17 +57,17 @@ def host_trust(text: str, hostname: str, port: int) -> HostTrust:
     A key must be that of the port; an authority, or a key to refuse, may be the host's. Raises ValueError,
     with the line as its message, for one that isn't an entry of such a file.
     """
-    found: dict[str, set[PublicKey]] = {"": set(), "@cert-authority": set(), "@revoked": set()}
+    keys: dict[str, set[PublicKey]] = {"": set(), "@cert-authority": set(), "@revoked": set()}
     for line in text.splitlines():
         if entry := _entry(line):
             marker, hosts, key = entry
             if _is_about(hosts, host_pattern(hostname, port)) or (marker and _is_about(hosts, hostname)):
-                found[marker].add(key)
-    revoked = found["@revoked"]
+                keys[marker].add(key)
+    revoked = keys["@revoked"]
     return HostTrust(
         hostname,
-        frozenset(found[""] - revoked),
-        frozenset(found["@cert-authority"] - revoked),
+        frozenset(keys[""] - revoked),
+        frozenset(keys["@cert-authority"] - revoked),
         frozenset(revoked),
     )
 

@@ -102,8 +102,8 @@ def manifest(
         # The others write to their root file system.
         "scratch": [row.name for row in env.rows if row.uid and (restricted or env.stage == "prod")],
     }
-    result = tuple(document for name in TEMPLATES for document in render(templates, name, context))
-    check(result)
+    result = tuple(document for name in TEMPLATES for document in render_template(templates, name, context))
+    check_references(result)
     return result
 
 
@@ -135,7 +135,7 @@ def security_context(env: Environment, row: Container, restricted: bool) -> dict
     return context
 
 
-def render(templates: jinja2.Environment, name: str, context: Mapping[str, Any]) -> list[Document]:
+def render_template(templates: jinja2.Environment, name: str, context: Mapping[str, Any]) -> list[Document]:
     """Return the documents of the template manifests/``name``; DefinitionError if it can't be rendered."""
     try:
         text = templates.get_template(name).render(context)
@@ -169,7 +169,7 @@ def _with_label(pod: Document, label: str) -> Document:
     return {**pod, "metadata": metadata}
 
 
-def check(documents: Sequence[Document]) -> None:
+def check_references(documents: Sequence[Document]) -> None:
     """Raise DefinitionError unless all names are valid in Kubernetes and every reference has its document."""
     existing = {(document["kind"], document["metadata"]["name"]) for document in documents}
     for kind, name in existing:

@@ -24,12 +24,18 @@ done
 
 def components(listing: str) -> list[dict[str, str]]:
     """Return a component for each package in ``listing``, the output of `LIST`, sorted by its purl."""
-    found: dict[str, dict[str, str]] = {}
+    by_purl: dict[str, dict[str, str]] = {}
     for line in listing.splitlines():
         kind, _, record = line.partition("\t")
         for name, version, purl in _npm(record) if kind == "npm" else [_package(kind, *record.split("\t"))]:
-            found[purl] = {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
-    return [found[purl] for purl in sorted(found)]
+            by_purl[purl] = {
+                "type": "library",
+                "bom-ref": purl,
+                "name": name,
+                "version": version,
+                "purl": purl,
+            }
+    return [by_purl[purl] for purl in sorted(by_purl)]
 
 
 def _package(kind: str, name: str, version: str, architecture: str = "") -> tuple[str, str, str]:

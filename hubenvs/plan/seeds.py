@@ -15,9 +15,9 @@ from ..errors import DefinitionError
 from ..files import Tree, is_program
 
 # A file in each seeded volume: the digest of every file as it was seeded, to recognise edited ones.
-RECORD = ".seeded.json"
+SEED_DIGESTS = ".seeded.json"
 # The same in a cluster, whose pods write it: the names of the files, one a line.
-NAMES = ".seeded"
+SEED_NAMES = ".seeded"
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def merge_seeds(seeds: Tree, existing: Tree, plain: Container[str] = ()) -> Seed
     notes += [f"{name} is no seed file any more; it stays until it is removed by hand" for name in stale]
     digests = {name: _sha256(content) for name, content in seeds.items()}
     new_record = json.dumps(digests | stale, indent=1, sort_keys=True)
-    if files or existing.get(RECORD) != new_record.encode():
-        files[RECORD] = new_record.encode()
+    if files or existing.get(SEED_DIGESTS) != new_record.encode():
+        files[SEED_DIGESTS] = new_record.encode()
     return Seeding(files, tuple(notes))
 
 
@@ -94,18 +94,18 @@ def replace_seeds(seeds: Tree, existing: Tree) -> Seeding:
     What isn't a seed file stays.
     """
     files = {name: content for name, content in sorted(seeds.items()) if existing.get(name) != content}
-    seeded = existing.get(NAMES, b"").decode(errors="replace").splitlines()
+    seeded = existing.get(SEED_NAMES, b"").decode(errors="replace").splitlines()
     deleted = tuple(name for name in seeded if name in existing and name not in seeds)
     notes = (*(f"updated {name}" for name in files), *(f"removed {name}" for name in deleted))
     if notes:
-        files[NAMES] = "".join(f"{name}\n" for name in sorted(seeds)).encode()
+        files[SEED_NAMES] = "".join(f"{name}\n" for name in sorted(seeds)).encode()
     return Seeding(files, notes, deleted)
 
 
 def _read_record(existing: Tree) -> Mapping[str, str]:
     """Return the recorded digests; none if the record is damaged, so that every differing file is kept."""
     try:
-        record = json.loads(existing.get(RECORD, b"{}"))
+        record = json.loads(existing.get(SEED_DIGESTS, b"{}"))
     except ValueError:
         record = None
     return record if isinstance(record, dict) else {}

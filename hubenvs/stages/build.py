@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..definition.containers import CONTAINERS
 from ..definition.names import LABEL_MIRRORS
-from ..deployment.desired import planned_images
+from ..deployment.desired import desired_builds
 from ..deployment.folder import create
 from ..deployment.sources import COMMON, context_files, on_host, working_copy_files
 from ..engines.debian import bootstrap_command
@@ -21,9 +21,9 @@ from ..engines.process import Argv
 from ..errors import CommandError, StateError
 from ..plan.images import DEBIAN_OPTIONS, Build, debian_sources
 from ..session import Session
-from .bills import write_bills
 from .clone import clone, copy_files
 from .refresh import refreshed
+from .sbom import write_sboms
 
 # A copy of this host's trusted certificates, for builds; what else is in that folder isn't the build's
 # business.
@@ -32,11 +32,11 @@ _NOTE = "note: "  # starts a line of a build's output that is meant for the user
 
 
 def build(
-    session: Session, bills: Path | None = None, refresh: bool = False, *, with_debian: bool = False
+    session: Session, sbom: Path | None = None, refresh: bool = False, *, with_debian: bool = False
 ) -> tuple[Build, ...]:
     """Create missing working copies, build the missing images, and return all builds.
 
-    ``bills``: a folder for a bill of materials of each image. ``refresh``: look at Debian's mirrors, and
+    ``sbom``: a folder for a bill of materials of each image. ``refresh``: look at Debian's mirrors, and
     build all images anew if they have other packages than at the last refresh. ``with_debian``: the Debian
     base too where nothing needs it now. Raises StateError with the last lines of a step that fails; images
     that were built before remain.
@@ -44,20 +44,20 @@ def build(
     clone(session)
     with session.locked(), refreshed(session) if refresh else nullcontext():
         builds = build_images(session, with_debian=with_debian)
-    if bills:
-        write_bills(session, builds, bills)
+    if sbom:
+        write_sboms(session, builds, sbom)
     return builds
 
 
 def build_images(session: Session, *, with_debian: bool = False) -> tuple[Build, ...]:
     """Build the missing images, those of different containers side by side, and return all builds."""
-    builds = planned_images(session.env, session.engine)
-    to_build = missing(session, builds, with_debian=with_debian)
+    builds = desired_builds(session.env, session.engine)
+    to_build = missing_builds(session, builds, with_debian=with_debian)
     if not to_build:
         session.console.say("build", "images are up to date")
         return builds
     session.engine.prepare_builds()
-    parallel = chains(to_build)
+    parallel = independent_chains(to_build)
     first = [item for item in to_build if not any(item in chain for chain in parallel)]
     with session.console.busy("build", ", ".join(item.name for item in to_build)):
         _build_chain(session, first)
@@ -65,7 +65,7 @@ def build_images(session: Session, *, with_debian: bool = False) -> tuple[Build,
     return builds
 
 
-def chains(builds: Sequence[Build]) -> list[list[Build]]:
+def independent_chains(builds: Sequence[Build]) -> list[list[Build]]:
     """Return each container's build, after that of the image below it if no other is built on that."""
     uses = Counter(build.base for build in builds)
     bases = {build.tag: build for build in builds if build.name not in CONTAINERS and uses[build.tag] == 1}
@@ -73,7 +73,9 @@ def chains(builds: Sequence[Build]) -> list[list[Build]]:
     return [[*([bases[item.base]] if item.base in bases else []), item] for item in containers]
 
 
-def missing(session: Session, builds: Sequence[Build], *, with_debian: bool = False) -> tuple[Build, ...]:
+def missing_builds(
+    session: Session, builds: Sequence[Build], *, with_debian: bool = False
+) -> tuple[Build, ...]:
     """Return the builds that have to be made; images below one that exists aren't needed, but see `build`."""
     by_tag = {build.tag: build for build in builds}
     products = [build.tag for build in builds if build.name in CONTAINERS or (with_debian and build.debian)]
@@ -86,8 +88,8 @@ def missing(session: Session, builds: Sequence[Build], *, with_debian: bool = Fa
     return tuple(build for build in builds if build.tag in needed)
 
 
-def commands(session: Session, build: Build, scratch: Path) -> tuple[Argv, ...]:
-    """Return the commands that make the image from the files that `gather` puts into ``scratch``."""
+def build_commands(session: Session, build: Build, scratch: Path) -> tuple[Argv, ...]:
+    """Return the commands that make the image from the files that `copy_sources` puts into ``scratch``."""
     engine, architecture = session.engine, session.env.debian.architecture
     if build.pulled:
         return (engine.pull_command(build.tag, architecture),)
@@ -115,7 +117,7 @@ def commands(session: Session, build: Build, scratch: Path) -> tuple[Argv, ...]:
     )
 
 
-def gather(session: Session, build: Build, scratch: Path) -> None:
+def copy_sources(session: Session, build: Build, scratch: Path) -> None:
     """Copy what the image is built from into ``scratch``, with the modes that Git knows: 0644 or 0755.
 
     The user's umask must not become part of an image: munge and sshd refuse files that a group can write, and
@@ -148,8 +150,8 @@ def _build_one(session: Session, build: Build) -> None:
     done_word = "pulled" if build.pulled else "built"
     with tempfile.TemporaryDirectory(prefix="hubenvs-") as folder, log_path.open("wb") as log:
         scratch = Path(folder)
-        gather(session, build, scratch)
-        for command in commands(session, build, scratch):
+        copy_sources(session, build, scratch)
+        for command in build_commands(session, build, scratch):
             done = session.engine.run(command, check=False, log=log, timeout=None)
             if done.returncode != 0:
                 failed = CommandError(command, done.returncode, log_path.read_text(errors="replace"))

@@ -14,7 +14,7 @@ from ..engines import git
 from ..engines.git import Git
 from ..errors import CommandError, StateError
 from ..files import digest
-from ..plan.images import carried
+from ..plan.images import repositories_in
 from ..session import Session
 
 # A line in the first commit of a copy of the bundled source: the digest of that source.
@@ -29,7 +29,7 @@ _PACKAGE = ("pyproject.toml", "setup.py", "setup.cfg")
 
 def clone(session: Session) -> None:
     """Create missing working copies and print a line about each; StateError if a source can't be reached."""
-    for repository in carried(session.env):
+    for repository in repositories_in(session.env):
         session.console.say("clone", f"{repository}: {_clone(session, repository)}")
 
 
@@ -167,7 +167,7 @@ def restore(session: Session, repository: str, bundle: Path) -> None:
 def describe(session: Session) -> list[dict[str, object]]:
     """Return name, url, commit and edited for each working copy; null where that isn't known."""
     rows: list[dict[str, object]] = []
-    for repository in carried(session.env):
+    for repository in repositories_in(session.env):
         folder = session.env.working_copy(repository)
         run = Git(session.programs, folder, is_root=folder.parent.name == WORKING_COPIES)
         commit, edited = None, None

@@ -7,25 +7,25 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..deployment.desired import planned_images
-from ..plan.images import carried
+from ..deployment.desired import desired_builds
+from ..plan.images import repositories_in
 from ..session import Session
-from .build import commands, missing
+from .build import build_commands, missing_builds
 
 
 def dry_run(session: Session) -> None:
     """Print what `up` would do. Nothing is changed."""
     env, engine, say = session.env, session.engine, session.console.say
-    for repository in carried(env):
+    for repository in repositories_in(env):
         say(
             "clone", f"{repository} from {env.repositories[repository].url} in {env.working_copy(repository)}"
         )
-    builds = planned_images(env, engine)
-    absent = missing(session, builds)
+    builds = desired_builds(env, engine)
+    absent = missing_builds(session, builds)
     scratch = Path(tempfile.gettempdir()) / "hubenvs-XXXX"
     for build in builds:
         say("build", f"{build.tag}" + ("" if build in absent else " (exists)"))
-        for command in commands(session, build, scratch) if build in absent else ():
+        for command in build_commands(session, build, scratch) if build in absent else ():
             _show(session, command)
     existing = session.existing().listing
     for volume in env.volumes if not env.engine else ():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..deployment import folder
-from ..deployment.desired import Desired, desired_pod, is_desired, planned_images, record_definition
+from ..deployment.desired import Desired, desired_builds, desired_pod, is_desired, record_definition
 from ..deployment.existing import Existing, remove_pod
 from ..deployment.ports import require_free
 from ..engines.host import unenforced
@@ -11,7 +11,7 @@ from ..errors import CommandError, StateError
 from ..plan.manifest import dump, without_limits
 from ..session import Session
 from .apply import apply
-from .build import missing
+from .build import missing_builds
 
 
 def play(session: Session) -> bool:
@@ -20,8 +20,8 @@ def play(session: Session) -> bool:
     Raises StateError if an image or a secret is missing.
     """
     with session.locked():
-        builds = planned_images(session.env, session.engine)
-        if absent := missing(session, builds):
+        builds = desired_builds(session.env, session.engine)
+        if absent := missing_builds(session, builds):
             raise StateError(f"no image {absent[-1].tag}", f"invoke build {session.env.options}")
         if cluster := session.engine.cluster_engine():
             apply(session, cluster, builds, session.secrets())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..deployment.desired import planned_images
+from ..deployment.desired import desired_builds
 from ..deployment.mirrors import read_mirrors, write_mirrors
 from ..deployment.sources import on_host
 from ..engines.debian import mirror_state
@@ -37,7 +37,7 @@ def refreshed(session: Session) -> Iterator[None]:
 
 def _mirrors(session: Session) -> dict[str, str]:
     """Return a digest of what the mirrors of each Debian have that images are built from here."""
-    bootstrapped = [item.debian for item in planned_images(session.env, session.engine) if item.debian]
+    bootstrapped = [item.debian for item in desired_builds(session.env, session.engine) if item.debian]
     if not bootstrapped:
         problem = "no image is built from Debian's mirrors here: the base is pulled from a registry"
         raise StateError(f"build --refresh: {problem}", "as root: apt-get install mmdebstrap")

@@ -8,7 +8,7 @@ from functools import partial
 from ..definition.parts import PodVolume
 from ..deployment.sources import read_seeds
 from ..files import Tree, not_executable, pack, unpack
-from ..plan.seeds import RECORD, merge_seeds
+from ..plan.seeds import SEED_DIGESTS, merge_seeds
 from ..session import Session
 
 
@@ -49,6 +49,6 @@ def _fill(session: Session, volume: PodVolume, seeds: Tree | None, exists: bool)
         return []
     seeding = merge_seeds(seeds, present, plain)
     if seeding.files:
-        tar = pack(seeding.files, volume.owner, last=RECORD)
+        tar = pack(seeding.files, volume.owner, last=SEED_DIGESTS)
         engine.run(engine.import_volume_command(volume.name), stdin=tar)
     return [f"{volume.suffix}: {note}" for note in seeding.notes]

@@ -63,18 +63,18 @@ def adopt(session: Session, sources: Sequence[str], config_map: str | None, dry_
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         if not dry_run:
             stack.enter_context(session.locked())
-        found = _found(session.engine, sources)
+        old_files = _read_old_files(session.engine, sources)
         database = Path(scratch) / DATABASE
-        write(database, found[DATABASE])
-        users = read_users(database, found["crypt_keys"])
-        _say(session, found, users)
-        taken = digest(found)
+        write(database, old_files[DATABASE])
+        users = read_users(database, old_files["crypt_keys"])
+        _say(session, old_files, users)
+        taken = digest(old_files)
         if _is_adopted(session, taken) or dry_run:
             adopted = f"it is adopted already; `invoke up {session.env.options}` brings it up"
             session.console.say("adopt", "nothing was changed" if dry_run else adopted)
             return
         adopt_servers(database)
-        _write(session, found, database.read_bytes())
+        _write(session, old_files, database.read_bytes())
         write(session.env.deploy_folder / RECORD, json.dumps({"digest": taken}))
         up(session, config_map)
 
@@ -82,9 +82,9 @@ def adopt(session: Session, sources: Sequence[str], config_map: str | None, dry_
 # -- what the old deployment has -----------------------------------------------------------------------
 
 
-def _found(engine: Engine, sources: Sequence[str]) -> dict[str, bytes]:
+def _read_old_files(engine: Engine, sources: Sequence[str]) -> dict[str, bytes]:
     """Return the content of the old deployment's files, by their names in `FILES`' values."""
-    found: dict[str, bytes] = {}
+    old_files: dict[str, bytes] = {}
     for source in sources:
         for path, content in _files(engine, source):
             name = PurePosixPath(path).name
@@ -92,17 +92,17 @@ def _found(engine: Engine, sources: Sequence[str]) -> dict[str, bytes]:
                 raise StateError(
                     f"{source}: {path} shows that its hub runs, or was killed", "stop it properly first"
                 )
-            if (key := FILES.get(name)) and found.setdefault(key, content) != content:
+            if (key := FILES.get(name)) and old_files.setdefault(key, content) != content:
                 raise DefinitionError(
                     f"{source}: {path} differs from another file for the same", "name one source"
                 )
     for key in (DATABASE, "crypt_keys"):
-        if key not in found:
+        if key not in old_files:
             names = " or ".join(name for name, value in FILES.items() if value == key)
             raise DefinitionError(
                 f"--from {' '.join(sources)}: no {names} in it", "name the folder or volume that has it"
             )
-    return found
+    return old_files
 
 
 def _files(engine: Engine, source: str) -> Iterator[tuple[str, bytes]]:
@@ -235,19 +235,19 @@ def crypt_keys(content: bytes) -> list[bytes]:
 # -- the new deployment --------------------------------------------------------------------------------
 
 
-def _say(session: Session, found: Mapping[str, bytes], users: Users) -> None:
+def _say(session: Session, old_files: Mapping[str, bytes], users: Users) -> None:
     say = session.console.say
     names = ", ".join(users.names[:SHOWN]) + ("" if len(users.names) <= SHOWN else ", …")
     say("adopt", f"{len(users.names)} users: {names}; {users.tokens} tokens")
     kept = "kept" if session.env.slurm_elsewhere else "their jobs are not in this pod's Slurm"
     for server, job in users.jobs.items():
         say("adopt", f"server {server} in job {job}: {kept}")
-    say("adopt", f"taken: {', '.join(sorted(_wanted(session, found)))}")
+    say("adopt", f"taken: {', '.join(sorted(_wanted(session, old_files)))}")
 
 
-def _wanted(session: Session, found: Mapping[str, bytes]) -> set[str]:
-    """Return what of ``found`` is taken; our own Slurm has SSH keys of its own."""
-    return {key for key in found if session.env.slurm_elsewhere or key not in ("ssh_key", "known_hosts")}
+def _wanted(session: Session, old_files: Mapping[str, bytes]) -> set[str]:
+    """Return what of ``old_files`` is taken; our own Slurm has SSH keys of its own."""
+    return {key for key in old_files if session.env.slurm_elsewhere or key not in ("ssh_key", "known_hosts")}
 
 
 def _is_adopted(session: Session, taken: str) -> bool:
@@ -268,13 +268,13 @@ def _data_volume(session: Session) -> str:
     return next(volume.name for volume in session.env.volumes if volume.suffix == "jupyterhub-data")
 
 
-def _write(session: Session, found: Mapping[str, bytes], database: bytes) -> None:
+def _write(session: Session, old_files: Mapping[str, bytes], database: bytes) -> None:
     """Put files, secrets and database where `up` finds them."""
     env, engine = session.env, session.engine
     if env.slurm_elsewhere:
-        _write_site_files(session, found)
-    values = {"crypt_keys": ";".join(key.hex() for key in crypt_keys(found["crypt_keys"]))}
-    if cookie := found.get("cookie_secret"):
+        _write_site_files(session, old_files)
+    values = {"crypt_keys": ";".join(key.hex() for key in crypt_keys(old_files["crypt_keys"]))}
+    if cookie := old_files.get("cookie_secret"):
         values["cookie_secret"] = cookie.decode().strip()
     folder.write_secrets(env.deploy_folder, {**folder.read_secrets(env.deploy_folder), **values})
     volume = _data_volume(session)
@@ -283,10 +283,10 @@ def _write(session: Session, found: Mapping[str, bytes], database: bytes) -> Non
     engine.run(engine.import_volume_command(volume), stdin=pack({DATABASE: database}, HUB_ID))
 
 
-def _write_site_files(session: Session, found: Mapping[str, bytes]) -> None:
+def _write_site_files(session: Session, old_files: Mapping[str, bytes]) -> None:
     env = session.env
-    files = {env.site_files[key]: found[key] for key in ("ssh_key", "known_hosts") if key in found}
-    if key := found.get("ssh_key"):
+    files = {env.site_files[key]: old_files[key] for key in ("ssh_key", "known_hosts") if key in old_files}
+    if key := old_files.get("ssh_key"):
         public = load_ssh_private_key(key, password=None).public_key()
         path = env.site_files["ssh_key"]
         line = public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..deployment.desired import planned_images
+from ..deployment.desired import desired_builds
 from ..deployment.mirrors import write_mirrors
 from ..errors import StateError
 from ..plan.images import container_builds
@@ -43,7 +43,7 @@ def load(session: Session, index: Index, source: Path) -> None:
                     restore(session, name, path)
                 restored.append(env.working_copy(name))
             say("load", f"{name}: {'kept, not replaced by' if exists else 'made at'} {commit}")
-        planned = planned_images(env, session.engine, index.images, index.mirrors)
+        planned = desired_builds(env, session.engine, index.images, index.mirrors)
         builds = container_builds(env, planned)
         if absent := sorted({build.tag for build in builds.values()} - set(index.images)):
             for folder in restored:

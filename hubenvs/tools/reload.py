@@ -12,16 +12,16 @@ from pathlib import Path
 from ..definition.containers import CONTAINERS
 from ..definition.names import LABEL_FINGERPRINT
 from ..definition.parts import PodVolume
-from ..deployment.desired import desired_pod, planned_images, record_reload
+from ..deployment.desired import desired_builds, desired_pod, record_reload
 from ..deployment.folder import read_record, write_record
 from ..deployment.sources import read_seeds, seed_folders, working_copy_files
 from ..engines.engine import Pod
 from ..engines.git import Git
 from ..errors import HubEnvsError, StateError
 from ..files import Tree, pack, unpack
-from ..plan.images import carried
+from ..plan.images import repositories_in
 from ..plan.manifest import Fingerprint
-from ..plan.seeds import NAMES, RECORD, merge_seeds, replace_seeds
+from ..plan.seeds import SEED_DIGESTS, SEED_NAMES, merge_seeds, replace_seeds
 from ..session import Session
 from .traceback_location import explain, failure_lines
 
@@ -89,7 +89,7 @@ def _reload_once(session: Session) -> None:
             return
         # Computed before the edits are read. A file saved in between may get into the pod but isn't counted,
         # so the next run sees it as a change.
-        desired = desired_pod(env, planned_images(env, engine), session.secrets()).fingerprint
+        desired = desired_pod(env, desired_builds(env, engine), session.secrets()).fingerprint
         before = read_record(env.deploy_folder)
         record_reload(env, pod, None)  # in case this is interrupted
         changes, failure = _change_containers(session)
@@ -212,7 +212,9 @@ def _plan_volume(change: Change, volume: PodVolume, seeds: Tree, present: Tree, 
     change.files |= {base + name: content for name, content in seeding.files.items()}
     change.deleted += [base + name for name in seeding.deleted]
     change.notes += [f"{volume.suffix}: {note}" for note in seeding.notes]
-    written = {name for name in seeding.files if name not in (RECORD, NAMES) and not name.endswith(".new")}
+    written = {
+        name for name in seeding.files if name not in (SEED_DIGESTS, SEED_NAMES) and not name.endswith(".new")
+    }
     touched = written.union(seeding.deleted)
     needs_restart = any(not name.startswith(TEMPLATES) or name not in old for name in touched)
     if volume.container == "jupyterhub" and needs_restart:
@@ -229,7 +231,7 @@ def _watch(session: Session) -> None:
     """Reload at every save until Ctrl-C; an edit that doesn't work is reported, and the next one awaited."""
     import watchfiles
 
-    folders = [session.env.working_copy(name) for name in carried(session.env)]
+    folders = [session.env.working_copy(name) for name in repositories_in(session.env)]
     folders += [folder for folder in seed_folders(session.env) if folder.is_dir()]
     require_development(session)
     session.console.say("watch", f"{len(folders)} folders; Ctrl-C ends it")

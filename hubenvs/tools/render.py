@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..deployment import folder
-from ..deployment.desired import desired_in_cluster, desired_pod, planned_images
+from ..deployment.desired import desired_builds, desired_in_cluster, desired_pod
 from ..errors import DefinitionError
 from ..files import write
 from ..plan.cluster_manifest import NEWEST, kustomize_folder
@@ -57,13 +57,13 @@ def render_manifest(session: Session, with_secrets: bool = False) -> Documents:
         values = session.secrets()
     else:  # before the first `up` there are none
         values = dict.fromkeys(env.secret_keys, "") | folder.read_secrets(env.deploy_folder)
-    documents = desired_pod(env, planned_images(env, session.engine), values).documents
+    documents = desired_pod(env, desired_builds(env, session.engine), values).documents
     return documents if with_secrets else redacted(documents)
 
 
 def kubernetes_folder(session: Session) -> dict[str, str]:
     """Return the files of the folder for `kubectl apply -k`, by name."""
     env = session.env
-    builds = container_builds(env, planned_images(env, session.engine))
+    builds = container_builds(env, desired_builds(env, session.engine))
     images = {name: build.tag for name, build in builds.items()}
     return kustomize_folder(desired_in_cluster(env, images, env.kubernetes.server or NEWEST))

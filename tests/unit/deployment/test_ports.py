@@ -8,7 +8,7 @@ import pytest
 
 from hubenvs.definition.environment import Environment
 from hubenvs.definition.read import read_environment
-from hubenvs.deployment.ports import with_ports
+from hubenvs.deployment.ports import instance_ports
 from hubenvs.session import declared_ports
 
 
@@ -29,14 +29,15 @@ def ports(env: Environment) -> dict[str, int]:
 
 def test_two_names_get_two_ports(instance: Environment) -> None:
     """The port that the gateway had stays the gateway's; the hub gets another."""
-    result = ports(with_ports(instance, (), {"gateway": 28001}))
+    result = ports(instance.with_ports(instance_ports(instance, (), {"gateway": 28001})))
     assert result["gateway"] == 28001
     assert len(set(result.values())) == len(result)
 
 
 def test_a_declared_port_wins_over_a_recorded_one(instance: Environment) -> None:
     """What --set gives is used; whoever had that port gets another."""
-    result = ports(with_ports(instance, {"jupyterhub"}, {"gateway": 28001, "jupyterhub": 28003}))
+    previous = {"gateway": 28001, "jupyterhub": 28003}
+    result = ports(instance.with_ports(instance_ports(instance, {"jupyterhub"}, previous)))
     assert result["jupyterhub"] == 28001
     assert result["gateway"] != 28001
 

@@ -12,7 +12,7 @@ from hubenvs.definition.environment import Environment
 from hubenvs.definition.read import read_environment
 from hubenvs.deployment.sources import read_sources
 from hubenvs.plan.images import Build, debian_sources, plan_images
-from hubenvs.stages.build import commands
+from hubenvs.stages.build import build_commands
 
 from ..helpers import NoGit, session
 
@@ -89,7 +89,7 @@ def test_an_image_of_a_registry_is_pulled_and_nothing_built_for_it(root: Path) -
     env = read_environment(root, "dev_dummyauth", settings=["stage=prod", f"images.slurm.image={image}"])
     builds = by_name(env)
     assert list(builds) == ["debian-base", "tools", "jupyterhub-base", "jupyterhub", "slurm"]
-    assert commands(session(env), builds["slurm"], Path()) == (("podman", "pull", "--quiet", image),)
+    assert build_commands(session(env), builds["slurm"], Path()) == (("podman", "pull", "--quiet", image),)
 
 
 def test_without_mmdebstrap_the_base_is_pulled(env: Environment) -> None:
@@ -108,8 +108,8 @@ def test_updates_of_debian_give_every_image_another_tag(env: Environment) -> Non
     )
     assert before == other
     assert {item.tag for item in before}.isdisjoint(item.tag for item in after)
-    assert "LABEL jupyterhub-slurm/mirrors=abc" in commands(session(env), after[0], Path())[1]
-    assert "jupyterhub-slurm/mirrors" not in str(commands(session(env), before[0], Path()))
+    assert "LABEL jupyterhub-slurm/mirrors=abc" in build_commands(session(env), after[0], Path())[1]
+    assert "jupyterhub-slurm/mirrors" not in str(build_commands(session(env), before[0], Path()))
 
 
 def test_a_snapshot_takes_the_place_of_the_mirrors(root: Path) -> None:
@@ -132,10 +132,10 @@ def test_images_for_another_architecture_have_tags_of_their_own(root: Path) -> N
     assert {name: build.recipe for name, build in builds.items()} == {
         name: build.recipe for name, build in before.items()
     }
-    bootstrap, imported = commands(session(env), builds["debian-base"], Path())
+    bootstrap, imported = build_commands(session(env), builds["debian-base"], Path())
     assert "--architectures=arm64" in bootstrap
     assert "--arch=arm64" in imported
-    assert "--arch=arm64" in commands(session(env), builds["slurm"], Path())[0]
+    assert "--arch=arm64" in build_commands(session(env), builds["slurm"], Path())[0]
 
 
 @pytest.mark.parametrize("release", ["26.05", 26.05])

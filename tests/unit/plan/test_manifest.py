@@ -174,7 +174,7 @@ def test_a_broken_template_is_named() -> None:
     """An unknown variable in a template is an error with the template's name, not an empty string."""
     broken = of_pod.compiled_templates({"pod.yaml.j2": b"name: {{ nonsense }}"})
     with pytest.raises(DefinitionError, match=r"manifests/pod\.yaml\.j2: 'nonsense' is undefined"):
-        of_pod.render(broken, "pod.yaml.j2", {})
+        of_pod.render_template(broken, "pod.yaml.j2", {})
 
 
 def test_accounting_has_a_container_with_munges_key_and_the_dev_users(root: Path) -> None:

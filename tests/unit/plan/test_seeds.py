@@ -9,7 +9,7 @@ from pathlib import Path
 from hubenvs.definition.environment import Environment
 from hubenvs.definition.read import read_environment
 from hubenvs.files import pack
-from hubenvs.plan.seeds import NAMES, RECORD, Seeding, merge_seeds, replace_seeds
+from hubenvs.plan.seeds import SEED_DIGESTS, SEED_NAMES, Seeding, merge_seeds, replace_seeds
 
 from ..helpers import rendered
 
@@ -21,16 +21,16 @@ def volume_after(seed: dict[str, bytes], current: dict[str, bytes]) -> dict[str,
 def test_an_interrupted_import_is_made_up_for() -> None:
     """The record is written last: without it files that arrived count as edited, others are added."""
     files = merge_seeds({"z": b"1"}, {}).files
-    with tarfile.open(fileobj=io.BytesIO(pack(files, 0, last=RECORD))) as tar:
-        assert tar.getnames()[-1] == RECORD
+    with tarfile.open(fileobj=io.BytesIO(pack(files, 0, last=SEED_DIGESTS))) as tar:
+        assert tar.getnames()[-1] == SEED_DIGESTS
     assert merge_seeds({"y": b"1", "z": b"1"}, {"y": b"1"}).files["z"] == b"1"
 
 
 def test_a_damaged_record_is_made_anew() -> None:
     """What differs from its seed is kept, since nobody knows any more whether it was edited."""
     for record in (b"{", b"[]"):
-        result = merge_seeds({"a": b"1", "b": b"2"}, {"a": b"mine", "b": b"2", RECORD: record})
-        assert set(result.files) == {"a.new", RECORD}
+        result = merge_seeds({"a": b"1", "b": b"2"}, {"a": b"mine", "b": b"2", SEED_DIGESTS: record})
+        assert set(result.files) == {"a.new", SEED_DIGESTS}
 
 
 def test_an_empty_volume_gets_every_seed_and_says_nothing() -> None:
@@ -50,7 +50,7 @@ def test_a_program_that_nobody_can_run_is_written_again() -> None:
     """A volume of an earlier version, or a copy, may have lost the mode alone."""
     volume = volume_after({"prolog": b"#!/bin/sh\n", "a": b"1"}, {})
     result = merge_seeds({"prolog": b"#!/bin/sh\n", "a": b"1"}, volume, {"prolog", "a"})
-    assert set(result.files) == {"prolog", RECORD}
+    assert set(result.files) == {"prolog", SEED_DIGESTS}
     assert result.notes == ("made prolog executable",)
 
 
@@ -81,7 +81,7 @@ def test_an_edited_copy_of_an_unchanged_seed_is_no_news() -> None:
 def test_a_volume_without_a_record_is_not_overwritten() -> None:
     """A file that was there before any seeding counts as somebody's own."""
     result = merge_seeds({"a": b"1"}, {"a": b"theirs"})
-    assert set(result.files) == {"a.new", RECORD}
+    assert set(result.files) == {"a.new", SEED_DIGESTS}
 
 
 def test_seed_templates_are_rendered(env: Environment) -> None:
@@ -119,7 +119,7 @@ def test_a_file_that_is_no_seed_any_more_is_named_until_it_is_gone() -> None:
 
 def test_in_a_clusters_pod_a_removed_seed_goes() -> None:
     """Its volume has no edits to keep; what the pod itself has put there stays."""
-    existing = {"a": b"1", "b": b"2", "linked": b"", NAMES: b"a\nb\n"}
+    existing = {"a": b"1", "b": b"2", "linked": b"", SEED_NAMES: b"a\nb\n"}
     seeding = replace_seeds({"a": b"3"}, existing)
-    assert seeding == Seeding({"a": b"3", NAMES: b"a\n"}, ("updated a", "removed b"), ("b",))
-    assert replace_seeds({"a": b"3"}, {"a": b"3", "linked": b"", NAMES: b"a\n"}) == Seeding({}, ())
+    assert seeding == Seeding({"a": b"3", SEED_NAMES: b"a\n"}, ("updated a", "removed b"), ("b",))
+    assert replace_seeds({"a": b"3"}, {"a": b"3", "linked": b"", SEED_NAMES: b"a\n"}) == Seeding({}, ())

@@ -9,7 +9,7 @@ import pytest
 from hubenvs.definition.environment import Environment
 from hubenvs.engines.podman import Podman
 from hubenvs.plan.images import Build
-from hubenvs.stages.build import chains, gather, missing
+from hubenvs.stages.build import copy_sources, independent_chains, missing_builds
 
 from ..helpers import session
 
@@ -27,7 +27,7 @@ def test_a_persons_umask_is_no_part_of_an_image(env: Environment, tmp_path: Path
         if content:
             (context / name).write_text(content)
         (context / name).chmod(mode)
-    gather(session(env), Build("base", "tag", "scratch"), scratch)
+    copy_sources(session(env), Build("base", "tag", "scratch"), scratch)
     made = [scratch / "context", *(scratch / "context").rglob("*")]
     modes = {str(path.relative_to(scratch)): path.stat().st_mode & 0o777 for path in made}
     assert modes == {
@@ -46,8 +46,8 @@ def test_a_base_is_built_with_the_container_that_alone_needs_it() -> None:
     slurm, accounting = Build("slurm", "s", "sb"), Build("accounting", "a", "sb")
     hub, gateway = Build("jupyterhub", "h", "hb"), Build("gateway", "g", "debian")
     builds = (debian, slurm_base, hub_base, slurm, accounting, hub, gateway)
-    assert chains(builds) == [[slurm], [accounting], [hub_base, hub], [gateway]]
-    assert chains((debian, slurm_base, slurm)) == [[slurm_base, slurm]]
+    assert independent_chains(builds) == [[slurm], [accounting], [hub_base, hub], [gateway]]
+    assert independent_chains((debian, slurm_base, slurm)) == [[slurm_base, slurm]]
 
 
 def test_a_bundle_has_the_base_though_it_was_removed(
@@ -57,5 +57,5 @@ def test_a_bundle_has_the_base_though_it_was_removed(
     monkeypatch.setattr(Podman, "has_image", lambda self, tag: tag in ("base", "slurm"))
     debian = Build("debian-base", "debian", "scratch", debian=env.debian)
     builds = (debian, Build("slurm-base", "base", "debian"), Build("slurm", "slurm", "base"))
-    assert missing(session(env), builds) == ()
-    assert missing(session(env), builds, with_debian=True) == (debian,)
+    assert missing_builds(session(env), builds) == ()
+    assert missing_builds(session(env), builds, with_debian=True) == (debian,)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hubenvs.definition.environment import Environment
-from hubenvs.deployment.desired import planned_images
+from hubenvs.deployment.desired import desired_builds
 from hubenvs.deployment.mirrors import read_mirrors, write_mirrors
 from hubenvs.errors import StateError
 from hubenvs.plan.images import Build
@@ -23,7 +23,7 @@ def tags(env: Environment, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     tags: list[str] = []
 
     def build_images(of: Session, *, with_debian: bool) -> tuple[Build, ...]:
-        builds = planned_images(of.env, of.engine)
+        builds = desired_builds(of.env, of.engine)
         tags.append(builds[0].tag)
         if len(tags) == 3:
             raise StateError("image tools can't be built", "see above")

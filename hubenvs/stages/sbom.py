@@ -13,7 +13,7 @@ from ..plan.sbom import LIST, document
 from ..session import Session
 
 
-def write_bills(session: Session, builds: tuple[Build, ...], folder: Path) -> None:
+def write_sboms(session: Session, builds: tuple[Build, ...], folder: Path) -> None:
     """Write the bill of each container's image that we build to ``folder``/<container>.cdx.json."""
     ours = [item for item in container_builds(session.env, builds).values() if not item.pulled]
     folder.mkdir(parents=True, exist_ok=True)
