@@ -13,16 +13,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 
-import httpx
-from websockets.exceptions import WebSocketException
-
 from hubenvs.console import Console
 from hubenvs.deployment import folder
 from hubenvs.errors import HubEnvsError, StateError
 from hubenvs.plan.tokens import sign_token
 from hubenvs.session import Session, open_session
 from hubenvs.stages.up import up as bring_up
-from hubenvs.tools.client import HubUser
+from hubenvs.tools.client import BROKEN, HubUser
 from hubenvs.tools.down import down
 
 from . import figures
@@ -89,7 +86,7 @@ class Visitor:
     def _explained(self, what: str) -> Iterator[None]:
         try:
             yield
-        except (HubEnvsError, OSError, ValueError, LookupError, httpx.HTTPError, WebSocketException) as error:
+        except BROKEN as error:
             details = "; ".join(getattr(error, "details", ()))
             self.problem = self.problem or f"{what}: {type(error).__name__}: {error} {details}".strip()
 

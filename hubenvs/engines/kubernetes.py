@@ -22,14 +22,14 @@ from ..definition.names import (
     container_name,
     container_uid,
 )
-from ..errors import CommandError, StateError
+from ..errors import StateError
 from .cluster import Cluster, load_command
 from .engine import ContainerState, ListedContainer, Listing, Pod, PublishedPort, Removal, Resource
 from .kubectl import Kubectl
 from .process import ANSWER, Argv, Completed, Programs
 from .rollout import Rollout
 
-MANAGER = "hubenvs"  # of the fields that we apply
+APPLY = ("apply", "--server-side", "--force-conflicts", "--field-manager=hubenvs", "--filename=-")
 # The kinds that a deployment consists of; its volumes are removed only when asked for.
 PRUNED = "deployments,services,networkpolicies,poddisruptionbudgets,ingresses"
 KINDS = f"statefulsets,configmaps,secrets,{PRUNED}"
@@ -104,19 +104,15 @@ class Kubernetes(Kubectl):
         Server-side: a client-side apply keeps a copy in an annotation, which is too small for seed files and
         would show Secrets.
         """
-        options = ("--server-side", "--force-conflicts", f"--field-manager={MANAGER}")
-        return self.command("apply", *options, "--filename=-")
+        return self.command(*APPLY)
 
     def apply(self, documents: str, dry_run: bool = False) -> None:
         """Apply ``documents``; what somebody else has set in fields of ours is replaced.
 
         ``dry_run``: let the server check them, and change nothing.
         """
-        argv = (*self.apply_command(), *(["--dry-run=server"] if dry_run else []))
-        done = self.programs.run(argv, stdin=documents.encode(), check=False, finish_on_interrupt=True)
-        if done.returncode != 0:
-            self._explain(done.stderr)
-            raise CommandError(argv, done.returncode, done.stderr)
+        arguments = (*APPLY, *(["--dry-run=server"] if dry_run else []))
+        self.kubectl(*arguments, stdin=documents.encode(), finish_on_interrupt=True)
 
     def rollout(self, pod_name: str, component: str, timeout: float) -> Rollout:
         """Return what waits for the rollout of ``component``, a StatefulSet or Deployment of ``pod_name``."""

@@ -13,7 +13,8 @@ from typing import Any
 from .. import files
 from ..definition.names import LABEL_PART_OF, PART_OF
 from ..errors import CommandError, StateError, quoted
-from . import host
+from . import findings, host
+from .containers_conf import containers_conf
 from .engine import Finding
 from .process import ANSWER, Argv, Completed, Programs
 
@@ -39,7 +40,7 @@ class PodmanImages:
     @cached_property
     def variables(self) -> Mapping[str, str]:
         """The environment variables that podman needs here; writes a containers.conf if it needs one."""
-        if not (self._folder and (configuration := host.containers_conf())):
+        if not (self._folder and (configuration := containers_conf())):
             return {}
         path = self._folder / "containers.conf"
         if not path.exists() or path.read_text() != configuration:
@@ -206,7 +207,7 @@ class PodmanImages:
         """Examine this host for `doctor`."""
         described = "--format={{.Host.OCIRuntime.Name}} {{.Store.GraphDriverName}} {{.Store.GraphRoot}}"
 
-        def info() -> host.Info:
-            return host.Info(*self.run(("podman", "info", described), timeout=ANSWER).text.split(" ", 2))
+        def info() -> findings.Info:
+            return findings.Info(*self.run(("podman", "info", described), timeout=ANSWER).text.split(" ", 2))
 
-        return host.diagnose(self.version, info)
+        return findings.diagnose(self.version, info)

@@ -161,12 +161,12 @@ def fingerprint(
 
 def labelled(documents: Documents, value: Fingerprint) -> Documents:
     """Return ``documents`` with the fingerprint ``value`` as a label of the pod."""
-    return tuple(_with_label(item, value.label) if item["kind"] == "Pod" else item for item in documents)
 
+    def with_label(pod: Document) -> Document:
+        labels = {**pod["metadata"]["labels"], LABEL_FINGERPRINT: value.label}
+        return {**pod, "metadata": {**pod["metadata"], "labels": labels}}
 
-def _with_label(pod: Document, label: str) -> Document:
-    metadata = {**pod["metadata"], "labels": {**pod["metadata"]["labels"], LABEL_FINGERPRINT: label}}
-    return {**pod, "metadata": metadata}
+    return tuple(with_label(item) if item["kind"] == "Pod" else item for item in documents)
 
 
 def check_references(documents: Sequence[Document]) -> None:
@@ -196,15 +196,15 @@ def _references(spec: Mapping[str, Any]) -> set[tuple[str, str]]:
 
 def without_limits(documents: Sequence[Document]) -> list[Document]:
     """Return ``documents`` without the limits of the pod's containers."""
-    return [_without_limits(item) if item["kind"] == "Pod" else item for item in documents]
 
+    def unlimited(pod: Document) -> Document:
+        containers = [
+            {key: value for key, value in container.items() if key != "resources"}
+            for container in pod["spec"]["containers"]
+        ]
+        return {**pod, "spec": {**pod["spec"], "containers": containers}}
 
-def _without_limits(pod: Document) -> Document:
-    containers = [
-        {key: value for key, value in container.items() if key != "resources"}
-        for container in pod["spec"]["containers"]
-    ]
-    return {**pod, "spec": {**pod["spec"], "containers": containers}}
+    return [unlimited(item) if item["kind"] == "Pod" else item for item in documents]
 
 
 def redacted(documents: Sequence[Document]) -> Documents:

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from ..definition.environment import working_copy
 from ..definition.names import WORKING_COPIES
@@ -164,9 +165,18 @@ def restore(session: Session, repository: str, bundle: Path) -> None:
         new.rename(target)
 
 
-def describe(session: Session) -> list[dict[str, object]]:
-    """Return name, url, commit and edited for each working copy; null where that isn't known."""
-    rows: list[dict[str, object]] = []
+class WorkingCopy(NamedTuple):
+    """The working copy of repository ``name`` from ``url``; ``commit`` and ``edited`` are None if unknown."""
+
+    name: str
+    url: str
+    commit: str | None
+    edited: bool | None
+
+
+def working_copies(session: Session) -> list[WorkingCopy]:
+    """Return the working copies of the environment's repositories."""
+    rows = []
     for repository in repositories_in(session.env):
         folder = session.env.working_copy(repository)
         run = Git(session.programs, folder, is_root=folder.parent.name == WORKING_COPIES)
@@ -178,7 +188,7 @@ def describe(session: Session) -> list[dict[str, object]]:
         except StateError:  # another user's repository; everything else can still be shown
             commit = None
         url = session.env.repositories[repository].url
-        rows.append({"name": repository, "url": url, "commit": commit, "edited": edited})
+        rows.append(WorkingCopy(repository, url, commit, edited))
     return rows
 
 

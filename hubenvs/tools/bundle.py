@@ -21,7 +21,7 @@ from ..plan.images import Build
 from ..plan.manifest import dump
 from ..session import Session
 from ..stages.build import build
-from ..stages.clone import describe
+from ..stages.clone import working_copies
 from .render import render_manifest
 
 INDEX = "bundle.json"
@@ -92,17 +92,17 @@ def bundle(session: Session, target: Path) -> None:
 def _commits(session: Session) -> dict[str, str]:
     """Return the commit of each working copy for the bundle; bundled sources are in every checkout."""
     env, commits = session.env, {}
-    for row in describe(session):
-        name, folder = str(row["name"]), env.working_copy(str(row["name"]))
+    for name, url, commit, edited in working_copies(session):
+        folder = env.working_copy(name)
         if folder == env.bundled(name):
             continue
-        if row["commit"] is None or folder.parent.name != WORKING_COPIES:
+        if commit is None or folder.parent.name != WORKING_COPIES:
             raise StateError(
-                f"repositories.{name}: {row['url']} isn't a clone, so it can't be bundled", "use its URL"
+                f"repositories.{name}: {url} isn't a clone, so it can't be bundled", "use its URL"
             )
-        if row["edited"]:
+        if edited:
             raise StateError(f"{folder}: has uncommitted changes", "commit them")
-        commits[name] = str(row["commit"])
+        commits[name] = commit
     return commits
 
 

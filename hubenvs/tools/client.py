@@ -15,9 +15,13 @@ from urllib.parse import urlsplit
 
 import httpx
 from bs4 import BeautifulSoup
+from websockets.exceptions import WebSocketException
 
-from ..errors import StateError
+from ..errors import HubEnvsError, StateError
 from ..polling import poll
+
+# What a step of a user's can raise.
+BROKEN = (HubEnvsError, OSError, ValueError, LookupError, httpx.HTTPError, WebSocketException)
 
 
 def form_fields(page: str) -> tuple[dict[str, str], dict[str, list[str]]]:
@@ -242,37 +246,20 @@ def _message(page: str) -> list[str]:
 def execute(socket: Any, session: str, code: str, timeout: float) -> str:
     """Run ``code`` over a kernel's websocket and return what it printed; StateError if the code raised."""
     request = uuid.uuid4().hex
-    header = {
-        "msg_id": request,
-        "msg_type": "execute_request",
-        "username": "",
-        "session": session,
-        "version": "5.3",
-    }
-    content = {
-        "code": code,
-        "silent": False,
-        "store_history": False,
-        "user_expressions": {},
-        "allow_stdin": False,
-    }
-    message = {
-        "header": header,
-        "parent_header": {},
-        "metadata": {},
-        "content": content,
-        "channel": "shell",
-        "buffers": [],
-    }
+    header = {"msg_id": request, "msg_type": "execute_request", "session": session}
+    header |= {"username": "", "version": "5.3"}
+    content: dict[str, Any] = {"code": code, "silent": False, "store_history": False}
+    content |= {"user_expressions": {}, "allow_stdin": False}
+    message: dict[str, Any] = {"header": header, "parent_header": {}, "metadata": {}, "content": content}
+    message |= {"channel": "shell", "buffers": []}
     socket.send(json.dumps(message))
     printed = ""
     deadline = time.monotonic() + timeout
     while True:
         received = json.loads(socket.recv(timeout=max(0.0, deadline - time.monotonic())))
         kind, content = received["header"]["msg_type"], received["content"]
-        if (
-            kind == "status" and content["execution_state"] == "dead"
-        ):  # sent by the server, in answer to no request
+        # The server says so by itself, in answer to no request.
+        if kind == "status" and content["execution_state"] == "dead":
             raise StateError("the kernel died, and could not be started again")
         if received["parent_header"].get("msg_id") != request:
             continue

@@ -15,7 +15,8 @@ from ..deployment.existing import belongs_to_us
 from ..deployment.ports import port_problem
 from ..deployment.sources import on_host
 from ..engines.engine import Engine, Finding
-from ..engines.host import Result, finding, python_index
+from ..engines.findings import Result, finding
+from ..engines.host import python_index
 from ..plan.images import debian_releases
 from ..polling import poll
 from ..web import http_status

@@ -16,7 +16,7 @@ from ..deployment.existing import Existing, all_existing
 from ..engines.engine import Engine
 from ..errors import DefinitionError, StateError
 from ..session import Session
-from ..stages.clone import describe
+from ..stages.clone import working_copies
 from ..stages.wait import hub_answers
 
 
@@ -66,7 +66,7 @@ def _row(existing: Existing, root: Path, engine: Engine, console: Console) -> di
         "containers": [{"name": item.name, "state": item.state} for item in existing.containers],
         "volumes": list(existing.volumes),
         "secrets": list(existing.secrets),
-        "repositories": describe(session) if session and path else [],
+        "repositories": [item._asdict() for item in working_copies(session)] if session and path else [],
     }
 
 

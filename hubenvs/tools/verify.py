@@ -7,18 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import httpx
-from websockets.exceptions import WebSocketException
-
 from ..definition.containers import PASSWORD_KEY, PROVIDER_PASSWORD_KEY
 from ..definition.layers import read_text
 from ..deployment import folder
 from ..engines.process import Completed
-from ..errors import HubEnvsError, StateError
+from ..errors import StateError
 from ..polling import poll
 from ..session import Session
 from ..stages.wait import require_running
-from .client import HubUser
+from .client import BROKEN, HubUser
 
 # Seconds until a server must have started (on a loaded laptop that takes some ten) and stopped, and that
 # cleaning up waits for a server that is still starting.
@@ -27,8 +24,6 @@ STOP_TIMEOUT = 30
 TIDY_TIMEOUT = 10
 INTERVAL = 0.05  # seconds between two looks at the queue
 SERVER = "verify"  # name of the server that is started if the user's default one is in use
-# Errors of a step.
-BROKEN = (HubEnvsError, OSError, ValueError, LookupError, httpx.HTTPError, WebSocketException)
 
 
 class Walk:

@@ -1,4 +1,4 @@
-"""What a host needs in its containers.conf."""
+"""What a host needs in its containers.conf, and what `doctor` says of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hubenvs.engines import host
+from hubenvs.engines import containers_conf, findings, host
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -19,24 +19,28 @@ else:
 
 def test_sysctls_are_added_to_the_users_own() -> None:
     """The user's value of one wins; the list isn't replaced."""
-    text = host.merged_conf({"containers": {"default_sysctls": ["a=1"]}}, {}, sysctls=("a=2", "b=3"))
+    text = containers_conf.merged_conf(
+        {"containers": {"default_sysctls": ["a=1"]}}, {}, sysctls=("a=2", "b=3")
+    )
     assert text is not None
     assert tomllib.loads(text) == {"containers": {"default_sysctls": ["a=1", "b=3"]}}
-    assert host.merged_conf(tomllib.loads(text), {}, sysctls=("a=2", "b=3")) is None
+    assert containers_conf.merged_conf(tomllib.loads(text), {}, sysctls=("a=2", "b=3")) is None
 
 
 def test_a_host_that_needs_nothing_gets_nothing() -> None:
     """No containers.conf is made where podman works as it is."""
-    needed = host.needed_conf(may_raise=True, cgroup_v1=False, hard={"nofile": 5, "nproc": 5}, has_runc=True)
-    assert host.merged_conf({"engine": {"runtime": "crun"}}, needed) is None
+    needed = containers_conf.needed_conf(
+        may_raise=True, cgroup_v1=False, hard={"nofile": 5, "nproc": 5}, has_runc=True
+    )
+    assert containers_conf.merged_conf({"engine": {"runtime": "crun"}}, needed) is None
 
 
 def test_a_host_that_may_not_raise_limits_gets_those_it_has() -> None:
     """Podman's defaults are cut to the hard limits, since it may not go past them."""
-    needed = host.needed_conf(
+    needed = containers_conf.needed_conf(
         may_raise=False, cgroup_v1=True, hard={"nofile": 20000, "nproc": -1}, has_runc=True
     )
-    text = host.merged_conf({"network": {"x": "y"}}, needed)
+    text = containers_conf.merged_conf({"network": {"x": "y"}}, needed)
     assert text is not None
     assert tomllib.loads(text) == {
         "network": {"x": "y"},
@@ -47,13 +51,15 @@ def test_a_host_that_may_not_raise_limits_gets_those_it_has() -> None:
 
 def test_an_ordinary_user_needs_the_runtime_alone() -> None:
     """Without root podman keeps to the hard limits, but it too would start crun on cgroup version 1."""
-    needed = host.needed_conf(may_raise=False, cgroup_v1=True, hard={}, has_runc=True)
+    needed = containers_conf.needed_conf(may_raise=False, cgroup_v1=True, hard={}, has_runc=True)
     assert needed == {"engine": {"runtime": "runc"}}
 
 
 def test_the_users_own_settings_win() -> None:
     """What they set in containers.conf is merged, not replaced."""
-    assert host.merged_conf({"engine": {"runtime": "kata"}}, {"engine": {"runtime": "runc"}}) is None
+    assert (
+        containers_conf.merged_conf({"engine": {"runtime": "kata"}}, {"engine": {"runtime": "runc"}}) is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -71,7 +77,7 @@ def test_doctor_names_what_a_version_of_podman_cannot_do(
     version: tuple[int, ...], cgroup_v1: bool, rootless: bool, has_pasta: bool, problem: str | None
 ) -> None:
     """Podman 6 needs cgroup version 2, and pasta where it isn't run by root."""
-    ok, text, remedy = host.podman_result(version, cgroup_v1, rootless, has_pasta)
+    ok, text, remedy = findings.podman_result(version, cgroup_v1, rootless, has_pasta)
     assert (ok, None if ok else text) == (problem is None, problem)
     assert ok or remedy
 
@@ -86,16 +92,16 @@ def test_a_configuration_of_uv_that_is_damaged_is_a_finding(
     file = tmp_path / "uv/uv.toml"
     file.parent.mkdir()
     file.write_text("[")
-    result = host.finding("index", lambda: (True, host.python_index() or "", ""))
+    result = findings.finding("index", lambda: (True, host.python_index() or "", ""))
     assert not result.ok
     assert result.found.startswith(str(file))
 
 
 def test_podmans_copy_of_a_log_has_a_limit() -> None:
     """A pod that runs for months doesn't fill the disk, unless the user's own setting allows it."""
-    text = host.containers_conf()
+    text = containers_conf.containers_conf()
     assert text is not None
-    assert tomllib.loads(text)["containers"]["log_size_max"] == host.LOG_SIZE_MAX
+    assert tomllib.loads(text)["containers"]["log_size_max"] == containers_conf.LOG_SIZE_MAX
 
 
 @pytest.mark.parametrize(
@@ -129,8 +135,8 @@ def test_an_ordinary_users_pods_end_at_logout(
 
 def test_storage_on_a_network_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     """Homes of a cluster are: an ordinary user's images can't be unpacked there."""
-    monkeypatch.setattr(host, "file_system", lambda *_: "nfs4")
+    monkeypatch.setattr(findings, "file_system", lambda *_: "nfs4")
     for rootless in (True, False):
         monkeypatch.setattr(host, "rootless", lambda: rootless)  # noqa: B023  it is called at once
-        ok, found, _ = host._storage(host.Info("runc", "overlay", "/home/me/.local/share"))
+        ok, found, _ = findings._storage(findings.Info("runc", "overlay", "/home/me/.local/share"))
         assert (ok, "nfs4" in found) == (not rootless, rootless)
