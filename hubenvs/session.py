@@ -68,7 +68,7 @@ class Session:
 
     def architecture(self) -> str:
         """Return the architecture of the images, such as amd64."""
-        return self.env.debian.architecture or self.engine.architecture()
+        return self.env.debian.architecture or self.engine.images.architecture()
 
     def reachable(self) -> AbstractContextManager[None]:
         """Keep the pod's pages reachable at the published addresses, where that takes something."""

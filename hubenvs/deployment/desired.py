@@ -45,7 +45,7 @@ def desired_builds(
         with_architecture(debian_base_tag(debian, seen.get(debian.release, "")), debian.architecture)
         for debian in debian_releases(env)
     ]
-    has_base = has_mmdebstrap() or all(base in loadable or engine.has_image(base) for base in bases)
+    has_base = has_mmdebstrap() or all(base in loadable or engine.images.has_image(base) for base in bases)
     return plan_images(env, replace(read_sources(env, engine.programs), mirrors=seen), has_base)
 
 

@@ -1,6 +1,6 @@
 """What stages and tools need of an engine, and the rows in which it describes its resources.
 
-There are two: podman.py and kubernetes.py. Podman builds the images of both (podman_images.py).
+There are two: podman.py and kubernetes.py. The images of both are podman's (podman_images.py).
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from .cluster import Cluster
+from .podman_images import PodmanImages
 from .process import Argv, Completed, Programs
 from .rollout import Rollout
 
@@ -98,15 +98,6 @@ class ContainerState(NamedTuple):
     exit_status: str
 
 
-class Finding(NamedTuple):
-    """A result of `doctor`. ``ok``: ``check`` is in order. ``remedy``: what to do otherwise, else empty."""
-
-    check: str
-    ok: bool
-    found: str
-    remedy: str
-
-
 class Engine(Protocol):
     """Runs the containers of a deployment. Podman's class says what each method does.
 
@@ -116,10 +107,10 @@ class Engine(Protocol):
     name: str
     programs: Programs
 
+    @property
+    def images(self) -> PodmanImages: ...
     def run(self, argv: Sequence[str], **options: Any) -> Completed: ...
-    def listed(self, argv: Sequence[str]) -> Completed: ...
     def version(self) -> tuple[int, ...]: ...
-    def diagnose(self) -> list[Finding]: ...
     def address_problem(self, address: str) -> str | None: ...
     def lost_ports_remedy(self) -> str: ...
     def cluster_engine(self) -> ClusterEngine | None: ...
@@ -144,29 +135,6 @@ class Engine(Protocol):
     ) -> Argv: ...
     def logs(self, container: str, lines: int = 20) -> list[str]: ...
     def print_logs(self, containers: Sequence[str], lines: int, follow: bool) -> None: ...
-
-    def has_image(self, name: str) -> bool: ...
-    def prepare_builds(self) -> None: ...
-    def build_command(
-        self,
-        *,
-        tag: str,
-        context: Path,
-        base: str,
-        target: str | None = None,
-        contexts: Mapping[str, str] | None = None,
-        ca_bundle: str | None = None,
-        architecture: str | None = None,
-    ) -> Argv: ...
-    def import_image_command(
-        self, tar: str, tag: str, architecture: str | None = None, label: str | None = None
-    ) -> Argv: ...
-    def pull_command(self, tag: str, architecture: str | None = None) -> Argv: ...
-    def architecture(self) -> str: ...
-    def push(self, tag: str, target: str, architecture: str) -> str: ...
-    def save_images(self, tags: Sequence[str], tar: Path) -> None: ...
-    def load_images(self, tar: Path) -> None: ...
-    def run_image_command(self, tag: str, *command: str, workdir: str) -> Argv: ...
 
 
 class ClusterEngine(Engine, Protocol):

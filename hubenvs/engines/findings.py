@@ -16,7 +16,6 @@ from ..files import file_system
 from . import host
 from .containers_conf import containers_conf
 from .debian import has_mmdebstrap
-from .engine import Finding
 
 # Types of file systems whose server knows nothing of an ordinary user's further ids (/etc/subuid).
 NETWORKED = ("nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "fuse.sshfs")
@@ -25,6 +24,15 @@ NEEDED_DISK_GB = 5
 
 # Whether it is in order, what was found, and a remedy if it isn't.
 Result = tuple[bool, str, str]
+
+
+class Finding(NamedTuple):
+    """A result of `doctor`. ``ok``: ``check`` is in order. ``remedy``: what to do otherwise, else empty."""
+
+    check: str
+    ok: bool
+    found: str
+    remedy: str
 
 
 class Info(NamedTuple):

@@ -7,6 +7,7 @@ and `port-forward`, and it is no dependency of ours.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,17 @@ from .process import ANSWER, Argv, Completed, Programs
 OLDEST = (1, 20)
 
 
-class Kubectl(PodmanImages):
-    """kubectl for ``cluster``. Images are still podman's."""
+class Kubectl:
+    """kubectl for ``cluster``. ``images`` are podman's, whose configuration is written to ``folder``."""
 
     def __init__(self, folder: Path | None, programs: Programs, cluster: Cluster) -> None:
-        super().__init__(folder, programs)
+        self.programs = programs
+        self.images = PodmanImages(folder, programs)
         self.cluster = cluster
+
+    def run(self, argv: Sequence[str], **options: Any) -> Completed:
+        """Run a command line of kubectl; ``options`` are those of `Programs.run`."""
+        return self.programs.run(argv, **options)
 
     def command(self, *arguments: str) -> Argv:
         """Return the command line of kubectl with ``arguments``, context and namespace named."""
@@ -72,4 +78,4 @@ class Kubectl(PodmanImages):
     def version(self) -> tuple[int, ...]:
         """Return podman's version; StateError if that or the cluster is missing or too old."""
         _ = self.server_version
-        return super().version()
+        return self.images.version()

@@ -264,12 +264,13 @@ class Kubernetes(Kubectl):
         if not missing:
             return []
         if self.cluster.load:  # side by side, without a copy on the disk
-            self.programs.pipe(self.save_command(missing), load_command(self.cluster, "-"), self.variables)
+            load = load_command(self.cluster, "-")
+            self.programs.pipe(self.images.save_command(missing), load, self.images.variables)
             return missing
         with tempfile.TemporaryDirectory(prefix="hubenvs-") as scratch:
             tar = Path(scratch) / "images.tar"
             command = load_command(self.cluster, str(tar))
-            self.save_images(missing, tar)
+            self.images.save_images(missing, tar)
             self.programs.run(command)
         return missing
 

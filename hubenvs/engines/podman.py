@@ -37,6 +37,11 @@ class Podman(PodmanImages):
 
     name = "podman"
 
+    @property
+    def images(self) -> PodmanImages:
+        """Return this engine: podman has its images itself."""
+        return self
+
     # -- resources ---------------------------------------------------------------------------------
 
     def listing(self) -> Listing:

@@ -13,9 +13,9 @@ from typing import Any
 from .. import files
 from ..definition.names import LABEL_PART_OF, PART_OF
 from ..errors import CommandError, StateError, quoted
-from . import findings, host
+from . import host
 from .containers_conf import containers_conf
-from .engine import Finding
+from .findings import Info
 from .process import ANSWER, Argv, Completed, Programs
 
 OLDEST = (4, 3)
@@ -71,6 +71,11 @@ class PodmanImages:
         except ValueError:
             self.version()  # raises if podman is too old
             raise StateError(f"`{quoted(argv)}` printed no JSON", f"is this the real {argv[0]}?") from None
+
+    def info(self) -> Info:
+        """Return what podman says of this host's runtime and storage."""
+        described = "--format={{.Host.OCIRuntime.Name}} {{.Store.GraphDriverName}} {{.Store.GraphRoot}}"
+        return Info(*self.run(("podman", "info", described), timeout=ANSWER).text.split(" ", 2))
 
     def version(self) -> tuple[int, ...]:
         """Return podman's version, such as (4, 3, 1); StateError if it is missing or too old."""
@@ -200,14 +205,3 @@ class PodmanImages:
         """Return the command that runs ``command`` in a new container of ``tag`` without a network."""
         options = ("--rm", "--init", "--network=none", f"--workdir={workdir}", "--entrypoint=")
         return ("podman", "run", *options, tag, *command)
-
-    # -- this host ---------------------------------------------------------------------------------
-
-    def diagnose(self) -> list[Finding]:
-        """Examine this host for `doctor`."""
-        described = "--format={{.Host.OCIRuntime.Name}} {{.Store.GraphDriverName}} {{.Store.GraphRoot}}"
-
-        def info() -> findings.Info:
-            return findings.Info(*self.run(("podman", "info", described), timeout=ANSWER).text.split(" ", 2))
-
-        return findings.diagnose(self.version, info)

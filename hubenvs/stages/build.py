@@ -56,7 +56,7 @@ def build_images(session: Session, *, with_debian: bool = False) -> tuple[Build,
     if not to_build:
         session.console.say("build", "images are up to date")
         return builds
-    session.engine.prepare_builds()
+    session.engine.images.prepare_builds()
     parallel = independent_chains(to_build)
     first = [item for item in to_build if not any(item in chain for chain in parallel)]
     with session.console.busy("build", ", ".join(item.name for item in to_build)):
@@ -79,33 +79,33 @@ def missing_builds(
     """Return the builds that have to be made; images below one that exists aren't needed, but see `build`."""
     by_tag = {build.tag: build for build in builds}
     products = [build.tag for build in builds if build.name in CONTAINERS or (with_debian and build.debian)]
-    exist = session.programs.at_once([partial(session.engine.has_image, tag) for tag in products])
+    exist = session.programs.at_once([partial(session.engine.images.has_image, tag) for tag in products])
     needed = {tag for tag, exists in zip(products, exist, strict=True) if not exists}
     for build in reversed(builds):  # from the top down
         if build.tag in needed:
             below = by_tag.keys() & {build.base, build.tools}
-            needed |= {tag for tag in below if not session.engine.has_image(tag)}
+            needed |= {tag for tag in below if not session.engine.images.has_image(tag)}
     return tuple(build for build in builds if build.tag in needed)
 
 
 def build_commands(session: Session, build: Build, scratch: Path) -> tuple[Argv, ...]:
     """Return the commands that make the image from the files that `copy_sources` puts into ``scratch``."""
-    engine, architecture = session.engine, session.env.debian.architecture
+    images, architecture = session.engine.images, session.env.debian.architecture
     if build.pulled:
-        return (engine.pull_command(build.tag, architecture),)
+        return (images.pull_command(build.tag, architecture),)
     if debian := build.debian:
         tar = str(scratch / "debian-base.tar")
         sources = debian_sources(on_host(debian))
         bootstrap = bootstrap_command(debian.release, tar, DEBIAN_OPTIONS, sources, architecture)
         label = f"{LABEL_MIRRORS}={build.mirrors}" if build.mirrors else None
-        return bootstrap, engine.import_image_command(tar, build.tag, architecture, label)
+        return bootstrap, images.import_image_command(tar, build.tag, architecture, label)
     contexts = {build.repository: str(scratch / build.repository)} if build.repository else {}
     if build.tools:
         contexts["tools"] = f"container-image://{build.tools}"
     if build.name in CONTAINERS:
         contexts[COMMON] = str(scratch / COMMON)
     return (
-        engine.build_command(
+        images.build_command(
             tag=build.tag,
             context=scratch / "context",
             base=build.base,
@@ -152,7 +152,7 @@ def _build_one(session: Session, build: Build) -> None:
         scratch = Path(folder)
         copy_sources(session, build, scratch)
         for command in build_commands(session, build, scratch):
-            done = session.engine.run(command, check=False, log=log, timeout=None)
+            done = session.engine.images.run(command, check=False, log=log, timeout=None)
             if done.returncode != 0:
                 failed = CommandError(command, done.returncode, log_path.read_text(errors="replace"))
                 hint = f"the whole log is {log_path}"

@@ -26,5 +26,5 @@ def write_sboms(session: Session, builds: tuple[Build, ...], folder: Path) -> No
 
 
 def _listing(session: Session, tag: str) -> str:
-    engine = session.engine
-    return engine.run(engine.run_image_command(tag, "sh", "-euc", LIST, workdir="/"), timeout=None).text
+    images = session.engine.images
+    return images.run(images.run_image_command(tag, "sh", "-euc", LIST, workdir="/"), timeout=None).text

@@ -65,7 +65,7 @@ def bundle(session: Session, target: Path) -> None:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:
             scratch = Path(folder)
             with session.console.busy("bundle", ", ".join(tags)):
-                engine.save_images(tags, scratch / IMAGES)
+                engine.images.save_images(tags, scratch / IMAGES)
             for name in commits:
                 git = Git(session.programs, env.working_copy(name))
                 git("bundle", "create", "--quiet", str(scratch / name), "HEAD", check=True)

@@ -144,14 +144,13 @@ class HubUser:
         model: dict[str, Any] | None = self.api("GET", f"/users/{self.name}").json()["servers"].get(server)
         return model
 
-    def wait_ready(self, timeout: float, server: str = "", tick: Callable[[], None] = lambda: None) -> None:
-        """Wait until ``server`` is ready, calling ``tick`` at each look.
+    def wait_ready(self, timeout: float, server: str = "") -> None:
+        """Wait until ``server`` is ready.
 
         Raises StateError after ``timeout`` seconds, or when the spawn has failed, with the hub's own words.
         """
 
         def is_ready() -> bool:
-            tick()
             model = self.server(server)
             if model and model["ready"]:
                 return True

@@ -14,8 +14,8 @@ from ..definition.schema import Endpoint
 from ..deployment.existing import belongs_to_us
 from ..deployment.ports import port_problem
 from ..deployment.sources import on_host
-from ..engines.engine import Engine, Finding
-from ..engines.findings import Result, finding
+from ..engines.engine import Engine
+from ..engines.findings import Finding, Result, diagnose, finding
 from ..engines.host import python_index
 from ..plan.images import debian_releases
 from ..polling import poll
@@ -39,7 +39,7 @@ def doctor(root: Path, engine: Engine, console: Console, json: bool) -> bool:
 def examine(root: Path, engine: Engine) -> list[Finding]:
     """Return the findings: the engine's about this host, then ours."""
     return [
-        *engine.diagnose(),
+        *diagnose(engine.images.version, engine.images.info),
         finding("git", _git),
         finding("ports", lambda: _ports(root, engine)),
         finding("published ports", lambda: _published(root, engine)),

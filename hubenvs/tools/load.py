@@ -54,7 +54,7 @@ def load(session: Session, index: Index, source: Path) -> None:
                 "check that commit out, with the definition and the working copies of the bundle",
             )
         with _member(source, IMAGES) as path, session.console.busy("load", ", ".join(index.images)):
-            session.engine.load_images(path)
+            session.engine.images.load_images(path)
         write_mirrors(env.root, index.mirrors)
     say("load", f"{len(index.images)} images; next: invoke up --env {env.name}")
 

@@ -30,7 +30,7 @@ def push(session: Session, registry: str) -> None:
                 continue
             target = f"{registry}/{name}:{item.tag.rpartition(':')[2].removesuffix(f'-{architecture}')}"
             try:
-                digest = session.engine.push(item.tag, target, architecture)
+                digest = session.engine.images.push(item.tag, target, architecture)
             except CommandError as error:
                 raise StateError(
                     f"{target}: can't be pushed", "log in to the registry first", error.details

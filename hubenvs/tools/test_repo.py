@@ -23,5 +23,5 @@ def test_repo(session: Session, repository: str, arguments: Sequence[str]) -> in
     image = container_builds(env, build(session))[container]
     session.console.say("test", f"{repository} in {image.tag}")
     pytest = (CONTAINERS[container].python or "python3", "-m", "pytest", "-p", "no:cacheprovider", *arguments)
-    command = session.engine.run_image_command(image.tag, *pytest, workdir=f"/usr/src/{repository}")
-    return session.engine.run(command, terminal=True, check=False, timeout=None).returncode
+    command = session.engine.images.run_image_command(image.tag, *pytest, workdir=f"/usr/src/{repository}")
+    return session.engine.images.run(command, terminal=True, check=False, timeout=None).returncode
