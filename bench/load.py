@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 import threading
@@ -61,11 +62,27 @@ class Visitor:
             self.user.log_in_with(self.token)
             since = time.monotonic()
             self.user.spawn({})
-            self.user.follow(PATIENCE)
+            self._wait_until_ready()
             self.spawn = time.monotonic() - since
             self.execute = self._kernel.enter_context(self.user.kernel())
             self._expect("kept = 6 * 7\nprint(kept)")
             self.cell = time.monotonic() - since
+
+    def _wait_until_ready(self) -> None:
+        """Read the events that the spawn page shows, in one request, until the server is ready.
+
+        Raises StateError when the spawn has failed, with the hub's own words. The hub ends a start that takes
+        too long, and writes an event every few seconds.
+        """
+        where = f"{self.user.url}/hub/api/users/{self.user.name}/server/progress"
+        with self.user.http.stream("GET", where, headers=self.user.bearer, timeout=PATIENCE) as answer:
+            for line in answer.iter_lines():
+                event = json.loads(line.removeprefix("data:")) if line.startswith("data:") else {}
+                if event.get("ready"):
+                    return
+                if event.get("failed"):
+                    raise StateError("the spawn failed", details=[event.get("message", "")])
+        raise StateError(f"the spawn's events ended, with status {answer.status_code}")
 
     def go(self) -> None:
         """Look whether the kernel remembers, and stop the server; one that has never been ready, too."""

@@ -14,7 +14,7 @@ import jinja2
 from ..definition.container_settings import container_settings
 from ..definition.containers import CONTAINERS, HUB_ID, PORTS, PROXY, TUNNEL, Container, Resources
 from ..definition.environment import Environment
-from ..definition.names import LABEL_CHECKOUT, LABEL_INSTANCE, LABEL_PART_OF, LABEL_SECRETS
+from ..definition.names import LABEL_CHECKOUT, LABEL_SECRETS
 from ..errors import DefinitionError
 from ..files import Tree, digest, is_program
 from .manifest import (
@@ -26,7 +26,7 @@ from .manifest import (
     manifest,
     render_template,
 )
-from .workloads import PROXY_API, PROXY_SETTINGS, Workload, plan_workloads
+from .workloads import PROXY_API, PROXY_SETTINGS, Workload, plan_workloads, selector
 
 APPLIED = (
     "configmaps.yaml",
@@ -94,7 +94,7 @@ def cluster_manifest(
         "images": images,
         "workloads": workloads,
         "labels": labels,
-        "selector": {key: env.labels[key] for key in (LABEL_PART_OF, LABEL_INSTANCE)},
+        "selector": selector(env),
         "annotations": {LABEL_SECRETS: secrets} if secrets else {},
         "placeholder": PLACEHOLDER,
         **_config_maps(env, workloads, seeds),

@@ -54,8 +54,8 @@ def plan_workloads(env: Environment, pod: Document) -> tuple[Workload, ...]:
 
 
 def _hub(env: Environment, spec: Document, ports: Ports, probes: Probes) -> Workload:
-    selector = _selector(env, "hub")
-    return Workload("StatefulSet", env.pod, "hub", env.config_map, spec, ports, probes, selector)
+    labels = {**selector(env), LABEL_COMPONENT: "hub"}
+    return Workload("StatefulSet", env.pod, "hub", env.config_map, spec, ports, probes, labels)
 
 
 def _hub_and_proxy(
@@ -78,12 +78,12 @@ def _hub_and_proxy(
         "jupyterhub": ({"httpGet": health}, None),
         PROXY: ({"exec": {"command": ["proxy-ready"]}}, alive),
     }
-    name, selector = env.container_name(PROXY), _selector(env, PROXY)
+    name, labels = env.container_name(PROXY), {**selector(env), LABEL_COMPONENT: PROXY}
     spec = _pod_with(pod, [_proxy(env, both), *in_front])
     spec["volumes"] = [_token_only(volume) for volume in spec["volumes"]]
     return (
         _hub(env, _pod_with(pod, behind), ports, probes),
-        Workload("Deployment", name, PROXY, f"{name}-config", spec, ports, probes, selector),
+        Workload("Deployment", name, PROXY, f"{name}-config", spec, ports, probes, labels),
     )
 
 
@@ -100,8 +100,9 @@ def _proxy(env: Environment, hub: Document) -> Document:
     }
 
 
-def _selector(env: Environment, component: str) -> dict[str, str]:
-    return {key: env.labels[key] for key in (LABEL_PART_OF, LABEL_INSTANCE)} | {LABEL_COMPONENT: component}
+def selector(env: Environment) -> dict[str, str]:
+    """Return the labels that select the objects of ``env``."""
+    return {key: env.labels[key] for key in (LABEL_PART_OF, LABEL_INSTANCE)}
 
 
 def _pod_with(pod: Document, containers: Iterable[Document]) -> Document:

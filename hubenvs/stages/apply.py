@@ -48,7 +48,8 @@ def apply(
     version = engine.server_version
     files = desired_in_cluster(env, images, version, secrets)
     for missing in left_out(env, version):
-        console.say("apply", f"Kubernetes {_text(version)} has no {missing}: left out")
+        text = ".".join(map(str, version))
+        console.say("apply", f"Kubernetes {text} has no {missing}: left out")
     applied = [item for name in APPLIED for item in files.get(name, ())]
     engine.apply(dump(applied))
     with console.busy("apply", f"rollout of {env.pod}"):
@@ -57,7 +58,3 @@ def apply(
     engine.prune(env.pod, {(item["kind"], item["metadata"]["name"]) for item in applied})
     where = f"{engine.cluster.context}/{engine.cluster.namespace}"
     console.say("apply", f"{env.pod} in {where}: {', '.join(env.containers)}")
-
-
-def _text(version: tuple[int, ...]) -> str:
-    return ".".join(map(str, version))

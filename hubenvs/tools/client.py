@@ -115,7 +115,7 @@ class HubUser:
 
     def api(self, method: str, path: str, body: Any = None) -> httpx.Response:
         """Call the hub's REST API with the user's token."""
-        answer = self.http.request(method, f"{self.url}/hub/api{path}", headers=self._bearer, json=body)
+        answer = self.http.request(method, f"{self.url}/hub/api{path}", headers=self.bearer, json=body)
         return self._ok(answer, f"{method} /hub/api{path}")
 
     def spawn_form(self, server: str = "") -> tuple[dict[str, str], dict[str, list[str]]]:
@@ -161,22 +161,6 @@ class HubUser:
         if not poll(is_ready, timeout):
             raise StateError(f"the server was not ready within {timeout:g} s", details=self._progress(server))
 
-    def follow(self, timeout: float) -> None:
-        """Wait until the server is ready by reading the events that the spawn page shows, in one request.
-
-        Raises StateError when the spawn has failed, with the hub's own words. The hub ends a start that takes
-        too long, and writes an event every few seconds; ``timeout`` is the longest silence, in seconds.
-        """
-        where = f"{self.url}/hub/api/users/{self.name}/server/progress"
-        with self.http.stream("GET", where, headers=self._bearer, timeout=timeout) as answer:
-            for line in answer.iter_lines():
-                event = json.loads(line.removeprefix("data:")) if line.startswith("data:") else {}
-                if event.get("ready"):
-                    return
-                if event.get("failed"):
-                    raise StateError("the spawn failed", details=[event.get("message", "")])
-        raise StateError(f"the spawn's events ended, with status {answer.status_code}")
-
     def stop(self, timeout: float, server: str = "") -> None:
         """Stop ``server``, remove it if it has a name, and wait until the hub has done so."""
         path = f"/users/{self.name}/servers/{server}" if server else f"/users/{self.name}/server"
@@ -188,7 +172,7 @@ class HubUser:
         """Call the REST API of the user's running ``server``, through the proxy."""
         where = f"{self.url}/user/{self.name}/{f'{server}/' if server else ''}api{path}"
         return self._ok(
-            self.http.request(method, where, headers=self._bearer, json=body), f"{method} …/api{path}"
+            self.http.request(method, where, headers=self.bearer, json=body), f"{method} …/api{path}"
         )
 
     @contextmanager
@@ -207,7 +191,7 @@ class HubUser:
         try:
             # A gateway requires its session's cookie too.
             cookies = "; ".join(f"{cookie.name}={cookie.value}" for cookie in self.http.cookies.jar)
-            headers = {**self._bearer, "Cookie": cookies}
+            headers = {**self.bearer, "Cookie": cookies}
             # No ping timeout (20 s): a server with a small share of a core answers late.
             limits: dict[str, Any] = {"open_timeout": self.timeout, "ping_timeout": None, "max_size": None}
             with connect(address, additional_headers=headers, proxy=None, **limits) as socket:
@@ -216,7 +200,8 @@ class HubUser:
             self.notebook_api("DELETE", f"/kernels/{kernel}", server)
 
     @property
-    def _bearer(self) -> dict[str, str]:
+    def bearer(self) -> dict[str, str]:
+        """Return the headers of a request with the user's token."""
         return {"Authorization": f"token {self._token}"}
 
     def _xsrf(self) -> str:

@@ -22,7 +22,7 @@ from ..stages.wait import hub_answers
 
 def status(root: Path, engine: Engine, console: Console, json: bool) -> None:
     """Print the deployments, of this checkout and of others."""
-    rows = list_deployments(root, engine, console)
+    rows = [_row(item, root, engine, console) for item in all_existing(engine.listing()).values()]
     if json:
         console.result({"environments": rows})
         return
@@ -40,12 +40,8 @@ def status(root: Path, engine: Engine, console: Console, json: bool) -> None:
             console.say("", f"{item['name']} {item['commit'] or 'no commit'}{edited} from {item['url']}")
 
 
-def list_deployments(root: Path, engine: Engine, console: Console) -> list[dict[str, Any]]:
-    """Return what `status --json` prints, one entry for each deployment."""
-    return [_row(item, root, engine, console) for item in all_existing(engine.listing()).values()]
-
-
 def _row(existing: Existing, root: Path, engine: Engine, console: Console) -> dict[str, Any]:
+    """Return the entry of a deployment in what `status --json` prints."""
     path = existing.folder(root)
     env = _environment(existing, root)
     session = Session(env, engine, console) if env else None
