@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .console import Console
 from .definition.containers import PORTS
-from .definition.names import checkout_id, deploy_folder, environment_names
+from .definition.names import checkout_id, deploy_folder, deploy_folders, environment_names
 from .deployment import folder
 from .deployment.existing import Existing, find_existing, refuse_foreign
 from .deployment.ports import instance_ports
@@ -96,7 +96,7 @@ def open_engine(root: Path, console: Console, dry: bool = False, cluster: Cluste
     ``dry``: only query it, and write no configuration.
     """
     return select_engine(
-        None if dry else root / ".deploy", Programs(console.echo), cluster, checkout_id(root)
+        None if dry else deploy_folders(root), Programs(console.echo), cluster, checkout_id(root)
     )
 
 

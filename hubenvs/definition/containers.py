@@ -226,6 +226,7 @@ BASE_IMAGES: Mapping[str, str | None] = {
 # Images with Slurm's programs from Debian: slurm.release decides which Debian is below them.
 # slurmdbd must not be older than slurmctld.
 SLURM_IMAGES = ("slurm-base", "accounting")
+SOURCES = "/usr/src"  # folder of a container with its development repository
 # Which container carries which development repository.
 REPOSITORIES = {row.repository: row.name for row in _TABLE if row.repository}
 PORTS: Mapping[str, Port] = {port.name: port for row in _TABLE for port in row.ports}

@@ -58,9 +58,14 @@ def checkout_id(root: Path) -> str:
     return digest(str(root.resolve()))
 
 
+def deploy_folders(root: Path) -> Path:
+    """Return the path of the folder with all deploy folders of the checkout ``root``."""
+    return root / ".deploy"
+
+
 def deploy_folder(root: Path, environment: str, instance: str | None) -> Path:
     """Return the path of a deployment's folder, which need not exist."""
-    return root / ".deploy" / (f"{environment}-{instance}" if instance else environment)
+    return deploy_folders(root) / (f"{environment}-{instance}" if instance else environment)
 
 
 def check_environment(name: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ..definition.containers import PASSWORD_KEY, PROVIDER_PASSWORD_KEY
+from ..definition.names import deploy_folders
 from ..errors import StateError
 from ..files import write
 
@@ -59,7 +60,7 @@ def create(folder: Path) -> Path:
 
 def folders(root: Path) -> list[Path]:
     """Return the deploy folders of the checkout ``root``."""
-    return sorted(path for path in (root / ".deploy").glob("*") if path.is_dir())
+    return sorted(path for path in deploy_folders(root).glob("*") if path.is_dir())
 
 
 def recorded_environments(root: Path) -> dict[Path, Environment]:

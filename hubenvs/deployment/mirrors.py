@@ -10,12 +10,13 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..definition.names import deploy_folders
 from ..errors import StateError
 from ..files import write
 
 
 def _record(root: Path) -> Path:
-    return root / ".deploy" / "mirrors.json"
+    return deploy_folders(root) / "mirrors.json"
 
 
 def read_mirrors(root: Path) -> dict[str, str]:

@@ -16,6 +16,7 @@ from .manifest import Document
 
 PROXY_SERVICE = "configurable-http-proxy"  # of the hub's image
 PROXY_API = 8001
+HUB_SECRET = "credentials-jupyterhub"  # the volume in manifests/pod.yaml.j2
 # The variables that the containers of the proxy's pod read: a changed one replaces it, others don't.
 PROXY_SETTINGS = (
     *("BASE_URL", "SUBDOMAIN_HOST", "PROXY_ADDRESS"),
@@ -89,15 +90,12 @@ def _hub_and_proxy(
 
 def _proxy(env: Environment, hub: Document) -> Document:
     """Return the container of the proxy, which runs the image of ``hub``."""
-    token = {"name": "credentials-jupyterhub", "mountPath": "/run/credentials/jupyterhub", "readOnly": True}
-    scratch = [mount for mount in hub["volumeMounts"] if mount["mountPath"] in ("/run", "/tmp")]
-    return {
-        **hub,
-        "name": PROXY,
-        "args": [PROXY_SERVICE],
-        "env": _services(env),
-        "volumeMounts": [token, *scratch],
-    }
+    mounts = [
+        mount
+        for mount in hub["volumeMounts"]
+        if mount["name"] == HUB_SECRET or mount["mountPath"] in ("/run", "/tmp")
+    ]
+    return {**hub, "name": PROXY, "args": [PROXY_SERVICE], "env": _services(env), "volumeMounts": mounts}
 
 
 def selector(env: Environment) -> dict[str, str]:
@@ -118,7 +116,7 @@ def _pod_with(pod: Document, containers: Iterable[Document]) -> Document:
 
 def _token_only(volume: Document) -> Document:
     """Return ``volume``; of the hub's Secret the proxy gets no more than the token of its API."""
-    if volume["name"] != "credentials-jupyterhub":
+    if volume["name"] != HUB_SECRET:
         return volume
     items = [{"key": key, "path": key} for key in ("format", "proxy_token")]
     return {**volume, "secret": {**volume["secret"], "items": items}}

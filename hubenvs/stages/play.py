@@ -14,19 +14,16 @@ from .apply import apply
 from .build import missing_builds
 
 
-def play(session: Session) -> bool:
-    """Play the manifest; return False if the running pod is already the desired one.
-
-    Raises StateError if an image or a secret is missing.
-    """
+def play(session: Session) -> None:
+    """Play the manifest; StateError if an image or a secret is missing."""
     with session.locked():
         builds = desired_builds(session.env, session.engine)
         if absent := missing_builds(session, builds):
             raise StateError(f"no image {absent[-1].tag}", f"invoke build {session.env.options}")
         if cluster := session.engine.cluster_engine():
             apply(session, cluster, builds, session.secrets())
-            return True
-        return play_pod(session, desired_pod(session.env, builds, session.secrets()), session.own_existing())
+            return
+        play_pod(session, desired_pod(session.env, builds, session.secrets()), session.own_existing())
 
 
 def _ensure_network(session: Session, existing: Existing) -> str | None:

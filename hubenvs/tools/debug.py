@@ -8,6 +8,7 @@ import socket
 import sys
 from pathlib import Path
 
+from ..definition.containers import SOURCES
 from ..definition.schema import Endpoint
 from ..deployment.ports import port_problem
 from ..errors import StateError
@@ -80,5 +81,5 @@ def _proc_address(address: str, port: int) -> str:
 def _launch_json(session: Session, port: int) -> str:
     working_copy = session.env.working_copy("bricsauthenticator")
     attach = {"type": "debugpy", "request": "attach", "name": session.env.name}
-    mapping = {"localRoot": str(working_copy), "remoteRoot": "/usr/src/bricsauthenticator"}
+    mapping = {"localRoot": str(working_copy), "remoteRoot": f"{SOURCES}/bricsauthenticator"}
     return json.dumps({**attach, "connect": {"host": "127.0.0.1", "port": port}, "pathMappings": [mapping]})

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from ..definition.containers import CONTAINERS
+from ..definition.containers import CONTAINERS, SOURCES
 from ..definition.names import LABEL_FINGERPRINT
 from ..definition.parts import PodVolume
 from ..deployment.desired import desired_builds, desired_pod, record_reload
@@ -158,7 +158,7 @@ def updated_folders(session: Session, container: str) -> dict[str, Path | PodVol
     env, repository = session.env, CONTAINERS[container].repository
     folders: dict[str, Path | PodVolume] = {}
     if repository:
-        folders[f"/usr/src/{repository}"] = env.working_copy(repository)
+        folders[f"{SOURCES}/{repository}"] = env.working_copy(repository)
     return folders | {
         volume.path: volume for volume in env.volumes if volume.seeded and volume.container == container
     }
@@ -177,7 +177,7 @@ def plan_change(session: Session, container: str, present: Tree) -> Change:
 
 
 def _plan_working_copy(session: Session, change: Change, repository: str, present: Tree) -> None:
-    folder, base = session.env.working_copy(repository), f"/usr/src/{repository}/"
+    folder, base = session.env.working_copy(repository), f"{SOURCES}/{repository}/"
     old = _below(present, base)
     paths = working_copy_files(session.env, session.programs, repository)
     new = {name: path.read_bytes() for name, path in paths.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..definition.containers import CONTAINERS, REPOSITORIES
+from ..definition.containers import CONTAINERS, REPOSITORIES, SOURCES
 from ..errors import DefinitionError, suggestion
 from ..plan.images import container_builds
 from ..session import Session
@@ -23,5 +23,5 @@ def test_repo(session: Session, repository: str, arguments: Sequence[str]) -> in
     image = container_builds(env, build(session))[container]
     session.console.say("test", f"{repository} in {image.tag}")
     pytest = (CONTAINERS[container].python or "python3", "-m", "pytest", "-p", "no:cacheprovider", *arguments)
-    command = session.engine.images.run_image_command(image.tag, *pytest, workdir=f"/usr/src/{repository}")
+    command = session.engine.images.run_image_command(image.tag, *pytest, workdir=f"{SOURCES}/{repository}")
     return session.engine.images.run(command, terminal=True, check=False, timeout=None).returncode
