@@ -72,11 +72,11 @@ class Session:
 
     def reachable(self) -> AbstractContextManager[None]:
         """Keep the pod's pages reachable at the published addresses, where that takes something."""
-        return self.engine.reachable(self.env.pod, self.published)
+        return self.engine.reachable(self.env.pod, self.published_pages)
 
     @property
-    def published(self) -> list[PublishedPort]:
-        """Return the ports of the pod's pages, and where they are published."""
+    def published_pages(self) -> list[PublishedPort]:
+        """Return the ports of the pod's pages that are published, and where."""
         return [
             PublishedPort(port.number, port.endpoint.address, port.endpoint.port)
             for port in self.env.ports

@@ -69,7 +69,7 @@ class Existing:
         complete = env is None or len(running) >= len(env.containers)
         return "up" if complete and all(running) else "degraded" if any(running) else "stopped"
 
-    def folder(self, root: Path) -> Path | None:
+    def deploy_folder(self, root: Path) -> Path | None:
         """Return the path of its deploy folder; None if another checkout than ``root`` brought it up."""
         if self.checkout != names.checkout_id(root):
             return None

@@ -27,7 +27,7 @@ def announce(session: Session) -> None:
     for pod in _pods_sharing_cookies(session):
         hint = f"`up` with --set base_url=/{env.instance or env.name} keeps them apart"
         say("browser", f"mixes up this hub's cookies with those of {pod}, at the same host and path; {hint}")
-    for remark in session.engine.remarks(env.pod, session.published):
+    for remark in session.engine.remarks(env.pod, session.published_pages):
         say(*remark)
     which = env.options
     say("", f"next: invoke verify {which}; invoke logs {which} --follow; invoke down {which}")

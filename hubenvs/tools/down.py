@@ -98,7 +98,7 @@ def _of_checkout(listing: Listing, root: Path, instance: str | None, all_: bool)
 
 def _exists(existing: Existing, root: Path, keep_volumes: bool) -> bool:
     """Return whether there is anything to remove; volumes don't count with ``keep_volumes``."""
-    path = existing.folder(root)
+    path = existing.deploy_folder(root)
     volumes = existing.volumes and not keep_volumes
     resources = existing.pod or existing.containers or existing.secrets or existing.networks or volumes
     return bool(resources) or bool(path and path.exists())
@@ -106,7 +106,7 @@ def _exists(existing: Existing, root: Path, keep_volumes: bool) -> bool:
 
 def _recorded(existing: Existing, root: Path) -> Mapping[str, Any]:
     """Return the definition that is recorded; nothing if there is none or it is damaged."""
-    path = existing.folder(root)
+    path = existing.deploy_folder(root)
     with suppress(StateError):
         return (folder.read_record(path).definition if path else None) or {}
     return {}
@@ -130,7 +130,7 @@ def _take_down(existing: Existing, root: Path, engine: Engine, keep_volumes: boo
     else:
         # No grace: what the containers would still write goes with the volumes.
         remove_pod(engine, existing, existing.volumes, existing.networks, grace=0)
-    if path := existing.folder(root):
+    if path := existing.deploy_folder(root):
         folder.remove(path, keep=KEPT_WITH_VOLUMES if keep_volumes else ())
         if kept:
             folder.create(path)

@@ -42,7 +42,7 @@ def status(root: Path, engine: Engine, console: Console, json: bool) -> None:
 
 def _row(existing: Existing, root: Path, engine: Engine, console: Console) -> dict[str, Any]:
     """Return the entry of a deployment in what `status --json` prints."""
-    path = existing.folder(root)
+    path = existing.deploy_folder(root)
     env = _environment(existing, root)
     session = Session(env, engine, console) if env else None
     password = folder.password_file(env) if env and path else None
@@ -68,7 +68,7 @@ def _row(existing: Existing, root: Path, engine: Engine, console: Console) -> di
 
 def _environment(existing: Existing, root: Path) -> Environment | None:
     """Return the definition that the deployment was brought up with, else the one in envs/, else None."""
-    path = existing.folder(root)
+    path = existing.deploy_folder(root)
     with suppress(StateError):  # a damaged record keeps nobody from seeing what is up
         if path and (recorded := folder.read_record(path).environment):
             return recorded
