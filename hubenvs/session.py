@@ -71,7 +71,7 @@ class Session:
         return self.env.debian.architecture or self.engine.images.architecture()
 
     def reachable(self) -> AbstractContextManager[None]:
-        """Keep the pod's pages reachable at the published addresses, where that takes something."""
+        """Keep the pod's pages reachable at the published addresses; in a cluster this forwards ports."""
         return self.engine.reachable(self.env.pod, self.published_pages)
 
     @property

@@ -20,8 +20,8 @@ SLURM_ID, HUB_ID, WEB_ID = 64030, 64031, 33
 # provider. Not passwords themselves.
 PASSWORD_KEY = "dummyauth_password"
 PROVIDER_PASSWORD_KEY = "provider_password"
-# For an entrypoint: to put files and secrets in place, to become another user, and to leave that one nothing
-# but the last, with which it listens on ports that jobs can't.
+# For an entrypoint. It puts files and secrets in place and becomes another user, who keeps only the last.
+# With that, a service listens on ports that jobs can't use.
 START = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETPCAP", "SETUID", "NET_BIND_SERVICE")
 
 
@@ -106,12 +106,13 @@ class Resources:
 class Container:
     """A row of the table.
 
-    ``below``: the image below the container's own (None: it is pulled, not built). ``repository``: the
-    development repository in it. ``python``: the interpreter for which this is installed. ``identity``: the
-    container stands in for the site's identity provider. ``ready``: the probe that says whether the container
-    does its work. ``alive``: the one that has Kubernetes restart it. It asks for no other container's work.
-    ``uid``: the number of the user and group that all of its programs belong to, unless it needs root.
-    Started as root it becomes that user. ``capabilities``: those of root's that it may be given.
+    ``below``: the image below the container's own (None: it is pulled, not built).
+    ``repository``: the development repository in it. ``python``: the interpreter that this is installed for.
+    ``identity``: it stands in for the site's identity provider.
+    ``ready``: the probe that says whether it does its work.
+    ``alive``: the probe on whose failure Kubernetes restarts it; it depends on no other container.
+    ``uid``: user and group of all its programs, unless it needs root. Started as root it becomes that user.
+    ``capabilities``: those of root's that it may be given.
     ``privilege_escalation``: whether a program may get more rights than the one that starts it.
     """
 

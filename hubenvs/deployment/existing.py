@@ -32,7 +32,7 @@ class Existing:
 
     @property
     def is_prod(self) -> bool:
-        """Return whether whoever takes it down is asked first."""
+        """Return whether it is of stage prod, so that `down` asks first."""
         # hubenvs<0.2: deployments have no label with their stage.
         return (self.stage or self.environment) == "prod"
 

@@ -39,7 +39,10 @@ FORWARD, GONE = 15, 90
 
 
 class Kubernetes(Kubectl):
-    """The engine of ``cluster``. A deployment there belongs to every checkout, so also to ``checkout``."""
+    """The engine of ``cluster``.
+
+    Every checkout can change a deployment there, so all are listed with the label of ours, ``checkout``.
+    """
 
     name = "kubernetes"
 
@@ -297,7 +300,7 @@ class Kubernetes(Kubectl):
         return self
 
     def remarks(self, pod_name: str, ports: Sequence[PublishedPort]) -> list[tuple[str, str]]:
-        """Return what `up` says at its end, with a heading each: how a browser gets to the hub."""
+        """Return headings and texts that `up` prints at its end: how a browser gets to the hub."""
         command = shlex.join(self.forward_command(pod_name, ports)) if ports else ""
         return [("", f"for a browser: {command}")] if ports else []
 

@@ -208,7 +208,7 @@ class Podman(PodmanImages):
         """Return None: this host runs the containers."""
 
     def remarks(self, pod_name: str, ports: Sequence[PublishedPort]) -> list[tuple[str, str]]:
-        """Return what `up` says at its end, with a heading each: what this host doesn't do."""
+        """Return headings and texts that `up` prints at its end: what this host doesn't do."""
         problems = {"limits": host.unenforced(), "log-out": host.ends_at_logout()}
         return [(heading, problem) for heading, problem in problems.items() if problem]
 

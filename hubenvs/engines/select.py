@@ -14,7 +14,8 @@ from .process import Programs
 def select_engine(folder: Path | None, programs: Programs, cluster: Cluster | None, checkout: str) -> Engine:
     """Return the engine of ``cluster``; None: podman.
 
-    ``folder``: where it may write configuration (None: nowhere). ``checkout``: the digest of our own.
+    ``folder``: where it may write configuration (None: nowhere). ``checkout``: what stands for this
+    checkout in labels.
     """
     if cluster:
         return Kubernetes(folder, programs, cluster, checkout)

@@ -41,7 +41,7 @@ APPLIED = (
 # Not one of the resources: applying the folder again must not replace a site's Secrets by placeholders.
 SECRETS = "secrets.template.yaml"
 # What is left out for servers before a version: a range of ports, and a sysctl that their kubelets refuse.
-LACKING = {"endPort": (1, 22), "sysctls": (1, 22)}
+LEFT_OUT_BEFORE = {"endPort": (1, 22), "sysctls": (1, 22)}
 # A server of this version lacks nothing.
 NEWEST = (99,)
 # The most that a ConfigMap holds, in bytes: https://kubernetes.io/docs/concepts/configuration/configmap/
@@ -161,7 +161,7 @@ def _claims(env: Environment, played: Documents, labels: Mapping[str, str]) -> l
 def left_out(env: Environment, version: tuple[int, ...]) -> list[str]:
     """Return what is left out for a server of ``version``."""
     needed = {"endPort": "slurm" not in env.containers, "sysctls": "slurm" in env.containers}
-    return [name for name, since in LACKING.items() if version < since and needed[name]]
+    return [name for name, since in LEFT_OUT_BEFORE.items() if version < since and needed[name]]
 
 
 def components(env: Environment) -> tuple[str, ...]:

@@ -53,7 +53,9 @@ def _compiled(templates: jinja2.Environment, text: str) -> jinja2.Template:
 
 
 def merge_seeds(seeds: Tree, existing: Tree, plain: Container[str] = ()) -> Seeding:
-    """Return what to write into a volume that contains the files ``existing``, ``plain`` not executable.
+    """Return what to write into a volume that contains the files ``existing``.
+
+    ``plain``: the names of those files that aren't executable.
 
     A seed file replaces a copy that nobody edited in the volume. An edited copy is kept; if its seed file has
     changed since, the new one is written beside it as ``<name>.new``. A program that isn't executable is

@@ -76,7 +76,10 @@ def independent_chains(builds: Sequence[Build]) -> list[list[Build]]:
 def missing_builds(
     session: Session, builds: Sequence[Build], *, with_debian: bool = False
 ) -> tuple[Build, ...]:
-    """Return the builds that have to be made; images below one that exists aren't needed, but see `build`."""
+    """Return the builds whose images are missing.
+
+    An image below one that exists isn't needed, except, ``with_debian``, the Debian base.
+    """
     by_tag = {build.tag: build for build in builds}
     products = [build.tag for build in builds if build.name in CONTAINERS or (with_debian and build.debian)]
     exist = session.programs.at_once([partial(session.engine.images.has_image, tag) for tag in products])
