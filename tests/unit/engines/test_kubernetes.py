@@ -92,7 +92,7 @@ def test_a_cluster_that_is_not_named_is_refused(
         (
             "The connection to the server 192.0.2.1 was refused",
             "lab/hub: the cluster does not answer",
-            "is it up",
+            "kubectl config view",
         ),
     ],
 )
