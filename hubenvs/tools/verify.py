@@ -17,9 +17,7 @@ from ..session import Session
 from ..stages.wait import require_running
 from .client import BROKEN, HubUser
 
-# Seconds until a server must have started (on a loaded laptop that takes some ten) and stopped, and that
-# cleaning up waits for a server that is still starting.
-START_TIMEOUT = 90
+# Seconds until a server must have stopped, and that cleaning up waits for one that is still starting.
 STOP_TIMEOUT = 30
 TIDY_TIMEOUT = 10
 INTERVAL = 0.05  # seconds between two looks at the queue
@@ -158,7 +156,7 @@ def _start_and_compute(walk: Walk, project: str, account: str) -> str:
         with walk.step("sbatch", "jupyterhub"):
             user.spawn({"brics_project": project}, walk.server)
     with walk.step("callback", "slurm"):
-        user.wait_ready(START_TIMEOUT, walk.server)
+        user.wait_ready(walk.env.hub.start_timeout, walk.server)
     with walk.step("proxy", "jupyterhub") as seen:
         seen.append(f"JupyterLab's server {user.notebook_api('GET', '', walk.server).json()['version']}")
         seen.append(f"({time.monotonic() - started:.1f} s since the form)")
@@ -200,19 +198,18 @@ def _stopped_on_error(walk: Walk) -> Iterator[None]:
 
 def _submit(walk: Walk, project: str, account: str) -> None:
     """Send the spawn form for ``project``, and follow the job in the pod's Slurm until it runs."""
-    before = set(walk.jobs(account))
+    before, timeout = set(walk.jobs(account)), walk.env.hub.start_timeout
     with walk.step("sbatch", "jupyterhub") as seen:
         walk.user.spawn({"brics_project": project}, walk.server)
-        job = poll(lambda: _new_job(walk, before, account), START_TIMEOUT, INTERVAL)
+        job = poll(lambda: _new_job(walk, before, account), timeout, INTERVAL)
         if not job:
-            raise StateError(f"no job was submitted after {START_TIMEOUT} s")
+            raise StateError(f"no job was submitted after {timeout} s")
         seen.append(f"job {job}")
     with walk.step("node", "slurm") as seen:
-        node = poll(lambda: _node_of(walk, job, account), START_TIMEOUT, INTERVAL)
+        node = poll(lambda: _node_of(walk, job, account), timeout, INTERVAL)
         if not node:
-            raise StateError(
-                f"job {job} is {walk.jobs(account).get(job, ('gone', ''))[0]} after {START_TIMEOUT} s"
-            )
+            state = walk.jobs(account).get(job, ("gone", ""))[0]
+            raise StateError(f"job {job} is {state} after {timeout} s")
         seen.append(node)
 
 
