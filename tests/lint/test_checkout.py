@@ -53,6 +53,16 @@ def test_who_installs_for_themselves_by_default_gets_the_environment(clone: Path
     assert "--user" not in done.stderr
 
 
+def test_two_at_once_share_the_environment(clone: Path) -> None:
+    """Two terminals, or a person and an editor: the second waits for what the first makes."""
+    (clone / "requirements/tools.txt").write_text("# nothing, which takes less time\n")
+    command = ("scripts/bootstrap", "true")
+    both = [subprocess.Popen(command, cwd=clone, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert "".join(said).count("making") == 1
+
+
 def test_ci_runs_the_readmes_two_commands() -> None:
     """The README's are the ones; GitHub's workflow and `.ci/run` have no others."""
     section = (ROOT / "README.md").read_text().partition("## Two commands")[2].partition("\n## ")[0]
