@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import sqlite3
 import time
@@ -41,6 +42,28 @@ def test_request(alice: Hub) -> None:
         503, "The hub's database can't be used at the moment. Try again in a minute.",
     )  # fmt: skip
     assert alice.api("GET", "/users/alice")[0] == 200
+
+
+@contextlib.contextmanager
+def full_disk(hub: Hub) -> Iterator[None]:
+    """Let no file of the hub's grow, as on a full disk, until the block has ended."""
+    before = resource.prlimit(hub.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(hub.process.pid, resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(hub.process.pid, resource.RLIMIT_FSIZE, before)
+
+
+def test_disk_full(alice: Hub) -> None:
+    """Who can't be recorded as active is let in nonetheless: servers ask the hub about every visitor of theirs."""
+    token = alice.api("POST", "/users/alice/tokens", {})[1]["token"]
+    cookies = alice.session(alice.provider.token())
+    with full_disk(alice):
+        for headers in [("Authorization", f"token {token}")], cookies:
+            assert alice.request("GET", "/api/user", headers)[0] == 200
+        assert alice.api("POST", "/users/alice/tokens", {})[0] == 503
+    start_and_stop(alice)
 
 
 @contextlib.contextmanager

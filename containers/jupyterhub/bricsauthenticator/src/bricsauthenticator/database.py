@@ -1,4 +1,4 @@
-"""What the hub does while its database is locked or away: requests are 503, starts and stops end as they should."""
+"""What the hub does while its database is locked, full or away: requests are 503, starts and stops end well."""
 
 import asyncio
 from collections.abc import Callable
@@ -25,12 +25,21 @@ class DatabaseBusy(web.HTTPError):
 
 
 async def get_current_user(self: BaseHandler, original: Callable = BaseHandler.get_current_user) -> object:
-    """Find out who asks, and keep the database's error, which prepare() takes for a wrong token."""
+    """Find out who asks, and keep the database's error, which prepare() takes for a wrong token.
+
+    One that can be read but not written, as on a full disk, knows it: then nothing is recorded of the visit.
+    """
     try:
         return await original(self)
     except FAILED as error:
-        self.database_error = error
-        raise
+        if "locked" in str(error) or "_record_activity" in vars(self):
+            self.database_error = error
+            raise
+        self.log.warning("Rolling back session due to database error %s", error)
+    self.db.rollback()
+    del self._jupyterhub_user
+    self._record_activity = lambda *_: False
+    return await get_current_user(self, original)
 
 
 async def prepare(self: BaseHandler, original: Callable = BaseHandler.prepare) -> None:
