@@ -283,6 +283,16 @@ def test_rotated_keys(provider: Provider, authenticator: BricsAuthenticator) -> 
     assert authenticate(authenticator, provider.token()) == [401]
 
 
+def test_new_key_of_the_same_name(provider: Provider, authenticator: BricsAuthenticator, monkeypatch) -> None:
+    """The keys of a provider that starts anew may have the names of before; what they haven't signed is refused."""
+    old = provider.token()
+    assert isinstance(authenticate(authenticator, old)[0], dict)
+    monkeypatch.setitem(KEYS, "first", KEYS["second"])
+    assert all(isinstance(result, dict) for result in authenticate(authenticator, *[provider.token()] * 3))
+    assert authenticate(authenticator, *[old] * 30) == [401] * 30
+    assert provider.requests["/realm/jwks"] == 2
+
+
 def test_by_a_web_proxy(provider: Provider, monkeypatch) -> None:
     """The provider may be out of the hub's reach but for a web proxy, which may be away as well."""
     monkeypatch.setattr("bricsauthenticator.oidc.FETCH_TIMEOUT", 1)

@@ -215,10 +215,22 @@ class BricsAuthenticator(Authenticator):
         # An access or log-out token has the same issuer and key: RFC 9068 names it in the header, Keycloak in a claim.
         if str(header.get("typ", "JWT")).upper() != "JWT":
             raise ClaimError("the token is not an ID token")
-        key = await self._provider.signing_key(key_id, algorithm)
+        try:
+            claims = await self._signed_claims(token, key_id, algorithm)
+        except jwt.InvalidSignatureError:  # a provider that starts anew may give new keys the names of before
+            claims = await self._signed_claims(token, key_id, algorithm, again=True)
+        if claims.get("typ", "ID") != "ID":
+            raise ClaimError("the token is not an ID token")
+        if self.jwt_azp and claims.get("azp") != self.jwt_azp:
+            raise ClaimError("the ID token was issued to another service")
+        return claims
+
+    async def _signed_claims(self, token: str, key_id: str, algorithm: str, again: bool = False) -> dict[str, Any]:
+        """Return the claims that the provider has signed for us; `again`: with keys that are fetched anew."""
+        key = await self._provider.signing_key(key_id, algorithm, again)
         if key is None:
             raise jwt.InvalidKeyError
-        claims = jwt.decode(
+        return jwt.decode(
             token,
             key,
             algorithms=[algorithm],
@@ -227,11 +239,6 @@ class BricsAuthenticator(Authenticator):
             leeway=self.jwt_leeway,
             options={"require": REQUIRED_CLAIMS},
         )
-        if claims.get("typ", "ID") != "ID":
-            raise ClaimError("the token is not an ID token")
-        if self.jwt_azp and claims.get("azp") != self.jwt_azp:
-            raise ClaimError("the ID token was issued to another service")
-        return claims
 
 
 def _is_own_request(user: User, handler: BaseHandler) -> bool:

@@ -22,7 +22,7 @@ RETRY_INTERVAL = 2.0
 """Seconds after a failed fetch in which the provider isn't asked again, so that log-ins don't queue up behind it."""
 
 UNKNOWN_KEY_INTERVAL = 5.0
-"""Seconds between two fetches made because of a key identifier not seen before."""
+"""Seconds between two fetches made because of a key identifier not seen before, or a signature that doesn't fit."""
 
 DEFAULT_LIFETIME = 600
 """Seconds that a document is kept when the provider gives no `Cache-Control: max-age`."""
@@ -94,11 +94,11 @@ class Provider:
         self._keys = Document("", _parse_keys, proxy)
         self._next_unknown_key_fetch = 0.0
 
-    async def signing_key(self, key_id: str, algorithm: str) -> jwt.PyJWK | None:
+    async def signing_key(self, key_id: str, algorithm: str, again: bool = False) -> jwt.PyJWK | None:
         """Return the public key `key_id` if the provider signs with it by `algorithm`, else None.
 
-        An unknown `key_id` makes the keys be fetched again, so that rotated keys are found, but only so often.
-        Raises ProviderUnavailableError.
+        An unknown `key_id`, or `again`, makes the keys be fetched again, so that rotated keys are found, but only so
+        often. Raises ProviderUnavailableError.
         """
         keys_url, algorithms = await self._discovery.get()
         if algorithm not in algorithms:
@@ -106,7 +106,7 @@ class Provider:
         if keys_url != self._keys.url:
             self._keys = Document(keys_url, _parse_keys, self._proxy)
         keys = await self._keys.get()
-        if key_id not in keys:
+        if again or key_id not in keys:
             refresh = time.monotonic() >= self._next_unknown_key_fetch
             if refresh:
                 self._next_unknown_key_fetch = time.monotonic() + UNKNOWN_KEY_INTERVAL
