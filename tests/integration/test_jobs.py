@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from websockets.sync.client import connect
 
 from .helpers import (
     HOME,
@@ -18,6 +19,7 @@ from .helpers import (
     Deployment,
     HubUser,
     StateError,
+    execute,
     inside,
     invoke,
     once,
@@ -273,24 +275,41 @@ def in_use(deployment: Deployment, name: str) -> Iterator[None]:
             thread.join()
 
 
+def compute(user: HubUser, name: str) -> None:
+    """Let a kernel of the server compute for long, with nobody connected to it and without a word."""
+    kernel = user.notebook_api("POST", "/kernels", name, {"name": "python3"}).json()["id"]
+    address = f"{user.url}/user/{user.name}/{name}/api/kernels/{kernel}/channels".replace("http", "ws", 1)
+    with connect(
+        address, additional_headers=user.bearer, proxy=None, open_timeout=60, ping_timeout=None
+    ) as socket:
+        execute(socket, "compute", "import time", 60)
+        with pytest.raises(TimeoutError):
+            execute(socket, "compute", "time.sleep(3600)", 1)
+
+
 def test_an_idle_server_is_stopped(deployment: Deployment, user: HubUser) -> None:
     """After `hub.idle_timeout` a server that nobody uses is stopped, its job too.
 
-    One in use isn't, though the hub was away for longer and doesn't know that yet.
+    One in use isn't, though the hub was away for longer and doesn't know that yet; nor is one that computes.
     """
     idle = spawned(deployment, user)
-    user.spawn({"brics_project": user.spawn_form("used")[1]["brics_project"][0]}, "used")
-    user.wait_ready(START, "used")
+    for name in ("used", "computes"):
+        user.spawn({"brics_project": user.spawn_form(name)[1]["brics_project"][0]}, name)
+        user.wait_ready(START, name)
+    compute(user, "computes")
     used = running(deployment) - {idle}
     try:
         with in_use(deployment, "used"):
             restarted(deployment, idle=20)
             wait_until(lambda: user.server() is None, STOP, "the idle server still runs")
             wait_until(lambda: running(deployment) == used, STOP, "its job still runs")
-        assert (user.server("used") or {})["ready"]
+            stays = "computes: nobody uses the server, but a kernel computes"
+            wait_until(lambda: stays in deployment.log("jupyterhub"), STOP, "it is in use")
+        assert all((user.server(name) or {})["ready"] for name in ("used", "computes"))
     finally:
         restarted(deployment)
         user.stop(STOP, "used")
+        user.stop(STOP, "computes")
 
 
 def test_sudo_rs_reads_the_rules(deployment: Deployment) -> None:

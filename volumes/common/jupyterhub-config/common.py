@@ -149,7 +149,7 @@ c.BricsSlurmSpawner.args = ["--HubOAuth.cache_max_age=20"]
 c.BricsSlurmSpawner.form_choices = json.loads(setting("FORM", "{}"))
 c.BricsSlurmSpawner.gres_enabled = setting("REQUEST_GPUS") == "true"
 
-# A service of the hub stops servers that nobody uses. Its role allows nothing else.
+# A service of the hub stops servers that nobody uses. Its role allows that, and to see whether kernels compute.
 if idle_timeout := int(setting("IDLE_TIMEOUT", "0")):
     culler = [sys.executable, "-m", "jupyterhub_idle_culler", f"--timeout={idle_timeout}"]
     # Its first look comes when the hub, which asks the proxy every 3 s, knows who has used what while it was away.
@@ -157,7 +157,7 @@ if idle_timeout := int(setting("IDLE_TIMEOUT", "0")):
     culler = ["setpriv", "--pdeathsig=TERM", *culler]  # else it outlives a hub that is killed
     # Not by append(): load_subconfig would append it twice.
     c.JupyterHub.services = [{"name": "idle-culler", "command": culler}]
-    scopes = ["list:users", "read:users:activity", "read:servers", "delete:servers"]
+    scopes = ["list:users", "read:users:activity", "read:servers", "access:servers", "delete:servers"]
     c.JupyterHub.load_roles = [{"name": "idle-culler", "services": ["idle-culler"], "scopes": scopes}]
 
 # A person waits for a server that starts, so it is polled more often than one that runs.

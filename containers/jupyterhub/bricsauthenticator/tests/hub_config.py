@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from constants import API_TOKEN, AUDIENCE, PLATFORM, START_TIMEOUT
+from constants import API_TOKEN, AUDIENCE, CULLER_TOKEN, PLATFORM, START_TIMEOUT
 from jupyterhub.handlers import BaseHandler
 from jupyterhub.proxy import Proxy
 
@@ -58,9 +58,15 @@ c.JupyterHub.init_spawners_timeout = 1
 c.JupyterHub.allow_named_servers = True
 c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 2, "slow_stop_timeout": 0.2}
 c.JupyterHub.extra_handlers = [("/broken", BrokenHandler)]
-c.JupyterHub.services = [{"name": "test", "api_token": API_TOKEN}]
+c.JupyterHub.services = [
+    {"name": "test", "api_token": API_TOKEN},
+    {"name": "idle-culler", "api_token": CULLER_TOKEN},
+]
 SCOPES = ["admin:servers", "admin:users", "tokens"]
-c.JupyterHub.load_roles = [{"name": "test", "services": ["test"], "scopes": SCOPES}]
+c.JupyterHub.load_roles = [
+    {"name": "test", "services": ["test"], "scopes": SCOPES},
+    {"name": "idle-culler", "services": ["idle-culler"], "scopes": ["read:servers", "delete:servers"]},
+]
 
 c.BricsAuthenticator.oidc_server = os.environ["TEST_ISSUER"]
 c.BricsAuthenticator.brics_platform = PLATFORM

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 from conftest import OPTIONS, Hub, until
-from constants import API_TOKEN
+from constants import API_TOKEN, CULLER_TOKEN
 
 STOPPED = {202, 204, 404}
 """What a request to stop a server answers. 404: it had a name, and another request has removed it."""
@@ -113,3 +113,17 @@ def test_proxy_away(alice: Hub) -> None:
     with obstacle(alice, "no-proxy"):
         assert alice.api("DELETE", alice.path("routed"), {"remove": True})[0] in STOPPED
         until(lambda: stopped(alice))
+
+
+def test_idle(alice: Hub) -> None:
+    """The service that stops idle servers can't stop one whose kernel computes, though it prints nothing for long."""
+    for name in ("idle", "busy"):
+        alice.api("POST", alice.path(name), OPTIONS)
+    until(lambda: all((alice.server(name) or {}).get("ready") for name in ("idle", "busy")))
+    headers = [("Authorization", f"token {CULLER_TOKEN}")]
+    for name in ("idle", "busy"):
+        assert alice.request("DELETE", f"/api{alice.path(name)}", headers)[0] in (202, 204)
+    until(lambda: len(alice.jobs()) == 1)
+    assert alice.server("busy")["ready"]
+    assert at_once(alice, [("DELETE", "idle"), ("DELETE", "busy")])[1] in (202, 204)
+    until(lambda: stopped(alice))

@@ -5,11 +5,12 @@ proxy can't be reached.
 """
 
 import asyncio
+import json
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from jupyterhub import apihandlers
+from jupyterhub import apihandlers, orm
 from jupyterhub.apihandlers.users import UserAPIHandler, UserServerAPIHandler
 from jupyterhub.handlers import BaseHandler
 from jupyterhub.proxy import Proxy
@@ -17,11 +18,18 @@ from jupyterhub.scopes import needs_scope
 from jupyterhub.spawner import Spawner
 from jupyterhub.user import User
 from tornado import web
+from tornado.httpclient import AsyncHTTPClient
 
 from bricsauthenticator.job import keep
 
 LOOK_PAUSE = 0.2
 """Seconds between two looks at a server that is pending for a reason that can't be waited for."""
+
+CULLER = "idle-culler"
+"""The service that stops servers which nobody uses."""
+
+KERNELS_TIME = 10.0
+"""Seconds in which a server must say what its kernels do."""
 
 
 @dataclass
@@ -85,12 +93,30 @@ async def delete_user(self: Proxy, user: User, server_name: str = "", original: 
 Proxy.delete_user = delete_user
 
 
+async def computes(spawner: Spawner, token: str) -> bool:
+    """Return whether the server says that a kernel of its is busy; to JupyterHub one that prints nothing is idle."""
+    try:
+        answer = await AsyncHTTPClient().fetch(
+            f"{spawner.server.url}api/kernels",
+            headers={"Authorization": f"token {token}"},
+            connect_timeout=KERNELS_TIME,
+            request_timeout=KERNELS_TIME,
+        )
+        return any(kernel["execution_state"] == "busy" for kernel in json.loads(answer.body))
+    except Exception as error:  # whatever it says: it is no server with kernels
+        spawner.log.debug("%s: kernels not known: %s", spawner._log_name, error)
+        return False
+
+
 class ServerHandler(UserServerAPIHandler):
     """Starts and stops servers."""
 
     @needs_scope("delete:servers")
     async def delete(self, user_name: str, server_name: str = "") -> None:
-        """Stop a server, and forget it if the body says `{"remove": true}`: 204, or 202 while it still stops."""
+        """Stop a server, and forget it if the body says `{"remove": true}`: 204, or 202 while it still stops.
+
+        Also 202 to the service that stops idle servers, for one that computes.
+        """
         body = self.get_json_body() or {}
         if not isinstance(body, dict):
             raise web.HTTPError(400, "The body must be an object")
@@ -99,6 +125,11 @@ class ServerHandler(UserServerAPIHandler):
         spawner = dict.get(user.spawners, server_name) if user else None
         if spawner is None or not spawner.active or (remove and not server_name):
             await super().delete(user_name, server_name)
+            return
+        is_culler = isinstance(self.current_user, orm.Service) and self.current_user.name == CULLER
+        if is_culler and spawner.ready and await computes(spawner, self.get_auth_token()):
+            self.log.info("%s: nobody uses the server, but a kernel computes; it stays", spawner._log_name)
+            self.set_status(202)
             return
         task = stop(self, user, spawner, remove)
         await asyncio.wait([task], timeout=self.slow_stop_timeout)
