@@ -17,6 +17,8 @@ from .helpers import (
     http_status,
     inside,
     once,
+    restart_hub,
+    rootless,
     service,
     spawned,
     wait_until,
@@ -130,6 +132,70 @@ def test_a_hub_that_is_stopped_and_started(deployment: Deployment, user: HubUser
     deployment.engine.run(("podman", "start", container))
     wait_until(lambda: hub_answers(deployment), HEALED, "the hub is not back")
     wait_until(lambda: user.server() is None, STOP, "the hub has not noticed")
+
+
+@contextlib.contextmanager
+def small_disk(deployment: Deployment) -> Iterator[str]:
+    """Let the hub keep database and logs on a disk of their own, at the path that is given."""
+    container, kept, disk = f"{deployment.status['pod']}-jupyterhub", "/var/lib/jupyterhub", "/mnt"
+    process = deployment.engine.run(("podman", "inspect", "--format={{.State.Pid}}", container)).text
+    enter = ("nsenter", "--mount", "--pid", "--target", process)
+
+    def without_hub(script: str) -> None:
+        deployment.run_in("jupyterhub", "s6-svc", "-wD", "-d", "/run/service/jupyterhub")
+        deployment.engine.run((*enter, "sh", "-euc", script))
+        for logger in ("jupyterhub", "configurable-http-proxy"):
+            deployment.run_in("jupyterhub", "s6-svc", "-k", f"/run/service/{logger}/log")
+        deployment.run_in("jupyterhub", "s6-svc", "-u", "/run/service/jupyterhub")
+
+    without_hub(
+        f"mount -t tmpfs -o size=40m tmpfs {disk}; cp -a {kept}/. {disk}; chown --reference={kept} {disk};"
+        f"mount --move {disk} {kept}"
+    )
+    try:
+        yield kept
+    finally:
+        database = f"{kept}/jupyterhub.sqlite"
+        without_hub(f"mv {database} {disk}; umount --lazy {kept}; mv {disk}/jupyterhub.sqlite {database}")
+
+
+@contextlib.contextmanager
+def full(deployment: Deployment, folder: str) -> Iterator[None]:
+    """Let the disk with a folder in the hub's container be full."""
+    deployment.run_in("jupyterhub", "dd", "if=/dev/zero", f"of={folder}/fill", "bs=4k", check=False)
+    try:
+        yield
+    finally:
+        deployment.run_in("jupyterhub", "rm", f"{folder}/fill")
+
+
+@pytest.mark.skipif(rootless(), reason="only root can mount a disk in a container")
+def test_a_full_disk(deployment: Deployment, user: HubUser) -> None:
+    """Servers stay usable and nobody waits for a log; a start is 503. All is well as soon as there is room."""
+    job = job_of(deployment, user)
+    choices = {"brics_project": "project1.brics", "runtime": "00:10:00", "ngpus": "0"}
+    with small_disk(deployment) as folder:
+        wait_until(lambda: serves(user), HEALED, "the server is not reachable")
+        log = f"{folder}/log/jupyterhub/current"
+        with full(deployment, folder):
+            for _ in range(40):  # more lines than the pipe to the logger would hold
+                assert http_status(f"{user.url}/hub/{'x' * 6000}") == 404
+            user.page("/hub/home")
+            assert serves(user)
+            with pytest.raises(StateError, match="answered 503"):
+                user.api("POST", f"/users/{user.name}/servers/other", choices)
+            deployment.run_in("jupyterhub", "s6-svc", "-k", "/run/service/jupyterhub/log")
+            wait_until(lambda: "can't be written to" in deployment.log("jupyterhub"), HEALED, "not said")
+            restart_hub(deployment)
+            wait_until(
+                lambda: "the hub starts as soon as" in deployment.log("jupyterhub"), HEALED, "not said"
+            )
+            assert http_status(f"{user.url}/hub/login") == 503
+        wait_until(lambda: hub_answers(deployment) and serves(user), HEALED, "the server is not reachable")
+        assert deployment.jobs() == {job: "RUNNING"}
+        http_status(f"{user.url}/hub/afterwards")
+        wait_until(lambda: "afterwards" in deployment.run_in("jupyterhub", "cat", log), HEALED, "not logged")
+    wait_until(lambda: hub_answers(deployment) and serves(user), HEALED, "the server is not reachable")
 
 
 def restart_sshd(deployment: Deployment) -> None:
