@@ -109,6 +109,23 @@ def test_port_only(alice: Hub) -> None:
         assert tell_port(alice, token, body) == 400
 
 
+def test_ports_without_end(alice: Hub) -> None:
+    """A job that tells another port again and again holds up nobody's commands to Slurm: one at a time comes of it."""
+    alice.api("POST", "/users/alice/server", OPTIONS)
+    until(lambda: (alice.server() or {}).get("ready"))
+    token = re.search(r"JUPYTERHUB_API_TOKEN=(\w+)", newest_script(alice))[1]
+    job, before = alice.jobs()[0], alice.calls()
+    (alice.slurm / "slow").touch()
+    try:
+        for port in range(1, 31):
+            assert tell_port(alice, token, {"port": port}) == 201
+        alice.api("POST", alice.path("another"), OPTIONS)
+        until(lambda: len(alice.jobs()) == 2)
+    finally:
+        (alice.slurm / "slow").unlink()
+    assert alice.calls().removeprefix(before).count(f" squeue {job} ") <= 2
+
+
 def test_port_by_others(alice: Hub) -> None:
     """The token of a service, or one that a user has made, is no server's: 403. So is none."""
     own = alice.api("POST", "/users/alice/tokens")[1]["token"]

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from batchspawner.batchspawner import JobStatus
+from traitlets import Dict
 
 from bricsauthenticator.job import keep
 from bricsauthenticator.submission import SubmittedJob
@@ -13,6 +15,8 @@ from bricsauthenticator.watching import FRESH_TIME, watch_interval
 
 class ReachableJob(SubmittedJob):
     """A job whose server tells the hub where it listens, again if Slurm starts it anew."""
+
+    _reactions = Dict(help="What the hub does because of what the job has told last: a task for each kind")
 
     async def _wait_for_server(self) -> tuple[str, int]:
         """Return host and port of the job's server once both are known; JobEndedError if the job ends before."""
@@ -56,9 +60,15 @@ class ReachableJob(SubmittedJob):
             return True
         if self.server.port == port:
             return False
-        self.log.info("%s: job %s was started anew, and listens at port %s", self._log_name, self.job_id, port)
-        keep(asyncio.ensure_future(self._move()))
+        self._react(self._move)
         return True
+
+    def _react(self, reaction: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Begin `reaction`, which runs commands, unless it is under way: a job can tell the same thing without end."""
+        under_way = self._reactions.get(reaction.__name__)
+        if under_way is None or under_way.done():
+            self._reactions[reaction.__name__] = task = asyncio.ensure_future(reaction())
+            keep(task)
 
     def take_failure(self, said: str) -> None:
         """Take what the job says of why it ends, so that a hub which starts before it has ended knows it too."""
@@ -67,6 +77,7 @@ class ReachableJob(SubmittedJob):
 
     async def _move(self) -> None:
         """Move the route to the restarted job's host and port. A failure is only logged: the job tells them again."""
+        self.log.info("%s: job %s was started anew, and listens at port %s", self._log_name, self.job_id, self.port)
         try:
             self.job_status = await self.query_alone()
             port, host = self.port, self.state_gethost() if self.state_isrunning() else None

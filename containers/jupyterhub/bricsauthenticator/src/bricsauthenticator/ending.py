@@ -5,7 +5,6 @@ import asyncio
 from batchspawner.batchspawner import JobStatus
 
 from bricsauthenticator.address import ReachableJob
-from bricsauthenticator.job import keep
 
 END_PAUSES = (0.5, 1.0, 2.0, 4.0)
 """Seconds before each query of a job that has said that its server has ended; then it is polled as before."""
@@ -56,7 +55,7 @@ class EndingJob(ReachableJob):
         """Send nobody's requests to the job's port any more: another user's job may listen there soon."""
         if self._is_current:
             self.log.info("%s: the server of job %s has ended", self._log_name, self.job_id)
-            keep(asyncio.ensure_future(self._end()))
+            self._react(self._end)
 
     async def _end(self) -> None:
         await self._take_route()
