@@ -62,7 +62,7 @@ class Server:
         server = f"{self.name}/" if self.name else ""
         path = f"{self.user.url}/user/{self.user.name}/{server}api/kernels/{self.kernel}/channels?session_id=faults"
         cookies = "; ".join(f"{cookie.name}={cookie.value}" for cookie in self.user.http.cookies.jar)
-        headers = {**self.user._bearer, "Cookie": cookies}
+        headers = {**self.user.bearer, "Cookie": cookies}
         address = urlsplit(path)._replace(scheme="ws").geturl()
         limits: dict[str, Any] = {"open_timeout": 60, "ping_timeout": None, "max_size": None}
         with connect(address, additional_headers=headers, proxy=None, **limits) as socket:
@@ -263,7 +263,7 @@ def test_database_locked(scene: Scene) -> None:
         lambda: scene.deployment.run_in("jupyterhub", "cat", "/tmp/locked"), 10, "the lock is not taken"
     )
     user = scene.servers[0].user
-    answer = user.http.get(f"{user.url}/hub/api/user", headers=user._bearer)
+    answer = user.http.get(f"{user.url}/hub/api/user", headers=user.bearer)
     assert answer.status_code in (200, 503), answer.text  # 200: it took so long that the lock was over
     scene.survive()
 
