@@ -18,6 +18,8 @@ KeyPath = tuple[str | int, ...]
 LARGEST = 1 << 20
 # Most dots in a key of --set: more than any key has, and far below the recursion limit.
 DEEPEST = 20
+# Bits of a whole number; Python prints none of more than 4300 digits.
+LONGEST = 64
 # Escapes in YAML can make text that no program accepts.
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
@@ -60,6 +62,8 @@ class _Lines(yaml.SafeLoader):
             value = self.construct_object(node)
             if isinstance(value, str) and _NO_TEXT.search(value):
                 raise _refused(f"{value!r} is no text", node)
+            if isinstance(value, int) and value.bit_length() > LONGEST:
+                raise _refused("no number here is that long", node)
             return value
         if node.tag not in (self.DEFAULT_MAPPING_TAG, self.DEFAULT_SEQUENCE_TAG):
             raise _refused(f"the tag {node.tag} is not known", node)
@@ -182,7 +186,7 @@ def parse_documents(text: str, label: str) -> list[tuple[Any, Mapping[KeyPath, i
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise DefinitionError(f"{label}:{line}: {error.problem}", "correct the YAML there") from error
-    except (yaml.YAMLError, TypeError, ValueError, KeyError, RecursionError) as error:
+    except (yaml.YAMLError, TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise DefinitionError(f"{label}: {reason}", "correct the YAML") from error
     return documents

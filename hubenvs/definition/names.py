@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def container_uid(name: str) -> str | None:
 
 def checkout_id(root: Path) -> str:
     """Return a digest of the path ``root``; the path itself isn't valid as a label's value."""
-    return digest(str(root.resolve()))
+    return digest(os.fsencode(root.resolve()))  # a name on Linux need not be text
 
 
 def deploy_folders(root: Path) -> Path:

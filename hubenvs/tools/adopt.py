@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 
@@ -143,7 +144,7 @@ def _files_of_tar(stream: IO[bytes], source: str) -> Iterator[tuple[str, bytes]]
                 if member.isfile() and _matters(PurePosixPath(member.name)):
                     content = tar.extractfile(member)
                     yield member.name, content.read() if content else b""
-    except tarfile.TarError as error:
+    except (tarfile.TarError, EOFError, ValueError, ArithmeticError) as error:
         raise DefinitionError(f"{source}: not a tar ({error})", "name a volume's export") from None
 
 
@@ -164,6 +165,9 @@ def read_users(database: Path, crypt_key: bytes) -> Users:
     keys = MultiFernet([Fernet(base64.urlsafe_b64encode(key)) for key in crypt_keys(crypt_key)])
     try:
         with contextlib.closing(sqlite3.connect(database)) as connection:
+            # A view's rows need not have an end.
+            if connection.execute("SELECT 1 FROM sqlite_master WHERE type IN ('view', 'trigger')").fetchone():
+                raise ValueError("it has views or triggers")
             for name, auth_state in connection.execute("SELECT name, encrypted_auth_state FROM users"):
                 try:
                     if auth_state is not None:
@@ -171,13 +175,14 @@ def read_users(database: Path, crypt_key: bytes) -> Users:
                 except InvalidToken:
                     problem = f"jupyterhub_crypt_key does not decrypt the auth state of {name}"
                     raise DefinitionError(problem, "find the key that this database was used with") from None
-            names = tuple(name for (name,) in connection.execute("SELECT name FROM users ORDER BY name"))
+            names = tuple(str(name) for (name,) in connection.execute("SELECT name FROM users ORDER BY name"))
             ((tokens,),) = connection.execute("SELECT count(*) FROM api_tokens")
-            jobs = {
-                f"{user}/{name}": str(state["job_id"]) for _, user, name, state, _ in _servers(connection)
-            }
+            servers = _servers(connection)
+            for _, _, _, state, options in servers:
+                adopted_state(state, options)
+            jobs = {f"{user}/{name}": str(state["job_id"]) for _, user, name, state, _ in servers}
             return Users(names, tokens, jobs)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DefinitionError(
             f"{DATABASE}: not the database of a hub ({error})", "name another source"
         ) from None
@@ -271,11 +276,13 @@ def _data_volume(session: Session) -> str:
 def _write(session: Session, old_files: Mapping[str, bytes], database: bytes) -> None:
     """Put files, secrets and database where `up` finds them."""
     env, engine = session.env, session.engine
-    if env.slurm_elsewhere:
-        _write_site_files(session, old_files)
     values = {"crypt_keys": ";".join(key.hex() for key in crypt_keys(old_files["crypt_keys"]))}
     if cookie := old_files.get("cookie_secret"):
-        values["cookie_secret"] = cookie.decode().strip()
+        values["cookie_secret"] = cookie.decode(errors="replace").strip()
+        if not values["cookie_secret"].isascii():
+            raise DefinitionError("jupyterhub_cookie_secret: not text", "find the right file")
+    if env.slurm_elsewhere:
+        _write_site_files(session, old_files)
     folder.write_secrets(env.deploy_folder, {**folder.read_secrets(env.deploy_folder), **values})
     volume = _data_volume(session)
     if volume not in session.own_existing().volumes:
@@ -287,7 +294,10 @@ def _write_site_files(session: Session, old_files: Mapping[str, bytes]) -> None:
     env = session.env
     files = {env.site_files[key]: old_files[key] for key in ("ssh_key", "known_hosts") if key in old_files}
     if key := old_files.get("ssh_key"):
-        public = load_ssh_private_key(key, password=None).public_key()
+        try:
+            public = load_ssh_private_key(key, password=None).public_key()
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: it has a passphrase
+            raise DefinitionError(f"ssh_key: can't be used ({error})", "find the right file") from None
         path = env.site_files["ssh_key"]
         line = public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
         files.setdefault(path.with_name(f"{path.name}.pub"), line + b" jupyterhub\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import sqlite3
 from pathlib import Path
@@ -65,5 +66,31 @@ def test_key_and_database_have_to_fit(tmp_path: Path) -> None:
     (kept,) = connection.execute("SELECT state FROM spawners").fetchone()
     assert json.loads(kept)["homedir"] == "/home/p1/alice.p1"
     path.write_text("no database")
+    with pytest.raises(DefinitionError, match="not the database of a hub"):
+        read_users(path, KEY)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO users VALUES (2, 'bob', 5)",
+        "INSERT INTO users VALUES (2, 'bob', 'é')",
+        "INSERT INTO spawners VALUES (1, 1, '', '{', NULL)",
+        "INSERT INTO spawners VALUES (1, 1, '', '[1]', NULL)",
+        "INSERT INTO spawners VALUES (1, 1, '', x'ff', NULL)",
+        f"INSERT INTO spawners VALUES (1, 1, '', '{'[' * 100_000}', NULL)",
+        """INSERT INTO spawners VALUES (1, 1, '', '{"job_id": 1}', '[1]')""",
+        """INSERT INTO spawners VALUES (1, 1, '', '{"job_id": 1, "brics_projects": 5}', '{"brics_project": "p"}')""",
+        "CREATE VIEW v AS SELECT 1",
+        "CREATE TRIGGER t AFTER UPDATE ON spawners BEGIN DELETE FROM users; END",
+    ],
+)
+def test_what_no_hub_writes_is_refused(tmp_path: Path, statement: str) -> None:
+    """In one line, before anything is taken."""
+    path = tmp_path / "db"
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.executescript(TABLES)
+        connection.execute("INSERT INTO users VALUES (1, 'alice', NULL)")
+        connection.execute(statement)
     with pytest.raises(DefinitionError, match="not the database of a hub"):
         read_users(path, KEY)
