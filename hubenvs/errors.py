@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import shlex
 from collections.abc import Iterable, Sequence
+
+# Colours that can be read on any background, and the end of one.
+_COLOUR = re.compile("(\x1b\\[(?:[39][1-6]|39|0?)m)")
 
 
 class HubEnvsError(Exception):
@@ -71,6 +75,11 @@ def printable(text: str) -> str:
         each if each.isprintable() or each in "\n\t" else each.encode("unicode_escape").decode()
         for each in text
     )
+
+
+def log_line(text: str) -> str:
+    """Return ``text`` as `printable` does, but for sequences that colour what follows."""
+    return "".join(part if _COLOUR.fullmatch(part) else printable(part) for part in _COLOUR.split(text))
 
 
 def quoted(argv: Sequence[str]) -> str:

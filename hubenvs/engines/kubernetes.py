@@ -224,7 +224,7 @@ class Kubernetes(Kubectl):
             selector = _selector(_split(containers[0])[0])
             which = (selector, "--all-containers", "--prefix", "--max-log-requests=20")
         options = (f"--tail={lines}", *(["--follow"] if follow else []))
-        self.programs.run(self.command("logs", *which, *options), terminal=True, timeout=None)
+        self.programs.show(self.command("logs", *which, *options))
 
     def _place(self, container: str) -> tuple[str, str]:
         """Return what runs ``container`` (a pod, or a Deployment) and the container's name in its pod."""

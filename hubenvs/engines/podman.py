@@ -188,7 +188,7 @@ class Podman(PodmanImages):
         options = ["--tail", str(lines), *(["--follow"] if follow else [])]
         if len(containers) > 1:
             options += ["--names", *(["--color"] if sys.stdout.isatty() else [])]
-        self.run(("podman", "logs", *options, *containers), terminal=True, timeout=None)
+        self.programs.show(("podman", "logs", *options, *containers), self.variables)
 
     # -- this host ---------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from ..errors import CommandError, StateError, quoted
+from ..errors import CommandError, StateError, log_line, quoted
 from ..polling import poll
 
 Argv = tuple[str, ...]
@@ -109,6 +110,35 @@ class Programs:
         if check and result.returncode != 0:
             raise CommandError(argv, result.returncode, result.stderr or result.text)
         return result
+
+    def show(self, argv: Sequence[str], variables: Mapping[str, str] | None = None) -> None:
+        """Run ``argv`` and pass on what it prints, which users' programs may have written.
+
+        At a terminal, which would obey control characters, these are escaped. ``variables``: added to the
+        environment of ``argv``. Raises CommandError if it fails.
+        """
+        if not sys.stdout.isatty():
+            self.run(argv, terminal=True, timeout=None, variables=variables)
+            return
+        if self._echo:
+            self._echo(quoted(argv))
+        reader, writer = os.pipe()
+        try:
+            process = subprocess.Popen(
+                argv, env=environment(variables), stdin=subprocess.DEVNULL, stdout=writer, stderr=writer
+            )
+        finally:
+            os.close(writer)
+        try:
+            with open(reader, encoding="utf-8", errors="replace", newline="\n") as output:
+                for line in output:
+                    sys.stdout.buffer.write(log_line(line).encode())  # whatever the terminal's own encoding
+                    sys.stdout.buffer.flush()
+            process.wait()
+        finally:
+            _end(process)
+        if process.returncode != 0:
+            raise CommandError(argv, process.returncode, "")
 
     def pipe(
         self, source: Sequence[str], target: Sequence[str], variables: Mapping[str, str] | None = None
