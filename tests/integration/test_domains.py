@@ -47,6 +47,8 @@ def test_each_user_can_have_a_domain(deployment: Deployment, user: HubUser) -> N
         "/hub/login",
         "/hub/logout",
         "/hub/spawn",
+        "/user/%2e%2e/hub/login",
+        "/hub/health/%2e%2e/login",
     )
     for host in (shown.url.host, f"x.{DOMAIN}", f"{DOMAIN}.example.org", "127.0.0.1"):
         for path in paths:

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -319,6 +320,18 @@ def test_the_gateways_pages_run_nothing_and_believe_no_host(deployment: Deployme
         # The provider sends people to the gateway's own names only.
         asked = httpx.get(begin, follow_redirects=True, trust_env=False, timeout=START)
         assert asked.status_code == 400
+
+
+def test_the_gateway_and_the_proxy_read_the_same_path(deployment: Deployment) -> None:
+    """One that is open to all in the gateway's eyes is not a page of the hub in the proxy's."""
+    url = httpx.URL(deployment.status["gateway_url"])
+    for spelled in ("..\\login", "%2e%2e/login", "../login", ".%2E\\login"):
+        request = (
+            f"GET {url.path}/hub/static/{spelled} HTTP/1.1\r\nHost: {url.host}\r\nConnection: close\r\n\r\n"
+        )
+        with socket.create_connection((url.host, url.port), timeout=START) as connection:
+            connection.sendall(request.encode())
+            assert connection.recv(12) == b"HTTP/1.1 400", spelled
 
 
 def requests_for_keys(deployment: Deployment) -> int:

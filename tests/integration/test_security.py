@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import os
+import pty
+import socket
+import subprocess
+import sys
 from urllib.parse import urlsplit
 
 import httpx
@@ -11,7 +16,7 @@ import pytest
 
 from hubenvs.definition.containers import CONTAINERS, HUB_ID, WEB_ID
 
-from .helpers import ACCOUNT, STOP, Deployment, StateError, inside, slowdown, spawned, wait_until
+from .helpers import ACCOUNT, ROOT, STOP, Deployment, StateError, inside, slowdown, spawned, wait_until
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
@@ -63,6 +68,75 @@ def test_no_request_forges_what_is_logged(deployment: Deployment) -> None:
     log = deployment.log("jupyterhub")
     assert "192.0.2.66" not in log
     assert not any(line.startswith("jupyterhub:  forged") for line in log.splitlines())
+
+
+def answer_to(deployment: Deployment, request: str, whole: bool = False) -> bytes:
+    """Return the start of the proxy's answer to ``request``; ``whole``: all until it closes the connection."""
+    port = urlsplit(deployment.status["url"]).port
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(request.encode())
+        pieces = iter(lambda: connection.recv(65536), b"")
+        return b"".join(pieces) if whole else next(pieces)
+
+
+UPGRADE = "Connection: Upgrade\r\nUpgrade: websocket\r\n"
+
+
+@inside
+def test_no_request_is_hidden_in_another(deployment: Deployment) -> None:
+    """As the body of one that is sent to the hub as if it had none, it would get there past the proxy.
+
+    One that is cut short would take in the next request on that connection, another user's with its cookies.
+    """
+    url = deployment.status["url"]
+    path = f"{urlsplit(url).path}/hub/api"
+    hidden = f"GET {path}/hidden HTTP/1.1\r\nHost: x\r\n\r\n"
+    chunk = f"Transfer-Encoding: chunked\r\n\r\n{len(hidden):x}\r\n{hidden}\r\n0\r\n\r\n"
+    for method in ("DELETE", "OPTIONS"):
+        answer = answer_to(deployment, f"{method} {path}/ HTTP/1.1\r\nHost: x\r\n{chunk}")
+        assert answer.startswith(b"HTTP/1.1 411 ")
+    # The hub would wait for a body that nobody sends it, and the proxy with it.
+    health = f"{urlsplit(url).path}/hub/health"
+    for body in ("Content-Length: 9", "Transfer-Encoding: chunked"):
+        request = f"GET {health} HTTP/1.1\r\nHost: x\r\n{UPGRADE}{body}\r\n\r\n"
+        assert answer_to(deployment, request, whole=True).startswith(b"HTTP/1.1 200 ")
+    httpx.get(f"{url}/hub/login?after")
+    wait_until(lambda: "/hub/login?after" in deployment.log("jupyterhub"), 10, "the request isn't logged")
+    assert f"{path}/hidden" not in deployment.log("jupyterhub")
+
+
+@inside
+def test_no_path_is_the_proxys_fault(deployment: Deployment) -> None:
+    """400, not 500; and a websocket's connection is closed."""
+    for path in ("/%ff", "//", "http://[", "/constructor/x", "/__proto__"):
+        assert answer_to(deployment, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+        request = f"GET {path} HTTP/1.1\r\nHost: x\r\n{UPGRADE}\r\n"
+        assert answer_to(deployment, request, whole=True).startswith(b"HTTP/1.1 400")
+
+
+@inside
+def test_no_request_steers_a_terminal(deployment: Deployment) -> None:
+    """What the hub writes into its log has no control characters, whoever sent them."""
+    with deployment.user() as user:
+        xsrf = {"_xsrf": user.http.cookies.get("_xsrf", path=f"{urlsplit(user.url).path}/hub/") or ""}
+        report = b"forged\x1b]0;title\x07\r\x9b31m\xc2\x9b31m"
+        answer = user.http.post(f"{user.url}/hub/security/csp-report", params=xsrf, content=report)
+        assert answer.status_code == 200
+    wait_until(lambda: "violation: forged" in deployment.log("jupyterhub"), 10, "the report isn't logged")
+    (line,) = [line for line in deployment.log("jupyterhub").splitlines() if "violation: forged" in line]
+    assert line.endswith("forged\\x1b]0;title\\x07\\r\ufffd31m\\x9b31m")
+
+
+@inside
+def test_no_log_steers_a_terminal(deployment: Deployment) -> None:
+    """What programs print that anybody can make print something, `invoke logs` shows without its control characters."""
+    deployment.run_in("slurm", "sh", "-c", "printf 'forged\\033]0;title\\007\\n' >/proc/1/fd/1")
+    command = (sys.executable, "-m", "invoke", "logs", *deployment.options, "--lines=5", "--container=slurm")
+    ours, its = pty.openpty()
+    with open(ours, "rb", buffering=0) as terminal:
+        subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=its, check=True)
+        os.close(its)
+        assert b"forged\\x1b]0;title\\x07" in terminal.read(65536)
 
 
 @inside

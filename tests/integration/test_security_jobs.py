@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 from .helpers import ACCOUNT, HOME, START, STOP, Deployment, inside, spawned, unenforced, wait_until
@@ -50,11 +51,11 @@ def test_a_job_takes_no_more_than_its_share(deployment: Deployment) -> None:
 def test_nothing_of_a_job_is_left(deployment: Deployment) -> None:
     """What a job has started ends with it, also what Slurm doesn't follow; its account's other jobs go on."""
 
-    def as_alice(*command: str) -> str:
-        return deployment.run_in("slurm", "runuser", "-u", ACCOUNT, "--", *command)
+    def run_as(account: str, *command: str) -> str:
+        return deployment.run_in("slurm", "runuser", "-u", account, "--", *command)
 
-    def submit(script: str) -> str:
-        return as_alice("sbatch", "--parsable", "--chdir=/", "--output=/dev/null", "--wrap", script)
+    def submit(script: str, account: str = ACCOUNT) -> str:
+        return run_as(account, "sbatch", "--parsable", "--chdir=/", "--output=/dev/null", "--wrap", script)
 
     def sleeping(*numbers: str) -> set[str]:
         """Return which of ``numbers`` are in the command lines of processes."""
@@ -62,18 +63,30 @@ def test_nothing_of_a_job_is_left(deployment: Deployment) -> None:
         return {*numbers} & {*deployment.run_in("slurm", "sh", "-c", listing, check=False).splitlines()}
 
     other = submit("setsid -f sleep 54321; sleep 54322")
-    escapes = ("trap '' TERM; setsid -f", "env -i setsid -f", "env SLURM_JOB_ID=999999 setsid -f", "")
+    # A process can name itself in no text, or with a line's end; and a variable can name another user's job.
+    names = ((r"\377", 54319), (r"a\rb", 54320))
+    named = (f"sh -c 'printf \"{name}\" >/proc/self/comm; sleep {seconds}; :' &" for name, seconds in names)
+    strangers = submit(" ".join((*named, "wait")), OTHER)
+    wait_until(lambda: len(sleeping("54319", "54320")) == 2, START, "the other user's job doesn't start")
+    escapes = (
+        "trap '' TERM; setsid -f",
+        "env -i setsid -f",
+        "env SLURM_JOB_ID=999999 setsid -f",
+        f"env SLURM_JOB_ID={strangers} setsid -f",
+        "",
+    )
     sleeps = (f"{escape} sleep {54323 + number}" for number, escape in enumerate(escapes))
     # As a launcher that was killed leaves it.
     job = submit("; ".join(("mkdir -p /tmp/jupyterhub-job-$SLURM_JOB_ID-x/y", *sleeps)))
-    others, own = ("54321", "54322"), ("54323", "54324", "54325", "54326")
-    wait_until(lambda: len(sleeping(*others, *own)) == 6, START, "the jobs don't start")
-    as_alice("scancel", job)
+    others, own = ("54319", "54320", "54321", "54322"), ("54323", "54324", "54325", "54326", "54327")
+    wait_until(lambda: len(sleeping(*others, *own)) == 9, START, "the jobs don't start")
+    run_as(ACCOUNT, "scancel", job)
     wait_until(lambda: not sleeping(*own), STOP, "processes are left")
     listing = ("ls", "--directory", f"/tmp/jupyterhub-job-{job}-x")
     wait_until(lambda: not deployment.run_in("slurm", *listing, check=False), STOP, "its folder is left")
     assert sleeping(*others) == {*others}
-    as_alice("scancel", other)
+    run_as(ACCOUNT, "scancel", other)
+    run_as(OTHER, "scancel", strangers)
     wait_until(lambda: not sleeping(*others), STOP, "processes are left")
     wait_until(lambda: not deployment.jobs(), STOP, "jobs are left")
     assert "drain" not in deployment.run_in("slurm", "sinfo", "--noheader", "--format=%t")
@@ -190,6 +203,15 @@ def test_a_job_learns_nothing_of_anothers_and_leaves_it_alone(deployment: Deploy
             job = spawned(deployment, user)
             seen = spying.communicate(b"\n", timeout=60)[0]
         assert b"jupyterhub-singleuser" in seen
+        as_alice = ("runuser", "-u", ACCOUNT, "--", "sh", "-c")
+        variables = deployment.run_in(
+            "slurm", *as_alice, "cat /proc/[0-9]*/environ | tr '\\0' '\\n'", check=False
+        )
+        token = re.search(r"(?m)^JUPYTERHUB_API_TOKEN=(\w+)$", variables)
+        assert token
+        # Sent to the proxy's own port, each of the user's requests would go round in it.
+        bearer, service = {"Authorization": f"token {token[1]}"}, {"port": 8000}
+        assert httpx.post(f"{user.url}/hub/api/batchspawner", json=service, headers=bearer).status_code == 400
         assert not [
             name for name in (b"JPY_API_TOKEN=", b"JUPYTERHUB_API_TOKEN=", b"launch() {") if name in seen
         ]

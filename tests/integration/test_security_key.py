@@ -56,6 +56,7 @@ def as_service_account(deployment: Deployment, sent: str) -> tuple[int, str, str
         f"sudo -n -u {ACCOUNT} 'HOME=/tmp,HOME={HOME}' {WRAPPER}",
         f"sudo -n -u {ACCOUNT} SHELL=/bin/../tmp/sh {WRAPPER}",
         f"sudo -n -u {ACCOUNT} USER=root {WRAPPER}",
+        f"sudo -n -u {ACCOUNT} {'X=1 ' * 5000}{WRAPPER}",
     ],
 )
 def test_the_hubs_key_runs_nothing_but_the_hubs_commands(deployment: Deployment, sent: str) -> None:

@@ -12,12 +12,15 @@ import re
 import secrets
 import sys
 from functools import partialmethod
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from jupyterhub.objects import Hub
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
 from tornado.web import Application, ErrorHandler
+
+LOWEST_PORT = "/proc/sys/net/ipv4/ip_unprivileged_port_start"  # that who isn't root can listen on
 
 c = get_config()  # from JupyterHub's configuration loader
 
@@ -51,17 +54,23 @@ c.JupyterHub.concurrent_spawn_limit = 0
 MOST_LOGGED = 4_000  # characters of a line
 
 
-def shorten(record: logging.LogRecord) -> bool:
-    """Shorten a long line of the log: anybody can send a user name of 20 MB."""
+def escaped(character: re.Match[str]) -> str:
+    """Return a character as it is, or escaped if a terminal would obey it."""
+    return character[0] if character[0].isprintable() else character[0].encode("unicode_escape").decode()
+
+
+def tame(record: logging.LogRecord) -> bool:
+    """Shorten a long line of the log, and escape control characters: anybody can send 20 MB of them."""
     message = record.getMessage()
     if len(message) > MOST_LOGGED:
-        record.msg, record.args = f"{message[:MOST_LOGGED]}... ({len(message)} characters)", ()
+        message = f"{message[:MOST_LOGGED]}... ({len(message)} characters)"
+    record.msg, record.args = re.sub(r"[^\n\t -~]", escaped, message), ()
     return True
 
 
 c.JupyterHub.logging_config = {
-    "filters": {"shorten": {"()": lambda: shorten}},
-    "handlers": {"console": {"filters": ["shorten"]}},
+    "filters": {"tame": {"()": lambda: tame}},
+    "handlers": {"console": {"filters": ["tame"]}},
 }
 
 # Where servers call the hub. It listens beyond loopback only if that is another host; the proxy always uses loopback.
@@ -69,6 +78,9 @@ c.Spawner.hub_connect_url = setting("HUB_CONNECT_URL", "http://127.0.0.1:8081")
 if urlsplit(c.Spawner.hub_connect_url).hostname not in ("127.0.0.1", "localhost", "::1"):
     c.JupyterHub.hub_ip = "0.0.0.0"
     c.JupyterHub.hub_connect_ip = "127.0.0.1"
+else:
+    # Jobs are in this network. Told its own port as a server's, the proxy would send itself each request.
+    c.BricsSlurmSpawner.lowest_port = max(1, int(Path(LOWEST_PORT).read_text()))
 
 # Show the progress page at once, not after 10 s of waiting for the server. After a restart, answer requests before
 # Slurm has been asked about each server.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from batchspawner.batchspawner import JobStatus
-from traitlets import Dict
+from traitlets import Dict, Integer
 
 from bricsauthenticator.job import keep
 from bricsauthenticator.submission import SubmittedJob
@@ -15,6 +15,12 @@ from bricsauthenticator.watching import FRESH_TIME, watch_interval
 
 class ReachableJob(SubmittedJob):
     """A job whose server tells the hub where it listens, again if Slurm starts it anew."""
+
+    lowest_port = Integer(
+        1024,
+        min=1,
+        help="Lowest port that a job can listen on. A lower one is a service's, which its user has no part in",
+    ).tag(config=True)
 
     _reactions = Dict(help="What the hub does because of what the job has told last: a task for each kind")
 

@@ -51,8 +51,8 @@ class PortHandler(JobHandler):
         spawner = self.spawner_of_token()
         data = self.get_json_body()
         port = data.get("port") if isinstance(data, dict) and len(data) == 1 else None
-        if type(port) is not int or not 0 < port < 65536:
-            raise web.HTTPError(400, "The body must be a port only")
+        if type(port) is not int or not getattr(spawner, "lowest_port", 1) <= port < 65536:
+            raise web.HTTPError(400, "The body must be a port only, one that a job can listen on")
         if take_port := getattr(spawner, "take_port", None):
             pending = take_port(port)
         else:  # a spawner of another source

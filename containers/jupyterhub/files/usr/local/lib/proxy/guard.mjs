@@ -16,20 +16,37 @@ const proxied = createHash("sha256").update(`proxied ${process.env.CONFIGPROXY_A
 const domain = process.env.DEPLOY_CONFIG_SUBDOMAIN_HOST && new URL(process.env.DEPLOY_CONFIG_SUBDOMAIN_HOST).hostname;
 const base = (process.env.DEPLOY_CONFIG_BASE_URL ?? "").replace(/\/$/, "");
 const hostname = (request) => (request.headers.host ?? "").toLowerCase().replace(/:\d*$/, "");
-const anywhere = ({ url }) => url.split("?")[0] === `${base}/hub/health` || url.startsWith(`${base}/user/`);
+// The path that the hub is sent, which is without dots.
+const pathname = ({ url }) => (url.startsWith("//") ? url : new URL(url, "http://localhost").pathname);
+const anywhere = (path) => path === `${base}/hub/health` || path.startsWith(`${base}/user/`);
 
 const program = pathToFileURL(realpathSync(process.argv[1]));
 const module = await import(new URL("../lib/configproxy.js", program));
 const proxy = (module.ConfigurableProxy ?? module.default.ConfigurableProxy).prototype;
 
-const { targetForReq, handleProxyError } = proxy;
-if (!targetForReq || !handleProxyError) throw new Error("this configurable-http-proxy can't be guarded");
+const { targetForReq, handleProxyError, handleProxyWs } = proxy;
+if (!targetForReq || !handleProxyError || !handleProxyWs)
+    throw new Error("this configurable-http-proxy can't be guarded");
+
+// A request that is the client's mistake.
+class Refused extends Error {
+    constructor(status) {
+        super();
+        this.status = status;
+    }
+}
+// http-proxy says of these that they have no body, and sends it all the same: the hub would take it for the next request on
+// its connection, which is another user's.
+const WITHOUT_BODY = new Set(["DELETE", "OPTIONS"]);
 
 proxy.targetForReq = async function (request) {
-    const match = await targetForReq.call(this, request);
+    if (request.headers["transfer-encoding"] && WITHOUT_BODY.has(request.method)) throw new Refused(411);
+    const match = await targetForReq.call(this, request).catch(() => {
+        throw new Refused(400); // such as a path that isn't UTF-8
+    });
     const route = match && (await this._routes.get(match.prefix));
     const toHub = route?.hub === true;
-    if (toHub && domain && hostname(request) !== domain && !anywhere(request)) return undefined;
+    if (toHub && domain && hostname(request) !== domain && !anywhere(pathname(request))) return undefined;
     for (const name of Object.keys(request.headers)) {
         const spelled = name.replaceAll("_", "-"); // node has them in lower case
         // The hub would believe a client's X-Real-IP. The address that this proxy adds is in X-Forwarded-For.
@@ -39,10 +56,18 @@ proxy.targetForReq = async function (request) {
     return match;
 };
 
-// A path that isn't UTF-8 is the client's mistake: 400, not 500.
 proxy.handleProxyError = function (code, kind, request, response, error) {
-    const malformed = error instanceof URIError;
-    return handleProxyError.call(this, malformed ? 400 : code, kind, request, response, malformed ? undefined : error);
+    const refused = error instanceof Refused;
+    handleProxyError.call(this, refused ? error.status : code, kind, request, response, refused ? undefined : error);
+    if (kind === "ws") response?.destroySoon(); // the socket
+};
+
+proxy.handleProxyWs = function (request, socket, head) {
+    socket.on("error", () => socket.destroy());
+    // Nobody would send the hub a body, for which it would wait.
+    delete request.headers["content-length"];
+    delete request.headers["transfer-encoding"];
+    return handleProxyWs.call(this, request, socket, head);
 };
 
 // The proxy calls http.request(url string, URL) only to fetch the hub's error page.
