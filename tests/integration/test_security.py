@@ -16,7 +16,18 @@ import pytest
 
 from hubenvs.definition.containers import CONTAINERS, HUB_ID, WEB_ID
 
-from .helpers import ACCOUNT, ROOT, STOP, Deployment, StateError, inside, slowdown, spawned, wait_until
+from .helpers import (
+    ACCOUNT,
+    ROOT,
+    STOP,
+    Deployment,
+    StateError,
+    inside,
+    service,
+    slowdown,
+    spawned,
+    wait_until,
+)
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
@@ -161,6 +172,27 @@ def test_a_users_requests_take_no_room(deployment: Deployment) -> None:
             answer = httpx.post(url, content=pieces, headers=bearer, trust_env=False, timeout=5)
             assert answer.status_code >= 400
         assert int(deployment.run_in("jupyterhub", *size).split()[0]) - before < 1000
+
+
+def most_memory(deployment: Deployment, name: str) -> int:
+    """Return the most that the hub or its proxy has held so far, in KiB."""
+    process = service(deployment, "jupyterhub", name)
+    lines = deployment.run_in("jupyterhub", "cat", f"/proc/{process}/status").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+
+
+@inside
+def test_nobodys_requests_take_memory(deployment: Deployment) -> None:
+    """What is sent without a log-in, to the hub or by a job to the proxy's own API, isn't kept."""
+    services = ("jupyterhub", "configurable-http-proxy")
+    before = {name: most_memory(deployment, name) for name in services}
+    url = f"{deployment.status['url']}/hub/api/"
+    assert httpx.post(url, content=bytes(90_000_000), trust_env=False, timeout=60).status_code == 413
+    send = "import urllib.request as u; u.urlopen('http://127.0.0.1:8001/api/routes/x', bytes(90_000_000))"
+    deployment.run_in("slurm", "runuser", "-u", ACCOUNT, "--", "python3", "-c", send, check=False)
+    assert {
+        name: most_memory(deployment, name) - before[name] < 40_000 for name in services
+    } == dict.fromkeys(services, True)
 
 
 @inside

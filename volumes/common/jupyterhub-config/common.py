@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 from jupyterhub.objects import Hub
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
-from tornado.web import Application, ErrorHandler
+from tornado.web import Application, ErrorHandler, RequestHandler, stream_request_body
 
 LOWEST_PORT = "/proc/sys/net/ipv4/ip_unprivileged_port_start"  # that who isn't root can listen on
 
@@ -102,6 +102,23 @@ SHORT = re.compile("[0-9]{0,6}")  # Content-Length of a body that is read
 OPEN = re.compile(rf"{re.escape(c.JupyterHub.base_url.rstrip('/'))}/hub/(api(/.*)?|health)")
 
 
+@stream_request_body
+class TooLong(RequestHandler):
+    """413 to any request, whose body is read, so that the answer arrives, and not kept: strangers can send 100 MB."""
+
+    def check_xsrf_cookie(self) -> None:
+        """Accept the request: it is refused anyway."""
+
+    def data_received(self, chunk: bytes) -> None:
+        """Discard a piece of the body."""
+
+    def refuse(self) -> None:
+        """Answer once the body has ended."""
+        self.send_error(413)
+
+    get = head = post = put = patch = delete = options = refuse
+
+
 def find_handler(app: Application, request: HTTPServerRequest, find=Application.find_handler, **more):
     """Return what answers ``request``: 404 for one that didn't come by the proxy, unless it is for the API.
 
@@ -111,7 +128,7 @@ def find_handler(app: Application, request: HTTPServerRequest, find=Application.
     if "Transfer-Encoding" in request.headers:
         request.connection.set_max_body_size(1_000_000)
     if not SHORT.fullmatch(request.headers.get("Content-Length", "")):
-        return app.get_handler_delegate(request, ErrorHandler, {"status_code": 413})
+        return app.get_handler_delegate(request, TooLong)
     if not unquote(request.path).isprintable():
         return app.get_handler_delegate(request, ErrorHandler, {"status_code": 400})
     proxied = hmac.compare_digest(request.headers.get("X-Jupyterhub-Proxied", ""), PROXIED)

@@ -24,8 +24,8 @@ const program = pathToFileURL(realpathSync(process.argv[1]));
 const module = await import(new URL("../lib/configproxy.js", program));
 const proxy = (module.ConfigurableProxy ?? module.default.ConfigurableProxy).prototype;
 
-const { targetForReq, handleProxyError, handleProxyWs } = proxy;
-if (!targetForReq || !handleProxyError || !handleProxyWs)
+const { handleApiRequest, handleProxyError, handleProxyWs, targetForReq } = proxy;
+if (!handleApiRequest || !handleProxyError || !handleProxyWs || !targetForReq)
     throw new Error("this configurable-http-proxy can't be guarded");
 
 // A request that is the client's mistake.
@@ -76,3 +76,10 @@ http.request = (url, options, ...rest) =>
     typeof url === "string" && options instanceof URL
         ? request(url, { ...options, headers: { [PROXIED]: proxied } }, ...rest)
         : request(url, options, ...rest);
+
+// The API reads a body of any length before it looks at the token, and jobs reach its port.
+proxy.handleApiRequest = function (request, response) {
+    if (request.headers.authorization === `token ${this.authToken}`) return handleApiRequest.call(this, request, response);
+    response.writeHead(403, { Connection: "close" });
+    response.end();
+};
