@@ -188,6 +188,21 @@ class Programs:
             finally:
                 _end(process)
 
+    @contextlib.contextmanager
+    def connected(self, argv: Sequence[str]) -> Iterator[socket.socket]:
+        """Run ``argv`` during the block, and give a socket that leads to its standard input and output."""
+        socket_here, other_end = socket.socketpair()
+        with socket_here:
+            with other_end:
+                end, null = other_end.fileno(), subprocess.DEVNULL
+                process = subprocess.Popen(argv, env=environment(), stdin=end, stdout=end, stderr=null)
+            self._running.add(process)
+            try:
+                yield socket_here
+            finally:
+                _end(process)
+                self._running.discard(process)
+
     def relay(
         self, server: socket.socket, argv: Sequence[str], accepts: Callable[[socket.socket], bool]
     ) -> None:
@@ -214,7 +229,7 @@ class Programs:
                 _end(process)
 
     def at_once(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
-        """Run ``calls`` side by side and return their results in order.
+        """Run ``calls`` side by side and return their results in order; a call may use this itself.
 
         The first error is raised once all have ended. On Ctrl-C the programs that they run are ended.
         """
@@ -229,7 +244,8 @@ class Programs:
                         process.terminate()
                     raise
         finally:
-            self._interrupted = False  # cleaning up may run further programs
+            if threading.current_thread() is threading.main_thread():  # which alone sees Ctrl-C
+                self._interrupted = False  # cleaning up may run further programs
         return [future.result() for future in running]
 
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from ..errors import StateError
 from ..session import Session
 from .wait import require_running
+
+if TYPE_CHECKING:
+    from .proofs import Proof
 
 
 def import_proofs() -> None:
@@ -12,19 +18,27 @@ def import_proofs() -> None:
     from . import proofs  # noqa: F401
 
 
-def check(session: Session, brief: bool = False) -> None:
-    """Check SSH from the hub to Slurm and print each proof, or with ``brief`` one line if all hold.
-
-    Raises StateError with the first proof that fails.
-    """
-    from .proofs import prove  # Fabric takes a third of a second, and most tasks don't need it
-
-    env, console = session.env, session.console
-    if "jupyterhub" not in env.containers:
-        raise StateError(f"{env.name} has no hub container", "choose an environment with jupyterhub")
+def check(session: Session) -> None:
+    """Check SSH from the hub to Slurm and print each proof; StateError with the first one that fails."""
+    if "jupyterhub" not in session.env.containers:
+        hint = "choose an environment with jupyterhub"
+        raise StateError(f"{session.env.name} has no hub container", hint)
     require_running(session)
-    with console.busy("check", "SSH from the hub to Slurm"):
+    with session.console.busy("check", "SSH from the hub to Slurm"):
         proofs = prove(session)
+    report(session, proofs)
+
+
+def prove(session: Session) -> list[Proof]:
+    """Return the proofs about SSH from the hub to Slurm, up to the first connection that fails."""
+    from . import proofs  # Fabric takes a third of a second, and most tasks don't need it
+
+    return proofs.prove(session)
+
+
+def report(session: Session, proofs: Sequence[Proof], brief: bool = False) -> None:
+    """Print ``proofs``, with ``brief`` in one line if all hold; StateError with the first one that fails."""
+    env, console = session.env, session.console
     failed = [proof for proof in proofs if not proof.ok]
     if failed or not brief:
         rows = [("ok" if proof.ok else "FAIL", proof.what, proof.seen) for proof in proofs]

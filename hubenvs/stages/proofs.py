@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import io
 import itertools
+import logging
 import re
 import shlex
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -26,6 +28,9 @@ from ..errors import StateError
 from ..plan.keys import ssh_key_pair
 from ..plan.known_hosts import PublicKey, host_trust
 from ..session import Session
+
+# Paramiko's threads raise their errors for us, and print them too where nobody listens.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 # Seconds for each connection and command; a healthy one takes well under one.
 TIMEOUT = 30
@@ -63,7 +68,8 @@ def prove(session: Session) -> list[Proof]:
         # A site's server may count failed log-ins and shut the hub out (PerSourcePenalties).
         if not session.env.slurm_elsewhere:
             calls += [partial(_strangers, session, server), partial(_local_sudo, session)]
-        proofs.extend(itertools.chain.from_iterable(session.programs.at_once(calls)))
+        with server.relays:
+            proofs.extend(itertools.chain.from_iterable(session.programs.at_once(calls)))
     except (paramiko.SSHException, CommandTimedOut, OSError, EOFError) as error:
         reason = " ".join(str(error).split())
         what = f"SSH to {server.host}:{server.port} from {server.hub}"
@@ -72,7 +78,10 @@ def prove(session: Session) -> list[Proof]:
 
 
 class Server:
-    """Slurm's sshd as the hub reaches it: its address, the hub's key, and the host key that it must have."""
+    """Slurm's sshd as the hub reaches it: its address, the hub's key, and the host key that it must have.
+
+    ``relays`` ends what connections go through.
+    """
 
     def __init__(self, session: Session) -> None:
         env = session.env
@@ -87,7 +96,8 @@ class Server:
         # -N ends the relay with its input. Otherwise its connection would remain, and sshd waits for that at
         # its end.
         relay = session.engine.exec_command(self.hub, "nc", "-N", self.host, str(self.port), interactive=True)
-        self._relay = shlex.join(relay)  # Paramiko splits this and runs it without a shell
+        self._connected = partial(session.programs.connected, relay)
+        self.relays = ExitStack()
 
     def connect(self, user: str, **credentials: object) -> Connection:
         """Return a connection, not yet open, that logs in as ``user`` with ``credentials`` only."""
@@ -97,8 +107,9 @@ class Server:
             port=self.port,
             connect_timeout=TIMEOUT,
             connect_kwargs={
-                # Not Fabric's `gateway`: as in ssh_config, ~ and %h in a path would mean something there.
-                "sock": paramiko.ProxyCommand(self._relay),
+                # Not Fabric's `gateway`: as in ssh_config, ~ and %h in a path would mean something there. Not
+                # Paramiko's ProxyCommand: it waits for its timeout when the program has ended.
+                "sock": self.relays.enter_context(self._connected()),
                 "allow_agent": False,
                 "look_for_keys": False,
                 "banner_timeout": TIMEOUT,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from ..definition.dev_users import write_file
 from ..definition.read import environment_folder
@@ -18,7 +19,7 @@ from ..session import Session, cluster_of
 from .announce import announce
 from .apply import apply, rehearse
 from .build import build_images
-from .check import check, import_proofs
+from .check import import_proofs, prove, report
 from .clone import clone
 from .keep_settings import keep_settings
 from .play import play_pod
@@ -45,11 +46,12 @@ def up(session: Session, config_map: str | None = None, save: bool = False, user
         else:
             fill_volumes(session, existing.listing.volume_names)
             session = _play(session, builds, generate_secrets(session), existing)
+        has_hub = "jupyterhub" in session.env.containers
         with ThreadPoolExecutor() as pool:
             pool.submit(import_proofs)  # while the pod starts
-            wait(session)
-        if "jupyterhub" in session.env.containers:
-            check(session, brief=True)
+            proofs = wait(session, then=partial(prove, session) if has_hub else None)
+        if proofs:
+            report(session, proofs, brief=True)
     announce(session)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar, cast
 from urllib.parse import urlsplit
 
 from ..definition.containers import PORTS
@@ -14,6 +15,8 @@ from ..errors import StateError
 from ..polling import poll
 from ..session import Session
 from ..web import http_status
+
+T = TypeVar("T")
 
 # States in which sinfo shows a node that answers, busy or not. A node that doesn't answer has a "*" after its
 # state.
@@ -36,22 +39,28 @@ class Condition:
     url: str | None = None
 
 
-def wait(session: Session, timeout: float | None = None) -> None:
-    """Wait until everything answers.
+def wait(session: Session, timeout: float | None = None, then: Callable[[], T] | None = None) -> T | None:
+    """Wait until everything answers, and return what ``then`` returns.
 
-    Raises StateError after ``timeout`` seconds (None: wait_timeout of the definition), or as soon as a
-    container has ended, with the last lines of its log.
+    ``then`` is called as soon as the hub can connect to Slurm; where Slurm is elsewhere, at the end. Raises
+    StateError after ``timeout`` seconds (None: wait_timeout of the definition), or as soon as a container has
+    ended, with the last lines of its log.
     """
     started = time.monotonic()
     seconds = timeout or session.env.wait_timeout
-    all_conditions = conditions(session)
-    with session.reachable():
-        for condition in all_conditions:
-            with session.console.busy("wait", condition.name):
-                _wait_for(session, condition, started, seconds)
-    names = ", ".join(condition.name for condition in all_conditions)
+    groups = conditions(session)
+    names = ", ".join(condition.name for group in groups for condition in group)
+
+    def wait_for_all(group: Sequence[Condition]) -> T | None:
+        for condition in group:
+            _wait_for(session, condition, started, seconds)
+        return then() if then and group is groups[-1] else None
+
+    with session.reachable(), session.console.busy("wait", names):
+        *_, result = session.programs.at_once([partial(wait_for_all, group) for group in groups])
     session.console.say("wait", f"ready after {time.monotonic() - started:.1f} s: {names}")
     _report_refused_reservations(session)
+    return cast("T | None", result)
 
 
 def _wait_for(session: Session, condition: Condition, started: float, seconds: float) -> None:
@@ -78,13 +87,13 @@ def _wait_for(session: Session, condition: Condition, started: float, seconds: f
         )
 
 
-def conditions(session: Session) -> tuple[Condition, ...]:
-    """Return what to wait for. HTTP comes first: it starts no program beside those that are starting.
+def conditions(session: Session) -> list[list[Condition]]:
+    """Return what to wait for: lists that are waited for side by side, that of Slurm last, each in its order.
 
-    Everything else answers by the time that the hub's page does.
+    Of the pages' list only the hub's API starts a program, once its page answers: the hub starts faster alone.
     """
     env, engine = session.env, session.engine
-    result = []
+    pages: list[Condition] = []
     names = {"jupyterhub": "hub page", "oidc-provider": "provider"}
     numbers = {port.name: port.number for port in env.ports}
     for row in sorted(env.rows, key=lambda row: row.name != "jupyterhub"):
@@ -92,20 +101,21 @@ def conditions(session: Session) -> tuple[Condition, ...]:
             if page := env.page(port):
                 answers = partial(_answers, *page)
                 name = names.get(port.name, port.name)
-                result.append(Condition(name, row.name, answers, numbers[port.name], page[0]))
+                pages.append(Condition(name, row.name, answers, numbers[port.name], page[0]))
     if "jupyterhub" in env.containers:
-        result.append(Condition("hub", "jupyterhub", lambda: hub_answers(session)))
+        pages.append(Condition("hub", "jupyterhub", lambda: hub_answers(session)))
+    slurm: list[Condition] = []
     if "slurm" in env.containers:
         sinfo = ("sinfo", "--noheader", "--Node", "--format=%t")
         nodes = partial(engine.exec, env.container_name("slurm"), *sinfo, check=False)
-        result.append(Condition("Slurm", "slurm", lambda: nodes_answer(nodes().text)))
+        slurm.append(Condition("Slurm", "slurm", lambda: nodes_answer(nodes().text)))
     if "slurm" in env.containers and "jupyterhub" in env.containers:
         # The hub's own ssh; the connection that this opens is the one that the hub then shares.
         ssh = partial(
             engine.exec, env.container_name("jupyterhub"), "ssh", env.ssh_target, "true", check=False
         )
-        result.append(Condition("SSH", "slurm", lambda: ssh().returncode == 0))
-    return tuple(result)
+        slurm.append(Condition("SSH", "slurm", lambda: ssh().returncode == 0))
+    return [group for group in (pages, slurm) if group]
 
 
 def _answers(url: str, status: int) -> bool:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -234,3 +235,22 @@ def test_an_interrupted_verify_leaves_no_server(deployment: Deployment) -> None:
         assert "Traceback" not in running.communicate(timeout=START)[1]
         assert running.returncode == 128 + signal.SIGINT
         wait_until(lambda: user.server() is None and not deployment.jobs(), STOP, "the server is still there")
+
+
+@once
+def test_an_interrupted_check_ends_at_once(deployment: Deployment) -> None:
+    """Also while it waits for a server that takes connections and says nothing; the hub's own one stays open."""
+    invoke("check", *deployment.options)
+    command = (sys.executable, "-m", "invoke", "check", *deployment.options)
+    deployment.run_in("slurm", "pkill", "-STOP", "--oldest", "--exact", "sshd")
+    try:
+        with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as running:
+            relay = ("pgrep", "--parent", str(running.pid), "--full", "nc -N")
+            wait_until(lambda: lines_of(*relay), START, "it has not begun")
+            started = time.monotonic()
+            running.send_signal(signal.SIGINT)
+            assert "Traceback" not in running.communicate(timeout=STOP)[1]
+            assert running.returncode == 128 + signal.SIGINT
+            assert time.monotonic() - started < 20  # Paramiko alone would wait for 30 s
+    finally:
+        deployment.run_in("slurm", "pkill", "-CONT", "--oldest", "--exact", "sshd")

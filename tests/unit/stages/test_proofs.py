@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-import paramiko
 import pytest
 
 from hubenvs.definition.read import read_environment
@@ -19,9 +18,14 @@ def test_the_relay_is_run_as_it_is(root: Path, monkeypatch: pytest.MonkeyPatch) 
     """Fabric reads a gateway as ssh_config: ~ would be the home in it, and %h the host."""
     opened = session(read_environment(root, "dev_dummyauth"))
     generate_secrets(opened)
-    relay, started = ("/srv/a~b/%h/relay", "slurm"), list[str]()
+    relay, started = ("/srv/a~b/%h/relay", "slurm"), list[tuple[str, ...]]()
+
+    def connected(argv: tuple[str, ...]) -> AbstractContextManager[None]:
+        started.append(argv)
+        return nullcontext()
+
     monkeypatch.setattr(opened.engine, "exec_command", lambda *_, **__: relay)
-    monkeypatch.setattr(paramiko, "ProxyCommand", started.append)
+    monkeypatch.setattr(opened.programs, "connected", connected)
     connection = Server(opened).connect("jupyterspawner")
     assert connection.gateway is None
-    assert [tuple(shlex.split(command)) for command in started] == [relay]
+    assert started == [relay]
