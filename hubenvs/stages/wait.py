@@ -88,9 +88,9 @@ def _wait_for(session: Session, condition: Condition, started: float, seconds: f
 
 
 def conditions(session: Session) -> list[list[Condition]]:
-    """Return what to wait for: lists that are waited for side by side, that of Slurm last, each in its order.
+    """Return what to wait for: lists that are waited for side by side, each in its order; that of Slurm last.
 
-    Of the pages' list only the hub's API starts a program, once its page answers: the hub starts faster alone.
+    Pages come first in theirs: asking for one starts no program beside the hub, which takes longest to start.
     """
     env, engine = session.env, session.engine
     pages: list[Condition] = []
