@@ -198,9 +198,8 @@ class Environment(schema.Frozen):
     def host_aliases(self) -> list[dict[str, Any]]:
         """Return the lines of the pod's /etc/hosts, as Kubernetes takes them."""
         local = [self.slurm.ssh_hostname, *self.slurm.node_names] if "slurm" in self.containers else []
-        local += (
-            [self.pod] if local and "jupyterhub" in self.containers else []
-        )  # Slurm's daemons listen there
+        if local and "jupyterhub" in self.containers:
+            local.append(self.pod)  # Slurm's daemons listen there
         aliases = [alias.model_dump(mode="json") for alias in self.slurm.host_aliases]
         return [{"ip": "127.0.0.1", "hostnames": local}, *aliases] if local else aliases
 

@@ -196,6 +196,7 @@ def test_a_full_disk(deployment: Deployment, user: HubUser) -> None:
         http_status(f"{user.url}/hub/afterwards")
         wait_until(lambda: "afterwards" in deployment.run_in("jupyterhub", "cat", log), HEALED, "not logged")
     wait_until(lambda: hub_answers(deployment) and serves(user), HEALED, "the server is not reachable")
+    user.stop(STOP)
 
 
 def restart_sshd(deployment: Deployment) -> None:
