@@ -193,8 +193,12 @@ def test_a_full_disk(deployment: Deployment, user: HubUser) -> None:
             assert http_status(f"{user.url}/hub/login") == 503
         wait_until(lambda: hub_answers(deployment) and serves(user), HEALED, "the server is not reachable")
         assert deployment.jobs() == {job: "RUNNING"}
-        http_status(f"{user.url}/hub/afterwards")
-        wait_until(lambda: "afterwards" in deployment.run_in("jupyterhub", "cat", log), HEALED, "not logged")
+
+        def is_logged() -> bool:  # up to 10 s later: until then the container's log has the lines alone
+            http_status(f"{user.url}/hub/afterwards")
+            return "afterwards" in deployment.run_in("jupyterhub", "cat", log)
+
+        wait_until(is_logged, HEALED, "not logged")
     wait_until(lambda: hub_answers(deployment) and serves(user), HEALED, "the server is not reachable")
     user.stop(STOP)
 
