@@ -201,6 +201,7 @@ def test_a_full_disk(deployment: Deployment, user: HubUser) -> None:
         wait_until(is_logged, HEALED, "not logged")
     wait_until(lambda: hub_answers(deployment) and serves(user), HEALED, "the server is not reachable")
     user.stop(STOP)
+    wait_until(lambda: not deployment.jobs(), STOP, "the job has not ended")
 
 
 def restart_sshd(deployment: Deployment) -> None:
