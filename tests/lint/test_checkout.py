@@ -53,6 +53,15 @@ def test_who_installs_for_themselves_by_default_gets_the_environment(clone: Path
     assert "--user" not in done.stderr
 
 
+@pytest.mark.parametrize("setting", ["PIP_NO_INDEX=1", "PIP_INDEX_URL=http://127.0.0.1:1/"])
+def test_where_pip_has_an_index_of_its_own_uv_asks_no_other(clone: Path, setting: str) -> None:
+    """Who has a mirror has often nothing else; uv would wait for an index that no packet reaches."""
+    settings = (setting, "PIP_RETRIES=0", "PIP_FIND_LINKS=", "PIP_EXTRA_INDEX_URL=")
+    done = run("env", *settings, "scripts/bootstrap", "true", cwd=clone, check=False)
+    assert "pip could not install" in done.stderr
+    assert "uv" not in done.stderr
+
+
 def test_two_at_once_share_the_environment(clone: Path) -> None:
     """Two terminals, or a person and an editor: the second waits for what the first makes."""
     (clone / "requirements/tools.txt").write_text("# nothing, which takes less time\n")
