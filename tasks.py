@@ -1,25 +1,23 @@
 """The tasks: `invoke --list` shows them, `invoke --help TASK` explains one.
 
-Each is a call into the package hubenvs, imported when it runs so that `invoke --list` stays fast.
+Each is a call into a module of the package hubenvs, which is imported then: `invoke --list` stays fast.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from invoke import Collection, Context
+from invoke import Context
 
-from hubenvs import cli
+from hubenvs import cli, stages, tools
 from hubenvs.cli import ROOT, Option, Settings, open_session, task
 
 
 @task()
 def envs(ctx: Context, json: bool = False) -> None:
     """List the environments, and whether each can run here."""
-    import hubenvs.tools.envs
-
     _, console = cli.open_engine(ctx, quiet=json)
-    hubenvs.tools.envs.envs(ROOT, console, json)
+    tools.envs.envs(ROOT, console, json)
 
 
 @task()
@@ -33,18 +31,14 @@ def version(ctx: Context) -> None:
 @task()
 def doctor(ctx: Context, json: bool = False) -> None:
     """Check this host: engine, cgroups, limits, ports, disk, certificates, package mirrors; with remedies."""
-    import hubenvs.tools.doctor
-
     engine, console = cli.open_engine(ctx, quiet=json)
-    cli.end_with(0 if hubenvs.tools.doctor.doctor(ROOT, engine, console, json) else 1)
+    cli.end_with(0 if tools.doctor.doctor(ROOT, engine, console, json) else 1)
 
 
 @task()
 def clone(ctx: Context, env: Option = None, instance: Option = None, set_: Settings = None) -> None:
     """Create the working copies of the development repositories; an existing one is never overwritten."""
-    import hubenvs.stages.clone
-
-    hubenvs.stages.clone.clone(open_session(ctx, env, instance, set_))
+    stages.clone.clone(open_session(ctx, env, instance, set_))
 
 
 @task(changes=True)
@@ -57,17 +51,13 @@ def build(
     refresh: bool = False,
 ) -> None:
     """Build the images whose content has changed."""
-    import hubenvs.stages.build
-
-    hubenvs.stages.build.build(open_session(ctx, env, instance, set_), Path(sbom) if sbom else None, refresh)
+    stages.build.build(open_session(ctx, env, instance, set_), Path(sbom) if sbom else None, refresh)
 
 
 @task(changes=True)
 def volumes(ctx: Context, env: Option = None, instance: Option = None, set_: Settings = None) -> None:
     """Create the volumes and update their seed files; a file edited in a volume is kept."""
-    import hubenvs.stages.volumes
-
-    hubenvs.stages.volumes.volumes(open_session(ctx, env, instance, set_))
+    stages.volumes.volumes(open_session(ctx, env, instance, set_))
 
 
 @task(
@@ -86,9 +76,7 @@ def secrets(
     set_: Settings = None,
 ) -> None:
     """Generate the deployment's keys and passwords, in its deploy folder (for its owner alone)."""
-    import hubenvs.stages.secrets
-
-    hubenvs.stages.secrets.secrets(open_session(ctx, env, instance, set_, as_deployed=rotate), rotate, init)
+    stages.secrets.secrets(open_session(ctx, env, instance, set_, as_deployed=rotate), rotate, init)
 
 
 @task(
@@ -108,44 +96,33 @@ def render(
     set_: Settings = None,
 ) -> None:
     """Print the manifest that `up` would play, Secrets redacted; or write what a Kubernetes cluster takes."""
-    import hubenvs.tools.render
-
     session = open_session(ctx, env, instance, set_, quiet=True)
-    hubenvs.tools.render.render(session, output, target or session.engine.name, with_secrets)
+    tools.render.render(session, output, target or session.engine.name, with_secrets)
 
 
 @task(help={"file": "the file to write"})
 def bundle(ctx: Context, file: str, env: Option = None, set_: Settings = None) -> None:
     """Write images, working copies and manifest to one file, for `load` on a machine without a network."""
-    import hubenvs.tools.bundle
-
-    hubenvs.tools.bundle.bundle(open_session(ctx, env, None, set_), Path(file))
+    tools.bundle.bundle(open_session(ctx, env, None, set_), Path(file))
 
 
 @task(changes=True, help={"file": "the file that `invoke bundle` wrote"})
 def load(ctx: Context, file: str, set_: Settings = None) -> None:
     """Load what `bundle` wrote, so that `up` needs no network; a damaged file is refused at once."""
-    import hubenvs.tools.bundle
-    import hubenvs.tools.load
-
-    index = hubenvs.tools.bundle.read_index(Path(file))
-    hubenvs.tools.load.load(open_session(ctx, index.env, None, set_), index, Path(file))
+    index = tools.bundle.read_index(Path(file))
+    tools.load.load(open_session(ctx, index.env, None, set_), index, Path(file))
 
 
 @task(help={"registry": "where to, like registry.example.org/site, after `podman login`"})
 def push(ctx: Context, registry: str, env: Option = None, set_: Settings = None) -> None:
     """Push the images to a site's registry, and print the lines of local.yaml that run them by digest."""
-    import hubenvs.tools.push
-
-    hubenvs.tools.push.push(open_session(ctx, env, None, set_), registry)
+    tools.push.push(open_session(ctx, env, None, set_), registry)
 
 
 @task(changes=True)
 def play(ctx: Context, env: Option = None, instance: Option = None, set_: Settings = None) -> None:
     """Play the manifest: start the pod, or replace it if the manifest, an image or a secret has changed."""
-    import hubenvs.stages.play
-
-    hubenvs.stages.play.play(open_session(ctx, env, instance, set_))
+    stages.play.play(open_session(ctx, env, instance, set_))
 
 
 @task(help={"timeout": "seconds to wait at most; 0: wait_timeout of the definition"})
@@ -153,18 +130,14 @@ def wait(
     ctx: Context, env: Option = None, instance: Option = None, timeout: str = "0", set_: Settings = None
 ) -> None:
     """Wait until the hub, its SSH connection and Slurm answer."""
-    import hubenvs.stages.wait
-
     seconds = cli.whole_number("--timeout", timeout)
-    hubenvs.stages.wait.wait(open_session(ctx, env, instance, set_, as_deployed=True), seconds or None)
+    stages.wait.wait(open_session(ctx, env, instance, set_, as_deployed=True), seconds or None)
 
 
 @task()
 def check(ctx: Context, env: Option = None, instance: Option = None, set_: Settings = None) -> None:
     """Check SSH from the hub container to Slurm: what must work does, and what must not is refused."""
-    import hubenvs.stages.check
-
-    hubenvs.stages.check.check(open_session(ctx, env, instance, set_, as_deployed=True))
+    stages.check.check(open_session(ctx, env, instance, set_, as_deployed=True))
 
 
 @task(
@@ -182,10 +155,8 @@ def verify(
     set_: Settings = None,
 ) -> None:
     """Do what a user does (log in, spawn, compute, stop), and name the step that fails with its log lines."""
-    import hubenvs.tools.verify
-
     session = open_session(ctx, env, instance, set_, as_deployed=True)
-    hubenvs.tools.verify.verify(session, url, token_file)
+    tools.verify.verify(session, url, token_file)
 
 
 @task(
@@ -213,19 +184,16 @@ def up(
     set_: Settings = None,
 ) -> None:
     """Bring an environment up: clone, build, volumes, secrets, play, wait, check; here or in a cluster."""
-    import hubenvs.stages.dry_run
-    import hubenvs.stages.up
-
     place = cli.cluster_settings(engine, context, namespace)
     settings = [*place, *(set_ or ()), *cli.user_settings(as_, users)]
     session = open_session(ctx, env, instance, settings, config_map=configmap, dry=dry_run)
     if dry_run:
-        hubenvs.stages.dry_run.dry_run(session)
+        stages.dry_run.dry_run(session)
     else:
         cli.confirm("up", session.env.name, session.env.stage == "prod", yes)
         if configmap and not save:
             save = cli.ask(f"write the ConfigMap's settings to envs/{env}/local.yaml?")
-        hubenvs.stages.up.up(session, configmap, save, users)
+        stages.up.up(session, configmap, save, users)
 
 
 @task(
@@ -246,12 +214,10 @@ def adopt(
     set_: Settings = None,
 ) -> None:
     """Bring an environment up with the users, tokens and running servers of an older hub: docs/moving.md."""
-    import hubenvs.tools.adopt
-
     session = open_session(ctx, env, instance, set_, config_map=configmap, dry=dry_run)
     if not dry_run:
         cli.confirm("adopt", session.env.name, session.env.stage == "prod", yes)
-    hubenvs.tools.adopt.adopt(session, from_ or (), configmap, dry_run)
+    tools.adopt.adopt(session, from_ or (), configmap, dry_run)
 
 
 @task(help={"watch": "stay, and reload at every save until Ctrl-C"})
@@ -259,9 +225,7 @@ def reload(
     ctx: Context, env: Option = None, instance: Option = None, watch: bool = False, set_: Settings = None
 ) -> None:
     """Bring edited packages, configuration and templates into the running pod; restart what they affect."""
-    import hubenvs.tools.reload
-
-    hubenvs.tools.reload.reload(open_session(ctx, env, instance, set_, as_deployed=True), watch)
+    tools.reload.reload(open_session(ctx, env, instance, set_, as_deployed=True), watch)
 
 
 @task(
@@ -285,13 +249,9 @@ def token(
     set_: Settings = None,
 ) -> None:
     """Print an ID token of a user, as the bundled provider signs it, for the header X-Auth-Id-Token."""
-    import hubenvs.tools.token
-
     seconds = cli.whole_number("--lifetime", lifetime) or None
     session = open_session(ctx, env, instance, set_, quiet=True, as_deployed=True)
-    hubenvs.tools.token.token(
-        session, user, audience=audience, platform=platform, lifetime=seconds, expired=expired
-    )
+    tools.token.token(session, user, audience=audience, platform=platform, lifetime=seconds, expired=expired)
 
 
 @task(
@@ -315,11 +275,9 @@ def down(
     namespace: Option = None,
 ) -> None:
     """Take an environment down: pod, Secrets, volumes and deploy folder; without --env the one that is up."""
-    import hubenvs.tools.down
-
     cluster = cli.chosen_cluster(engine, context, namespace, env, instance)
     opened, console = cli.open_engine(ctx, cluster=cluster)
-    hubenvs.tools.down.down(
+    tools.down.down(
         ROOT,
         opened,
         console,
@@ -336,10 +294,8 @@ def status(
     ctx: Context, engine: Option = None, context: Option = None, namespace: Option = None, json: bool = False
 ) -> None:
     """Show what is up: state, URL, user, containers, volumes, working copies; here or in a cluster."""
-    import hubenvs.tools.status
-
     opened, console = cli.open_engine(ctx, json, cli.chosen_cluster(engine, context, namespace))
-    hubenvs.tools.status.status(ROOT, opened, console, json)
+    tools.status.status(ROOT, opened, console, json)
 
 
 @task(
@@ -358,10 +314,8 @@ def logs(
     lines: str = "100",
 ) -> None:
     """Show what the containers log."""
-    import hubenvs.tools.logs
-
     count = cli.whole_number("--lines", lines)
-    hubenvs.tools.logs.logs(open_session(ctx, env, instance, as_deployed=True), container, follow, count)
+    tools.logs.logs(open_session(ctx, env, instance, as_deployed=True), container, follow, count)
 
 
 @task(
@@ -380,10 +334,8 @@ def shell(
     command: Option = None,
 ) -> None:
     """Open a shell in a container, or run a command there; ends with its exit status."""
-    import hubenvs.tools.shell
-
     session = open_session(ctx, env, instance, as_deployed=True)
-    cli.end_with(hubenvs.tools.shell.shell(session, container, user, cli.words(command)))
+    cli.end_with(tools.shell.shell(session, container, user, cli.words(command)))
 
 
 @task(
@@ -396,10 +348,8 @@ def slurm(
     ctx: Context, env: Option = None, instance: Option = None, user: Option = None, command: Option = None
 ) -> None:
     """Run a Slurm command in its container: `invoke slurm --env … -- squeue --all`; ends with its status."""
-    import hubenvs.tools.shell
-
     session = open_session(ctx, env, instance, as_deployed=True)
-    cli.end_with(hubenvs.tools.shell.shell(session, "slurm", user, cli.words(command) or ("sinfo",)))
+    cli.end_with(tools.shell.shell(session, "slurm", user, cli.words(command) or ("sinfo",)))
 
 
 @task(
@@ -414,19 +364,15 @@ def test_repo(
     ctx: Context, repository: str, env: Option = None, arguments: Option = None, set_: Settings = None
 ) -> None:
     """Run a working copy's own tests in the image that is built from it; ends with their exit status."""
-    import hubenvs.tools.test_repo
-
     session = open_session(ctx, env or "dev_dummyauth", None, set_)
-    cli.end_with(hubenvs.tools.test_repo.test_repo(session, repository, cli.words(arguments)))
+    cli.end_with(tools.test_repo.test_repo(session, repository, cli.words(arguments)))
 
 
 @task(help={"port": "port of this host's loopback for the debugger to attach to (5678)"})
 def debug(ctx: Context, env: Option = None, instance: Option = None, port: str = "5678") -> None:
     """Run the hub under debugpy until Ctrl-C; servers and log-ins stay."""
-    import hubenvs.tools.debug
-
     session = open_session(ctx, env, instance, as_deployed=True)
-    hubenvs.tools.debug.debug(session, cli.whole_number("--port", port, range(1, 65536)))
+    tools.debug.debug(session, cli.whole_number("--port", port, range(1, 65536)))
 
 
 @task(help={"volume": "which one, like jupyterhub-data", "output": "tar to write, readable for you alone"})
@@ -434,13 +380,5 @@ def export_volume(
     ctx: Context, volume: str, output: str, env: Option = None, instance: Option = None
 ) -> None:
     """Write a volume's content to a tar file."""
-    import hubenvs.tools.export_volume
-
     session = open_session(ctx, env, instance, as_deployed=True)
-    hubenvs.tools.export_volume.export_volume(session, volume, Path(output))
-
-
-namespace = Collection(
-    envs, doctor, clone, build, volumes, secrets, render, bundle, load, push, play, wait, check, verify, up,
-    adopt, reload, token, down, status, logs, shell, slurm, test_repo, debug, export_volume, version,
-)  # fmt: skip
+    tools.export_volume.export_volume(session, volume, Path(output))

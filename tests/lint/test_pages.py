@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from invoke import Collection
 
 import tasks
 
 ROOT = Path(__file__).parents[2]
+MENU = Collection.from_module(tasks)
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("containers/*/*/README.md")])
 CODE = sorted([ROOT / "tasks.py", ROOT / "noxfile.py", *(ROOT / "hubenvs").rglob("*.py")])
 
 
 def options(task: str) -> set[str]:
     """Return the options of a task, as they are typed."""
-    names = [name for each in tasks.namespace[task].get_arguments() for name in each.names]
+    names = [name for each in MENU[task].get_arguments() for name in each.names]
     return {f"{'--' if len(name) > 1 else '-'}{name.replace('_', '-')}" for name in names}
 
 
@@ -31,7 +33,7 @@ def test_every_command_exists() -> None:
             typed = re.sub(r""""[^"]*"|'[^']*'""", "", rest.partition(" -- ")[0])
             named = re.findall(r"(?<!\S)-{1,2}[a-z][a-z-]*", typed)
             seen += 1
-            if task not in tasks.namespace.task_names or not set(named) <= options(task):
+            if task not in MENU.task_names or not set(named) <= options(task):
                 unknown.append(f"{file.name}: invoke {task} {' '.join(named)}")
         for name in re.findall(r'\bnox -s "?(\w+)', text):
             if name not in sessions:
