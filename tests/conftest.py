@@ -15,17 +15,24 @@ settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
 
+@pytest.fixture(scope="session")
+def pristine_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `root` starts from."""
+    root = tmp_path_factory.mktemp("root")
+    shutil.copytree(ROOT / "envs", root / "envs", ignore=shutil.ignore_patterns("local.yaml"))
+    for folder in ("manifests", "volumes"):
+        (root / folder).symlink_to(ROOT / folder)
+    for example in (root / "envs").rglob("*.example"):
+        example.replace(example.with_suffix(""))
+    for image in ("jupyterhub", "slurm"):
+        (root / "containers" / image).mkdir(parents=True)
+    return root
+
+
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path: Path, pristine_root: Path) -> Path:
     """A checkout with the real manifests and seeds, and definitions of its own, which a test may change.
 
     What is a person's own has the content of the example beside it.
     """
-    shutil.copytree(ROOT / "envs", tmp_path / "envs", ignore=shutil.ignore_patterns("local.yaml"))
-    for folder in ("manifests", "volumes"):
-        (tmp_path / folder).symlink_to(ROOT / folder)
-    for example in (tmp_path / "envs").rglob("*.example"):
-        example.replace(example.with_suffix(""))
-    for image in ("jupyterhub", "slurm"):
-        (tmp_path / "containers" / image).mkdir(parents=True)
-    return tmp_path
+    return Path(shutil.copytree(pristine_root, tmp_path, symlinks=True, dirs_exist_ok=True))

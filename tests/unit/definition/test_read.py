@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,12 @@ from hubenvs.errors import DefinitionError
 from hubenvs.tools.envs import describe_environments
 
 OVERLAY = "envs/dev_dummyauth/local.yaml"
+
+
+@pytest.fixture(scope="module")
+def one_root(tmp_path_factory: pytest.TempPathFactory, pristine_root: Path) -> Path:
+    """A checkout for all cases of a test that writes the same file each time: copying takes longer than reading."""
+    return Path(shutil.copytree(pristine_root, tmp_path_factory.mktemp("one") / "root", symlinks=True))
 
 
 def write_local(root: Path, text: str) -> None:
@@ -186,11 +193,11 @@ def test_later_layers_win_key_by_key(root: Path) -> None:
         ("wait_timeout: 99999999999", "local.yaml:1: wait_timeout: input should be less than"),
     ],
 )
-def test_a_bad_definition_names_file_line_and_key(root: Path, text: str, error: str) -> None:
+def test_a_bad_definition_names_file_line_and_key(one_root: Path, text: str, error: str) -> None:
     """Each mistake is refused with one line that says where it is."""
-    write_local(root, text)
+    write_local(one_root, text)
     with pytest.raises(DefinitionError) as caught:
-        read_environment(root, "dev_dummyauth")
+        read_environment(one_root, "dev_dummyauth")
     assert error in str(caught.value)
     assert "\n" not in str(caught.value)
 

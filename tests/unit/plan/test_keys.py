@@ -10,6 +10,12 @@ from hubenvs.plan.keys import complete, generate, known_hosts, rotate, ssh_key_p
 WANTED = ("ssh_key", "authorized_keys", "munge_key", "crypt_keys", "jwks")
 
 
+@pytest.fixture(scope="module")
+def old() -> dict[str, str]:
+    """The keys of a deployment. They are generated once: a signing key takes a tenth of a second."""
+    return generate("slurm", 22, WANTED)
+
+
 def test_an_ssh_pair_belongs_together() -> None:
     """The public line is that of the private key, in OpenSSH's formats."""
     private, public = ssh_key_pair("somebody")
@@ -18,12 +24,12 @@ def test_an_ssh_pair_belongs_together() -> None:
     assert public == f"{expected} somebody"
 
 
-def test_each_deployment_has_secrets_of_its_own() -> None:
+def test_each_deployment_has_secrets_of_its_own(old: dict[str, str]) -> None:
     """No two deployments share a secret."""
-    first, second = generate("slurm", 22, WANTED), generate("slurm", 22, WANTED)
-    assert all(first[key] != second[key] for key in first)
-    assert first.keys() == set(WANTED)
-    assert first["authorized_keys"].startswith("restrict ssh-ed25519 ")
+    other = generate("slurm", 22, WANTED)
+    assert all(old[key] != other[key] for key in old)
+    assert old.keys() == set(WANTED)
+    assert old["authorized_keys"].startswith("restrict ssh-ed25519 ")
 
 
 def test_a_host_key_is_pinned_for_its_port() -> None:
@@ -32,9 +38,8 @@ def test_a_host_key_is_pinned_for_its_port() -> None:
     assert known_hosts("slurm", 2222, "ssh-ed25519 AAAA x") == "[slurm]:2222 ssh-ed25519 AAAA\n"
 
 
-def test_rotating_puts_a_new_crypt_key_before_the_old() -> None:
+def test_rotating_puts_a_new_crypt_key_before_the_old(old: dict[str, str]) -> None:
     """What the old key encrypted can still be read; everything else is new."""
-    old = generate("slurm", 22, WANTED)
     new = rotate(old, "slurm", 22)
     assert new["crypt_keys"].split(";")[1:] == [old["crypt_keys"]]
     assert new["crypt_keys"].split(";")[0] != old["crypt_keys"]
@@ -42,19 +47,18 @@ def test_rotating_puts_a_new_crypt_key_before_the_old() -> None:
 
 
 @pytest.mark.parametrize("lost", ["ssh_key", "authorized_keys"])
-def test_half_of_a_pair_is_no_use(lost: str) -> None:
+def test_half_of_a_pair_is_no_use(old: dict[str, str], lost: str) -> None:
     """Who has lost one gets two new ones that belong together; the rest stays."""
-    old = generate("slurm", 22, WANTED)
     left = {key: value for key, value in old.items() if key != lost}
     assert without_incomplete_pairs(left, set(WANTED)).keys() == old.keys() - {"ssh_key", "authorized_keys"}
     assert without_incomplete_pairs(left, left.keys()) == left
     assert without_incomplete_pairs(old, set(WANTED)) == old
 
 
-def test_a_server_of_another_name_is_pinned_beside_a_missing_key() -> None:
+def test_a_server_of_another_name_is_pinned_beside_a_missing_key(old: dict[str, str]) -> None:
     """Its public key stays the same; what is missing is generated."""
     wanted = {*WANTED, "ssh_host_ed25519_key", "known_hosts"}
-    old = generate("slurm", 22, wanted)
+    old = old | generate("slurm", 22, {"ssh_host_ed25519_key", "known_hosts"})
     left = {key: value for key, value in old.items() if key != "jwks"}
     new = complete(left, "login", 2222, wanted)
     assert new["known_hosts"] == old["known_hosts"].replace("slurm", "[login]:2222")
@@ -64,9 +68,9 @@ def test_a_server_of_another_name_is_pinned_beside_a_missing_key() -> None:
     assert new.keys() == wanted
 
 
-def test_rotating_what_is_left_makes_the_rest() -> None:
+def test_rotating_what_is_left_makes_the_rest(old: dict[str, str]) -> None:
     """After `down --keep-volumes` only the crypt key is left."""
-    old = {"crypt_keys": generate("slurm", 22, WANTED)["crypt_keys"]}
-    new = complete(old, "slurm", 22, set(WANTED), rotate_old=True)
+    left = {"crypt_keys": old["crypt_keys"]}
+    new = complete(left, "slurm", 22, set(WANTED), rotate_old=True)
     assert new.keys() == set(WANTED)
     assert new["crypt_keys"].split(";")[1:] == [old["crypt_keys"]]
