@@ -23,15 +23,18 @@ _PROGRAM = (b"#!", b"\x7fELF")
 
 def digest(*parts: str | bytes | Mapping[str, bytes]) -> str:
     """Return 12 hexadecimal digits of the SHA-256 of ``parts``. A mapping counts with its names, sorted."""
-    total = hashlib.sha256()
+    chunks: list[str | bytes] = []
     for part in parts:
-        chunks = (
-            [x for name in sorted(part) for x in (name, part[name])] if isinstance(part, Mapping) else [part]
-        )
-        for chunk in chunks:
-            data = chunk.encode() if isinstance(chunk, str) else chunk
-            # The length comes first, so that ("ab", "c") and ("a", "bc") differ.
-            total.update(len(data).to_bytes(8, "big") + data)
+        if isinstance(part, Mapping):
+            for name in sorted(part):
+                chunks += (name, part[name])
+        else:
+            chunks.append(part)
+    total = hashlib.sha256()
+    for chunk in chunks:
+        data = chunk.encode() if isinstance(chunk, str) else chunk
+        # The length comes first, so that ("ab", "c") and ("a", "bc") differ.
+        total.update(len(data).to_bytes(8, "big") + data)
     return total.hexdigest()[:12]
 
 
@@ -73,11 +76,12 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 def paths(folder: Path, skip: Iterable[str] = ()) -> dict[str, Path]:
     """Return the files under ``folder`` by relative path, without those below a name in ``skip``."""
     skipped = {*skip, "__pycache__"}
-    return {
-        str(relative): path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not skipped.intersection((relative := path.relative_to(folder)).parts)
-    }
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        if path.is_file() and not skipped.intersection(relative.parts):
+            files[str(relative)] = path
+    return files
 
 
 def read_tree(folder: Path, within: Path | None = None) -> dict[str, bytes]:

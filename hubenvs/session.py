@@ -16,8 +16,9 @@ from .deployment.existing import Existing, find_existing, refuse_foreign
 from .deployment.ports import instance_ports
 from .engines.cluster import Cluster
 from .engines.engine import Engine, PublishedPort
+from .engines.kubernetes import Kubernetes
+from .engines.podman import Podman
 from .engines.process import Programs
-from .engines.select import select_engine
 from .errors import DefinitionError, StateError
 
 if TYPE_CHECKING:
@@ -95,9 +96,10 @@ def open_engine(root: Path, console: Console, dry: bool = False, cluster: Cluste
 
     ``dry``: only query it, and write no configuration.
     """
-    return select_engine(
-        None if dry else deploy_folders(root), Programs(console.echo), cluster, checkout_id(root)
-    )
+    folder, programs = None if dry else deploy_folders(root), Programs(console.echo)
+    if cluster:
+        return Kubernetes(folder, programs, cluster, checkout_id(root))
+    return Podman(folder, programs)
 
 
 def cluster_of(env: Environment | None) -> Cluster | None:

@@ -25,14 +25,22 @@ _NAME_PART = re.compile(r"[a-z][a-z0-9_-]*\Z")
 # node7 or node[3-8], as Slurm writes them.
 _NODES = r"node([1-9][0-9]*|\[[1-9][0-9]*-[1-9][0-9]*\])"
 # Minutes, or hours and minutes, …, as Slurm writes lengths of time.
-_LENGTH = r"^([0-9]+-)?[0-9]+(:[0-9][0-9]){0,2}$|^UNLIMITED$"
-_HOST = r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$"
+Length = Annotated[str, Field(pattern=r"^([0-9]+-)?[0-9]+(:[0-9][0-9]){0,2}$|^UNLIMITED$")]
+Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")]
+PortNumber = Annotated[StrictInt, Field(ge=1, le=65535)]
+Account = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]*$")]
 # What the spawn form accepts as a partition or reservation.
-_OPTION = r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$"
+Choice = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$")]
 # Scheme, host and maybe port of a URL.
-_ORIGIN = r"^https?://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[1-9]\d{0,4})?$"
-_DNS_NAME = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
-_LINE = r"^[^\x00-\x1f\x7f]+$"
+Origin = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[1-9]\d{0,4})?$")]
+# A mirror of Debian. No user and password: command lines would show them.
+Mirror = Annotated[str, Field(pattern=r"^https?://[!-?A-~]+$")]
+# A folder where Slurm is.
+Folder = Annotated[str, Field(pattern=r"^/[A-Za-z0-9_./-]*$")]
+DnsName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
+Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]
+# What reaches a command line: without a leading "-", which would make it an option.
+Argument = Annotated[str, Field(pattern=r"^[^-\s]\S*$")]
 
 
 class Frozen(BaseModel):
@@ -73,7 +81,7 @@ class Endpoint(Frozen):
     """An address and a port on this host; written ``address:port`` or just ``port`` (then on 127.0.0.1)."""
 
     address: str
-    port: Annotated[StrictInt, Field(ge=1, le=65535)]
+    port: PortNumber
 
     @model_validator(mode="before")
     @classmethod
@@ -112,12 +120,12 @@ class Auth(Frozen):
     oidc_server: Annotated[str, Field(pattern=r"^https?://[!-.0-~]+(/[!-~]*)?$")] | None
     # No user and password: everybody in the pod can read its settings.
     proxy: Annotated[str, Field(pattern=r"^http://[A-Za-z0-9._:\[\]-]+/?$")] | None
-    platform: Annotated[str, Field(pattern=_LINE)]
+    platform: Line
     portal: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
-    audience: Annotated[str, Field(pattern=_LINE)]
+    audience: Line
     token_lifetime: Annotated[StrictInt, Field(ge=60)]
     logout_redirect_url: Annotated[str, Field(pattern=r"^(https?://[!-.0-~]+)?(/[!-~]*)?$")] | None
-    azp: Annotated[str, Field(pattern=_LINE)] | None
+    azp: Line | None
     match_username: StrictBool
     invalid_jwt_logout: StrictBool
 
@@ -129,14 +137,14 @@ class Auth(Frozen):
 
 class GpuChoice(Frozen):
     count: Annotated[StrictInt, Field(ge=0, le=9)]
-    label: Annotated[str, Field(pattern=_LINE)]
+    label: Line
 
 
 class Form(Frozen):
     durations: tuple[Annotated[str, Field(pattern=r"^[0-9]{2}:[0-5][0-9]:[0-5][0-9]$")], ...]
     gpus: tuple[GpuChoice, ...]
-    partitions: tuple[Annotated[str, Field(pattern=_OPTION)], ...] | None
-    reservations: tuple[Annotated[str, Field(pattern=_OPTION)], ...] | None
+    partitions: tuple[Choice, ...] | None
+    reservations: tuple[Choice, ...] | None
     free_text: StrictBool
 
 
@@ -148,10 +156,10 @@ def _text(value: Any) -> Any:
 class Hub(Frozen):
     version: Annotated[Literal["5.5", "6.1"], BeforeValidator(_text)]
     form: Form
-    admin_users: tuple[Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]*$")], ...]
+    admin_users: tuple[Account, ...]
     cookie_max_age_days: Annotated[float, Field(strict=True, gt=0, le=3650, allow_inf_nan=False)]
-    external_url: Annotated[str, Field(pattern=_ORIGIN)] | None
-    subdomain_host: Annotated[str, Field(pattern=_ORIGIN)] | None
+    external_url: Origin | None
+    subdomain_host: Origin | None
     named_servers: StrictBool
     # Below 0.1 s the hub would do little but run queries.
     start_poll_interval: Annotated[float, Field(strict=True, ge=0.1, le=3600, allow_inf_nan=False)]
@@ -171,7 +179,7 @@ class Hub(Frozen):
 class OnNodes(Frozen):
     """Base of partitions and reservations: a name, and the nodes that belong to it."""
 
-    name: Annotated[str, Field(pattern=_OPTION)]
+    name: Choice
     nodes: Annotated[str, Field(pattern=rf"^(all|{_NODES}(,{_NODES})*)$")] = "all"
 
     def unknown_nodes(self, nodes: int) -> str | None:
@@ -184,7 +192,7 @@ class OnNodes(Frozen):
 
 
 class Partition(OnNodes):
-    max_time: Annotated[str, Field(pattern=_LENGTH)] = "UNLIMITED"
+    max_time: Length = "UNLIMITED"
     default: StrictBool = False
 
     @field_validator("name")
@@ -200,7 +208,7 @@ class Reservation(OnNodes):
     users: tuple[str, ...] = ()
     accounts: tuple[str, ...] = ()
     start: str = "now"
-    duration: Annotated[str, Field(pattern=_LENGTH)] = "UNLIMITED"
+    duration: Length = "UNLIMITED"
 
     @field_validator("start", mode="before")
     @classmethod
@@ -219,7 +227,7 @@ class HostAlias(Frozen):
     """A line of the pod's /etc/hosts, as Kubernetes writes it."""
 
     ip: str
-    hostnames: Annotated[tuple[Annotated[str, Field(pattern=_HOST)], ...], Field(min_length=1)]
+    hostnames: Annotated[tuple[Host, ...], Field(min_length=1)]
 
     @field_validator("ip")
     @classmethod
@@ -244,14 +252,13 @@ class Slurm(Frozen):
     partitions: Annotated[tuple[Partition, ...], Field(min_length=1)]
     reservations: tuple[Reservation, ...]
     accounting: StrictBool
-    ssh_hostname: Annotated[str, Field(pattern=_HOST)]
-    ssh_port: Annotated[StrictInt, Field(ge=1, le=65535)]
-    wrappers_bin: Annotated[str, Field(pattern=r"^/[A-Za-z0-9_./-]*$")]
-    # No leading "-": the value reaches sudo's command line.
-    query_many_as: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]*$")] | None
+    ssh_hostname: Host
+    ssh_port: PortNumber
+    wrappers_bin: Folder
+    query_many_as: Account | None
     environment_in_script: StrictBool | None
-    env_prefix: Annotated[str, Field(pattern=r"^/[A-Za-z0-9_./-]*$")]
-    jupyter_data_dir: Annotated[str, Field(pattern=r"^/[A-Za-z0-9_./-]*$")]
+    env_prefix: Folder
+    jupyter_data_dir: Folder
     hub_connect_url: Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9_.:\[\]-]+(/[A-Za-z0-9_./-]*)?$")]
     host_aliases: tuple[HostAlias, ...]
 
@@ -268,24 +275,23 @@ class Slurm(Frozen):
 
 
 class Zenith(Frozen):
-    # No leading "-": the value reaches the engine's command line.
-    image: Annotated[str, Field(pattern=r"^[^-\s]\S*$")]
-    server_address: Annotated[str, Field(pattern=_HOST)] | None
-    server_port: Annotated[StrictInt, Field(ge=1, le=65535)]
+    image: Argument
+    server_address: Host | None
+    server_port: PortNumber
 
 
 class Ingress(Frozen):
     """The way in: ``host`` leads to the hub, by TLS with the certificate in the Secret ``tls_secret``."""
 
-    host: Annotated[str, Field(pattern=_HOST)]
-    class_name: Annotated[str, Field(pattern=_DNS_NAME)] | None = Field(None, alias="class")
-    tls_secret: Annotated[str, Field(pattern=_DNS_NAME)] | None = None
+    host: Host
+    class_name: DnsName | None = Field(None, alias="class")
+    tls_secret: DnsName | None = None
 
 
 class Kubernetes(Frozen):
     """Where a cluster's deployment is. No leading "-": the values reach command lines."""
 
-    context: Annotated[str, Field(pattern=r"^[^-\s]\S*$")] | None
+    context: Argument | None
     namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")] | None
     load: Annotated[str, Field(pattern=r"^[^-\s]")] | None
     ingress: Ingress | None
@@ -299,9 +305,8 @@ class Kubernetes(Frozen):
 
 class Debian(Frozen):
     release: Annotated[str, Field(pattern=r"^[a-z]+$")]
-    # No user and password: command lines would show them.
-    mirror: Annotated[str, Field(pattern=r"^https?://[!-?A-~]+$")] | None
-    security_mirror: Annotated[str, Field(pattern=r"^https?://[!-?A-~]+$")] | None
+    mirror: Mirror | None
+    security_mirror: Mirror | None
     snapshot: Annotated[str, Field(pattern=r"^[0-9]{8}T[0-9]{6}Z$")] | None
     # Those of which Debian's name is the container engines' too.
     architecture: Literal["amd64", "arm64"] | None
@@ -310,8 +315,7 @@ class Debian(Frozen):
 class Image(Frozen):
     """An image's source: it is built here on ``base`` (None: on the base image), or ``image`` is pulled."""
 
-    # No leading "-": the values reach the engine's command line.
-    base: Annotated[str, Field(pattern=r"^[^-\s]\S*$")] | None = None
+    base: Argument | None = None
     # By digest: a tag may name another image tomorrow.
     image: Annotated[str, Field(pattern=r"^[^-\s@][^\s@]*@sha256:[0-9a-f]{64}$")] | None = None
 
@@ -321,9 +325,8 @@ class Limits(Frozen):
 
 
 class Repository(Frozen):
-    # No leading "-": the value reaches git's command line.
-    url: Annotated[str, Field(pattern=r"^[^-\s]\S*$")]
-    ref: Annotated[str, Field(pattern=r"^[^-\s]\S*$")] | None
+    url: Argument
+    ref: Argument | None
 
     @property
     def is_folder(self) -> bool:

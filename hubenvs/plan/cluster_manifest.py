@@ -23,6 +23,7 @@ from .manifest import (
     can_be_restricted,
     check_references,
     dump,
+    find_pod,
     manifest,
     render_template,
 )
@@ -84,7 +85,7 @@ def cluster_manifest(
         raise DefinitionError(problem, "choose a shorter environment or instance name")
     restricted = can_be_restricted(env)
     played = manifest(env, templates, images, dict.fromkeys(env.secret_keys, ""), restricted)
-    pod = next(document["spec"] for document in played if document["kind"] == "Pod")
+    pod = find_pod(played)["spec"]
     workloads = plan_workloads(env, pod)
     # The checkout is a path of one machine, without meaning in a cluster.
     labels = {key: value for key, value in env.labels.items() if key != LABEL_CHECKOUT}

@@ -22,9 +22,8 @@ PASSWORD_BYTES = 15
 RSA_BITS = 2048
 # Secrets that are CRYPT_KEY_BYTES random bytes, written as hexadecimal digits.
 HEXADECIMAL = (
-    *("crypt_keys", "cookie_secret", "proxy_token"),
-    *("client_secret", "cookie_keys", "crypto_passphrase"),
-)
+    "crypt_keys", "cookie_secret", "proxy_token", "client_secret", "cookie_keys", "crypto_passphrase",
+)  # fmt: skip
 PAIRS = ({"ssh_key", "authorized_keys"}, {"ssh_host_ed25519_key", "known_hosts"})
 
 

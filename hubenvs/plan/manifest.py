@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import functools
 import re
 from collections.abc import Mapping, Sequence
@@ -151,22 +152,23 @@ def fingerprint(
 
     ``recipes`` has the digest of each container's image without its working copy, ``seeds`` all seed files.
     """
-    pod = next(document for document in documents if document["kind"] == "Pod")
-    images = [container["image"] for container in pod["spec"]["containers"]]
-    containers = [{**item, "image": recipes[item["name"]]} for item in pod["spec"]["containers"]]
-    with_recipes = {**pod, "spec": {**pod["spec"], "containers": containers}}
-    base = [with_recipes if document is pod else document for document in documents]
+    images = [container["image"] for container in find_pod(documents)["spec"]["containers"]]
+    base = copy.deepcopy(documents)
+    for container in find_pod(base)["spec"]["containers"]:
+        container["image"] = recipes[container["name"]]
     return Fingerprint(digest(dump(base), f"network {network}"), digest(*images, seeds))
+
+
+def find_pod(documents: Sequence[Document]) -> Document:
+    """Return the pod among ``documents``."""
+    return next(document for document in documents if document["kind"] == "Pod")
 
 
 def labelled(documents: Documents, value: Fingerprint) -> Documents:
     """Return ``documents`` with the fingerprint ``value`` as a label of the pod."""
-
-    def with_label(pod: Document) -> Document:
-        labels = {**pod["metadata"]["labels"], LABEL_FINGERPRINT: value.label}
-        return {**pod, "metadata": {**pod["metadata"], "labels": labels}}
-
-    return tuple(with_label(item) if item["kind"] == "Pod" else item for item in documents)
+    result = copy.deepcopy(documents)
+    find_pod(result)["metadata"]["labels"][LABEL_FINGERPRINT] = value.label
+    return result
 
 
 def check_references(documents: Sequence[Document]) -> None:
@@ -196,15 +198,10 @@ def _references(spec: Mapping[str, Any]) -> set[tuple[str, str]]:
 
 def without_limits(documents: Sequence[Document]) -> list[Document]:
     """Return ``documents`` without the limits of the pod's containers."""
-
-    def unlimited(pod: Document) -> Document:
-        containers = [
-            {key: value for key, value in container.items() if key != "resources"}
-            for container in pod["spec"]["containers"]
-        ]
-        return {**pod, "spec": {**pod["spec"], "containers": containers}}
-
-    return [unlimited(item) if item["kind"] == "Pod" else item for item in documents]
+    result = copy.deepcopy(list(documents))
+    for container in find_pod(result)["spec"]["containers"]:
+        container.pop("resources", None)
+    return result
 
 
 def redacted(documents: Sequence[Document]) -> Documents:

@@ -27,14 +27,10 @@ def components(listing: str) -> list[dict[str, str]]:
     by_purl: dict[str, dict[str, str]] = {}
     for line in listing.splitlines():
         kind, _, record = line.partition("\t")
-        for name, version, purl in _npm(record) if kind == "npm" else [_package(kind, *record.split("\t"))]:
-            by_purl[purl] = {
-                "type": "library",
-                "bom-ref": purl,
-                "name": name,
-                "version": version,
-                "purl": purl,
-            }
+        packages = _npm(record) if kind == "npm" else [_package(kind, *record.split("\t"))]
+        for name, version, purl in packages:
+            component = {"type": "library", "bom-ref": purl, "name": name, "version": version}
+            by_purl[purl] = {**component, "purl": purl}
     return [by_purl[purl] for purl in sorted(by_purl)]
 
 
@@ -49,13 +45,11 @@ def _package(kind: str, name: str, version: str, architecture: str = "") -> tupl
 
 def _npm(lock: str) -> list[tuple[str, str, str]]:
     """Return the same of each package in a lock file of npm."""
-    packages = [
-        (path.rpartition("node_modules/")[2], item["version"])
-        for path, item in json.loads(lock)["packages"].items()
-    ]
-    return [
-        (name, version, f"pkg:npm/{quote(name)}@{quote(version, safe=':')}") for name, version in packages
-    ]
+    packages = []
+    for path, item in json.loads(lock)["packages"].items():
+        name, version = path.rpartition("node_modules/")[2], item["version"]
+        packages.append((name, version, f"pkg:npm/{quote(name)}@{quote(version, safe=':')}"))
+    return packages
 
 
 def document(image: str, listing: str, version: str) -> dict[str, Any]:

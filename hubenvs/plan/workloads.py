@@ -19,9 +19,8 @@ PROXY_API = 8001
 HUB_SECRET = "credentials-jupyterhub"  # the volume in manifests/pod.yaml.j2
 # The variables that the containers of the proxy's pod read: a changed one replaces it, others don't.
 PROXY_SETTINGS = (
-    *("BASE_URL", "SUBDOMAIN_HOST", "PROXY_ADDRESS"),
-    *("ZENITH_SERVER_ADDRESS", "ZENITH_SERVER_PORT"),
-)
+    "BASE_URL", "SUBDOMAIN_HOST", "PROXY_ADDRESS", "ZENITH_SERVER_ADDRESS", "ZENITH_SERVER_PORT",
+)  # fmt: skip
 
 # Each container's ports by name; each container's readiness and liveness probe.
 Ports = Mapping[str, Mapping[str, int]]

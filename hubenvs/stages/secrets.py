@@ -44,10 +44,9 @@ def generate_secrets(session: Session, rotate: bool = False) -> dict[str, str]:
     local = folder.read_secrets(env.deploy_folder)
     # A cluster's own count: another checkout may have brought them there.
     old = local | session.engine.secret_values([secret.name for secret in env.secrets])
-    address = (env.slurm.ssh_hostname, env.slurm.ssh_port)
     # After `down --keep-volumes` the old crypt key is still here, and stays.
     wanted = env.secret_keys - site_values.keys()
-    values = keys.complete(old, *address, wanted, rotate)
+    values = keys.complete(old, env.slurm.ssh_hostname, env.slurm.ssh_port, wanted, rotate)
     text = "kept" if wanted <= old.keys() else "made"
     if rotate and old:
         text = "rotated; the old crypt key stays, for what is encrypted with it"

@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 from bs4 import BeautifulSoup
@@ -170,10 +169,11 @@ class HubUser:
 
     def notebook_api(self, method: str, path: str, server: str = "", body: Any = None) -> httpx.Response:
         """Call the REST API of the user's running ``server``, through the proxy."""
-        where = f"{self.url}/user/{self.name}/{f'{server}/' if server else ''}api{path}"
-        return self._ok(
-            self.http.request(method, where, headers=self.bearer, json=body), f"{method} …/api{path}"
-        )
+        answer = self.http.request(method, self._api_url(server) + path, headers=self.bearer, json=body)
+        return self._ok(answer, f"{method} …/api{path}")
+
+    def _api_url(self, server: str) -> str:
+        return f"{self.url}/user/{self.name}/{f'{server}/' if server else ''}api"
 
     @contextmanager
     def kernel(self, server: str = "") -> Iterator[Callable[[str], str]]:
@@ -182,12 +182,8 @@ class HubUser:
 
         kernel = self.notebook_api("POST", "/kernels", server, {"name": "python3"}).json()["id"]
         session = uuid.uuid4().hex
-        where = urlsplit(
-            f"{self.url}/user/{self.name}/{f'{server}/' if server else ''}api/kernels/{kernel}/channels"
-        )
-        address = where._replace(
-            scheme="wss" if where.scheme == "https" else "ws", query=f"session_id={session}"
-        ).geturl()
+        address = f"{self._api_url(server)}/kernels/{kernel}/channels?session_id={session}"
+        address = address.replace("http", "ws", 1)  # wss for https
         try:
             # A gateway requires its session's cookie too.
             cookies = "; ".join(f"{cookie.name}={cookie.value}" for cookie in self.http.cookies.jar)
@@ -231,11 +227,15 @@ def execute(socket: Any, session: str, code: str, timeout: float) -> str:
     """Run ``code`` over a kernel's websocket and return what it printed; StateError if the code raised."""
     request = uuid.uuid4().hex
     header = {"msg_id": request, "msg_type": "execute_request", "session": session}
-    header |= {"username": "", "version": "5.3"}
-    content: dict[str, Any] = {"code": code, "silent": False, "store_history": False}
-    content |= {"user_expressions": {}, "allow_stdin": False}
-    message: dict[str, Any] = {"header": header, "parent_header": {}, "metadata": {}, "content": content}
-    message |= {"channel": "shell", "buffers": []}
+    content = {"code": code, "silent": False, "user_expressions": {}}
+    message = {
+        "channel": "shell",
+        "header": {**header, "username": "", "version": "5.3"},
+        "parent_header": {},
+        "metadata": {},
+        "content": {**content, "store_history": False, "allow_stdin": False},
+        "buffers": [],
+    }
     socket.send(json.dumps(message))
     printed = ""
     deadline = time.monotonic() + timeout

@@ -29,7 +29,8 @@ def load(session: Session, index: Index, source: Path) -> None:
     anything is created, or if this checkout would build other images, before any image is loaded.
     """
     env, say = session.env, session.console.say
-    if index.architecture not in (None, wanted := session.architecture()):
+    wanted = session.architecture()
+    if index.architecture and index.architecture != wanted:
         raise StateError(
             f"{source}: its images are for {index.architecture}, and those for {wanted} are needed here",
             f"make the bundle on a host with {wanted}, or with --set debian.architecture={wanted}",
