@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import inspect
 import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,23 +61,10 @@ def task(changes: bool = False, **options: Any) -> Callable[[Callable[..., Any]]
             for number in (signal.SIGTERM, signal.SIGHUP):
                 if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
                     signal.signal(number, _interrupt)
-            try:
+            with _errors_shown(changes, as_json=bool(kwargs.get("json"))):
                 return function(*args, **kwargs)
-            except HubEnvsError as error:
-                raise Exit(error.json if kwargs.get("json") else error.report, code=error.exit_code) from None
-            except BrokenPipeError:  # the reader, such as `head`, has ended
-                null = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(null, sys.stdout.fileno())  # Python flushes standard output at its end
-                raise Exit(code=128 + signal.SIGPIPE) from None
-            except OSError as error:
-                where = f"{error.filename}: " if error.filename else ""
-                raise Exit(f"error: {where}{error.strerror or error}", code=1) from None
-            except KeyboardInterrupt as error:
-                number = error.args[0] if error.args else signal.SIGINT
-                text = "interrupted" + ("; `invoke up` continues, `invoke down` cleans up" if changes else "")
-                raise Exit(text, code=128 + number) from None
 
-        arguments = function.__code__.co_varnames[: function.__code__.co_argcount]
+        arguments = inspect.signature(function).parameters
         names = [name.strip("_") for name in arguments]
         texts = {name: text for name, text in HELP.items() if name in names} | options.pop("help", {})
         return invoke_task(
@@ -83,6 +72,26 @@ def task(changes: bool = False, **options: Any) -> Callable[[Callable[..., Any]]
         )
 
     return decorate
+
+
+@contextlib.contextmanager
+def _errors_shown(changes: bool, as_json: bool) -> Iterator[None]:
+    """End the task with a message and an exit status for whatever ends the block."""
+    try:
+        yield
+    except HubEnvsError as error:
+        raise Exit(error.json if as_json else error.report, code=error.exit_code) from None
+    except BrokenPipeError:  # the reader, such as `head`, has ended
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())  # Python flushes standard output at its end
+        raise Exit(code=128 + signal.SIGPIPE) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise Exit(f"error: {where}{error.strerror or error}", code=1) from None
+    except KeyboardInterrupt as error:
+        number = error.args[0] if error.args else signal.SIGINT
+        text = "interrupted" + ("; `invoke up` continues, `invoke down` cleans up" if changes else "")
+        raise Exit(text, code=128 + number) from None
 
 
 def _reopen_closed_streams() -> None:

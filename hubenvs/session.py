@@ -16,9 +16,8 @@ from .deployment.existing import Existing, find_existing, refuse_foreign
 from .deployment.ports import instance_ports
 from .engines.cluster import Cluster
 from .engines.engine import Engine, PublishedPort
-from .engines.kubernetes import Kubernetes
-from .engines.podman import Podman
 from .engines.process import Programs
+from .engines.select import select_engine
 from .errors import DefinitionError, StateError
 
 if TYPE_CHECKING:
@@ -96,10 +95,8 @@ def open_engine(root: Path, console: Console, dry: bool = False, cluster: Cluste
 
     ``dry``: only query it, and write no configuration.
     """
-    folder, programs = None if dry else deploy_folders(root), Programs(console.echo)
-    if cluster:
-        return Kubernetes(folder, programs, cluster, checkout_id(root))
-    return Podman(folder, programs)
+    folder = None if dry else deploy_folders(root)
+    return select_engine(folder, Programs(console.echo), cluster, checkout_id(root))
 
 
 def cluster_of(env: Environment | None) -> Cluster | None:
@@ -143,11 +140,11 @@ def open_session(
         deployed = folder.read_record(deploy_folder(root, name, instance)).environment
         if deployed:
             return Session(deployed, open_engine(root, console, dry, cluster_of(deployed)), console)
-    settings_file = deploy_folder(root, name, instance) / folder.SETTINGS
-    kept = settings_file if not config_map and settings_file.exists() else None
-    if kept:
-        shown = kept.relative_to(root)
-        console.say("settings", f"with those of the ConfigMap in {shown} (remove the file to drop them)")
+    kept = deploy_folder(root, name, instance) / folder.SETTINGS
+    is_kept = kept.exists() and not config_map
+    if is_kept:
+        where = f"{kept.relative_to(root)} (remove the file to drop them)"
+        console.say("settings", f"with those of the ConfigMap in {where}")
     env = read_environment(
         root,
         name,
@@ -156,7 +153,7 @@ def open_session(
         configuration=configuration,
         environ=environ,
         config_map=config_map,
-        kept_settings=kept,
+        kept_settings=kept if is_kept else None,
     )
     engine = open_engine(root, console, dry, cluster_of(env))
     return Session(env, engine, console, declared_ports(settings)).with_instance_ports()

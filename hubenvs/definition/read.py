@@ -58,10 +58,8 @@ def read_environment(
     if configuration:
         layers.append(Layer("Invoke's configuration (hubenvs)", configuration, {}))
     layers.extend(invoke_variables.layers(base.data, environ or {}))
-    existing = ConfigMap()
-    if config_map:
-        existing = read_config_map(config_map, root)
-    elif kept_settings:
+    existing = read_config_map(config_map, root) if config_map else ConfigMap()
+    if kept_settings and not config_map:
         layers.append(_read(kept_settings, root))
     layers.extend(existing.layers)
     layers.extend(parse_set(option) for option in settings)
@@ -70,18 +68,24 @@ def read_environment(
     accounts = dev_users.from_key(data.pop("dev_users"), origin)
     if not accounts and dev_users.are_needed(data):
         accounts = dev_users.from_file(folder / "dev_users", root)
-    deployment = {"name": name, "instance": instance, "root": root, "dev_users": accounts or ()}
+    data |= {"name": name, "instance": instance, "root": root, "dev_users": accounts or ()}
+    data["dummy_password"] = existing.password
+    return _validated(data, origin, layers[1].label)
+
+
+def _validated(data: Mapping[str, Any], origin: Mapping[KeyPath, str], label: str) -> Environment:
+    """Return the environment with the fields ``data``; DefinitionError, see `_definition_error`."""
     try:
-        env = Environment.model_validate({**data, **deployment, "dummy_password": existing.password})
+        env = Environment.model_validate(data)
     except ValidationError as error:
-        raise _definition_error(error, origin, layers[1].label) from None
+        raise _definition_error(error, origin, label) from None
     try:
         check_rules(env)
         env = env.completed()
         check_names(env)
     except ValueError as error:
         key, _, problem = str(error).partition(": ")
-        raise _located(key, problem, origin, layers[1].label) from None
+        raise _located(key, problem, origin, label) from None
     for overlay in env.overlay_folders:
         if not overlay.is_dir():
             problem = f"overlays: there is no folder {overlay}"

@@ -168,13 +168,7 @@ def read_users(database: Path, crypt_key: bytes) -> Users:
             # A view's rows need not have an end.
             if connection.execute("SELECT 1 FROM sqlite_master WHERE type IN ('view', 'trigger')").fetchone():
                 raise ValueError("it has views or triggers")
-            for name, auth_state in connection.execute("SELECT name, encrypted_auth_state FROM users"):
-                try:
-                    if auth_state is not None:
-                        keys.decrypt(auth_state)
-                except InvalidToken:
-                    problem = f"jupyterhub_crypt_key does not decrypt the auth state of {name}"
-                    raise DefinitionError(problem, "find the key that this database was used with") from None
+            _require_readable(connection, keys)
             names = tuple(str(name) for (name,) in connection.execute("SELECT name FROM users ORDER BY name"))
             ((tokens,),) = connection.execute("SELECT count(*) FROM api_tokens")
             servers = _servers(connection)
@@ -186,6 +180,17 @@ def read_users(database: Path, crypt_key: bytes) -> Users:
         raise DefinitionError(
             f"{DATABASE}: not the database of a hub ({error})", "name another source"
         ) from None
+
+
+def _require_readable(connection: sqlite3.Connection, keys: MultiFernet) -> None:
+    """Raise DefinitionError for the first user whose auth state none of ``keys`` decrypts."""
+    for name, auth_state in connection.execute("SELECT name, encrypted_auth_state FROM users"):
+        try:
+            if auth_state is not None:
+                keys.decrypt(auth_state)
+        except InvalidToken:
+            problem = f"jupyterhub_crypt_key does not decrypt the auth state of {name}"
+            raise DefinitionError(problem, "find the key that this database was used with") from None
 
 
 def adopt_servers(database: Path) -> None:

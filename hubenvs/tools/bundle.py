@@ -79,14 +79,19 @@ def bundle(session: Session, target: Path) -> None:
                 mirrors=read_mirrors(env.root),
                 files={path.name: _digest(path) for path in sorted(scratch.iterdir())},
             )
-            (scratch / INDEX).write_text(index.model_dump_json(indent=1))
-            archive = scratch / "bundle"
-            with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
-                for name in (INDEX, *index.files):
-                    tar.add(scratch / name, name)
-            archive.replace(target)
+            _archive(scratch, index).replace(target)
     size = target.stat().st_size / 2**20
     session.console.say("bundle", f"{target}: {size:.0f} MiB, {len(tags)} images of {env.name}")
+
+
+def _archive(folder: Path, index: Index) -> Path:
+    """Return a tar in ``folder`` of ``index`` and the files in ``folder`` that it names."""
+    (folder / INDEX).write_text(index.model_dump_json(indent=1))
+    archive = folder / "bundle"
+    with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name in (INDEX, *index.files):
+            tar.add(folder / name, name)
+    return archive
 
 
 def _commits(session: Session) -> dict[str, str]:

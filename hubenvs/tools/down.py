@@ -49,9 +49,7 @@ def down(
             if path.exists():
                 locks.enter_context(folder.lock(path))
         listing = engine.listing()
-        chosen = (
-            [_named(listing, root, env, instance)] if env else _of_checkout(listing, root, instance, all_)
-        )
+        chosen = _named(listing, root, env, instance) if env else _of_checkout(listing, root, instance, all_)
         to_remove = [item for item in chosen if _exists(item, root, keep_volumes)]
         for item in to_remove:
             confirm(item)
@@ -65,14 +63,17 @@ def down(
     if not to_remove:
         console.say("down", "there is nothing to take down")
     if not env and not engine.cluster_engine():
-        for path, cluster in recorded_clusters(root).items():
-            where = f"--context {cluster.context} --namespace {cluster.namespace}"
-            hint = f"`invoke down --engine kubernetes {where}`"
-            console.say("down", f"{path.name} is in a cluster: {hint}")
+        _say_what_is_in_clusters(root, console)
 
 
-def _named(listing: Listing, root: Path, env: str, instance: str | None) -> Existing:
-    """Return the deployment that --env and --instance name."""
+def _say_what_is_in_clusters(root: Path, console: Console) -> None:
+    for path, cluster in recorded_clusters(root).items():
+        where = f"--context {cluster.context} --namespace {cluster.namespace}"
+        console.say("down", f"{path.name} is in a cluster: `invoke down --engine kubernetes {where}`")
+
+
+def _named(listing: Listing, root: Path, env: str, instance: str | None) -> list[Existing]:
+    """Return the one deployment that --env and --instance name."""
     names = environment_names(root)
     if env not in names and not any(item.environment == env for item in all_existing(listing).values()):
         raise DefinitionError(f"--env {env}: there is no such environment", suggestion(env, names))
@@ -82,7 +83,7 @@ def _named(listing: Listing, root: Path, env: str, instance: str | None) -> Exis
         raise StateError(problem, f"give --env {existing.environment}")
     if existing.checkout != checkout_id(root):
         raise StateError(f"{existing.pod_name} was brought up from another checkout", "`invoke down` there")
-    return existing
+    return [existing]
 
 
 def _of_checkout(listing: Listing, root: Path, instance: str | None, all_: bool) -> list[Existing]:

@@ -36,14 +36,7 @@ def load(session: Session, index: Index, source: Path) -> None:
             f"make the bundle on a host with {wanted}, or with --set debian.architecture={wanted}",
         )
     with session.locked():
-        restored = []
-        for name, commit in index.repositories.items():
-            exists = env.working_copy(name).exists()
-            if not exists:
-                with _member(source, name) as path:
-                    restore(session, name, path)
-                restored.append(env.working_copy(name))
-            say("load", f"{name}: {'kept, not replaced by' if exists else 'made at'} {commit}")
+        restored = _restore_working_copies(session, index, source)
         planned = desired_builds(env, session.engine, index.images, index.mirrors)
         builds = container_builds(env, planned)
         if absent := sorted({build.tag for build in builds.values()} - set(index.images)):
@@ -58,6 +51,21 @@ def load(session: Session, index: Index, source: Path) -> None:
             session.engine.images.load_images(path)
         write_mirrors(env.root, index.mirrors)
     say("load", f"{len(index.images)} images; next: invoke up --env {env.name}")
+
+
+def _restore_working_copies(session: Session, index: Index, source: Path) -> list[Path]:
+    """Create the missing working copies from the bundle ``source``, and return their folders."""
+    restored = []
+    for name, commit in index.repositories.items():
+        folder = session.env.working_copy(name)
+        if folder.exists():
+            session.console.say("load", f"{name}: kept, not replaced by {commit}")
+            continue
+        with _member(source, name) as path:
+            restore(session, name, path)
+        restored.append(folder)
+        session.console.say("load", f"{name}: made at {commit}")
+    return restored
 
 
 @contextmanager
