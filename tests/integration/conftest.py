@@ -29,6 +29,7 @@ from .helpers import (
     settings,
     traces,
 )
+from .tokens import Tokens
 
 # A session of its own has what drives a browser.
 collect_ignore = [] if importlib.util.find_spec("playwright") else ["test_browser.py"]
@@ -111,6 +112,12 @@ def deployment(env_name: str, instance: str, engine: Engine) -> Iterator[Deploym
         time.sleep(0.2)
     assert left == set()
     assert not (ROOT / ".deploy" / f"{env_name}-{instance}").exists()
+
+
+@pytest.fixture(scope="module")
+def tokens(deployment: Deployment) -> Tokens:
+    """What makes ID tokens for a hub that takes them."""
+    return Tokens(deployment)
 
 
 @pytest.fixture(scope="module")
