@@ -177,9 +177,11 @@ def user_settings(user: Option, users: Option) -> list[str]:
     """Return the settings of `up`'s options --as and --users; DefinitionError for a malformed user."""
     from .definition.dev_users import parse_users
 
+    settings = [f"auth.user={user}"] if user else []
     if users:
         parse_users(users)
-    return [*([f"auth.user={user}"] if user else ()), *([f"dev_users=[{users}]"] if users else ())]
+        settings.append(f"dev_users=[{users}]")
+    return settings
 
 
 def chosen_cluster(

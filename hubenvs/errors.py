@@ -32,8 +32,10 @@ class HubEnvsError(Exception):
     @property
     def report(self) -> str:
         """Return the lines that a user reads: the details, the error, the hint."""
-        hint = (f"hint: {self.hint}",) if self.hint else ()
-        lines = (*(f"  | {line}" for line in self.details), f"error: {self.message}", *hint)
+        lines = [f"  | {line}" for line in self.details]
+        lines.append(f"error: {self.message}")
+        if self.hint:
+            lines.append(f"hint: {self.hint}")
         return printable("\n".join(lines))
 
     @property

@@ -66,8 +66,10 @@ class Existing:
         if self.pod is None or not self.containers:
             return "partial"
         running = [container.state == "running" for container in self.containers]
+        if not any(running):
+            return "stopped"
         complete = env is None or len(running) >= len(env.containers)
-        return "up" if complete and all(running) else "degraded" if any(running) else "stopped"
+        return "up" if complete and all(running) else "degraded"
 
     def deploy_folder(self, root: Path) -> Path | None:
         """Return the path of its deploy folder; None if another checkout than ``root`` brought it up."""

@@ -129,9 +129,11 @@ def _is_file_at(stream: TextIO, path: Path) -> bool:
 
 def password_file(env: Environment) -> Path | None:
     """Return the file with the generated password that people log in with; None if there is none."""
-    asks = env.gateway_url and env.auth.provider_password
-    key = PASSWORD_KEY if env.auth.kind == "dummy" else PROVIDER_PASSWORD_KEY if asks else None
-    return env.deploy_folder / SECRETS / key if key else None
+    if env.auth.kind == "dummy":
+        return env.deploy_folder / SECRETS / PASSWORD_KEY
+    if env.gateway_url and env.auth.provider_password:
+        return env.deploy_folder / SECRETS / PROVIDER_PASSWORD_KEY
+    return None
 
 
 def read_secrets(folder: Path, only: Container[str] | None = None) -> dict[str, str]:

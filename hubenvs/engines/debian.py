@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from ..files import digest
@@ -31,7 +32,7 @@ def host_mirrors(files: Iterable[str]) -> tuple[str | None, str | None]:
     /debian-security. A mirror with a user's name or password is left out: command lines would show it.
     """
     mirrors: dict[str, str] = {}
-    for uri in (uri for text in files for uri in _uris(text)):
+    for uri in chain.from_iterable(map(_uris, files)):
         path = uri.rstrip("/").rpartition("/")[2]
         if re.match(r"https?://[^@\s]+$", uri):
             mirrors.setdefault(path, uri.rstrip("/"))

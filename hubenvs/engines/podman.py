@@ -185,9 +185,13 @@ class Podman(PodmanImages):
 
         Lines of several containers start with the container's name, in colour at a terminal.
         """
-        options = ["--tail", str(lines), *(["--follow"] if follow else [])]
+        options = ["--tail", str(lines)]
+        if follow:
+            options.append("--follow")
         if len(containers) > 1:
-            options += ["--names", *(["--color"] if sys.stdout.isatty() else [])]
+            options.append("--names")
+            if sys.stdout.isatty():
+                options.append("--color")
         self.programs.show(("podman", "logs", *options, *containers), self.variables)
 
     # -- this host ---------------------------------------------------------------------------------
@@ -224,7 +228,9 @@ def rootless_network(version: tuple[int, ...], has_pasta: bool) -> str:
 def _exec(
     container: str, *command: str, user: str | None = None, interactive: bool = False, tty: bool = False
 ) -> Argv:
-    options = [*(["--interactive"] if interactive else []), *(["--tty"] if tty else [])]
+    options = ["--interactive"] if interactive else []
+    if tty:
+        options.append("--tty")
     if user := user or container_uid(container):
         options += ["--user", user]
     return ("podman", "exec", *options, container, *command)

@@ -120,8 +120,9 @@ class PodmanImages:
         ``architecture`` that of the image (None: this host's).
         """
         caches = host.build_caches()
-        argv = [*(("env", f"TMPDIR={caches}") if caches else ()), "podman", "build", "--tag", tag]
-        argv += ["--file", str(context / "Containerfile"), "--build-arg", f"BASE_IMAGE={base}"]
+        argv = ["env", f"TMPDIR={caches}"] if caches else []
+        argv += ["podman", "build", "--tag", tag, "--file", str(context / "Containerfile")]
+        argv += ["--build-arg", f"BASE_IMAGE={base}"]
         argv += ["--label", f"{LABEL_PART_OF}={PART_OF}", *_of(architecture)]
         if target:
             argv += ["--target", target]

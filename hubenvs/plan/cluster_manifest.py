@@ -122,7 +122,8 @@ def _config_maps(
 ) -> dict[str, Any]:
     """Return what the templates know of the ConfigMaps: settings of each workload, seed files, names."""
     settings = container_settings(env)
-    of_proxy = {key: settings[key] for key in (f"DEPLOY_CONFIG_{name}" for name in PROXY_SETTINGS)}
+    of_proxy_keys = [f"DEPLOY_CONFIG_{name}" for name in PROXY_SETTINGS]
+    of_proxy = {key: settings[key] for key in of_proxy_keys}
     of_workloads = {item.settings: of_proxy if item.component == PROXY else settings for item in workloads}
     data = {name: _data(name, files) for name, files in seeds.items()}
     contents = {name: json.dumps(value) for name, value in (of_workloads | data).items()}

@@ -70,7 +70,7 @@ def independent_chains(builds: Sequence[Build]) -> list[list[Build]]:
     uses = Counter(build.base for build in builds)
     bases = {build.tag: build for build in builds if build.name not in CONTAINERS and uses[build.tag] == 1}
     containers = [build for build in builds if build.name in CONTAINERS]
-    return [[*([bases[item.base]] if item.base in bases else []), item] for item in containers]
+    return [[bases[item.base], item] if item.base in bases else [item] for item in containers]
 
 
 def missing_builds(

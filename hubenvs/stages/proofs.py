@@ -135,8 +135,9 @@ class Server:
             return trust.keys
         scan = ("ssh-keyscan", "-c", "-p", str(self.port), self.host)
         lines = self._engine.exec(self.hub, *scan, check=False, timeout=TIMEOUT).text.splitlines()
-        shown = (" ".join(line.split()[-2:]) for line in lines)  # it leaves the server's name out
-        return trust.keys.union(key for line in shown if (key := trust.certified(line)))
+        # Without the server's name, which starts each line.
+        certified = [trust.certified(" ".join(line.split()[-2:])) for line in lines]
+        return trust.keys.union(key for key in certified if key)
 
 
 class _Pinned:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 from functools import partial
+from itertools import chain
 
 from ..definition.parts import PodVolume
 from ..deployment.sources import read_seeds
@@ -31,7 +32,7 @@ def fill_volumes(session: Session, existing: Container[str]) -> None:
     kept = sum(volume.name in existing for volume in env.volumes)
     counts = ((len(env.volumes) - kept, "made"), (kept, "kept"))
     session.console.say("volumes", ", ".join(f"{word} {count}" for count, word in counts if count))
-    for note in (note for of_volume in notes for note in of_volume):
+    for note in chain.from_iterable(notes):
         session.console.say("volumes", note)
 
 

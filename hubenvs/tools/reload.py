@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from ..definition.containers import CONTAINERS, SOURCES
@@ -117,7 +118,7 @@ def _change_containers(session: Session) -> tuple[list[Change], StateError | Non
     results = session.programs.at_once(calls)
     failure = next((result for result in results if isinstance(result, StateError)), None)
     changes = [result for result in results if isinstance(result, Change) and result]
-    for note in (note for change in changes for note in change.notes):
+    for note in chain.from_iterable(change.notes for change in changes):
         session.console.say("reload", note)
     if changes:
         restarted = any(change.commands == RESTART_HUB for change in changes)

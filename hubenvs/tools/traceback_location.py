@@ -47,15 +47,15 @@ def locate(lines: Iterable[str], folders: Iterable[str]) -> tuple[tuple[str, int
     Without such a frame, None instead of file and line.
     """
     lines, prefixes = list(lines), tuple(f"{folder}/" for folder in folders)
-    frames = [(number, frame) for number, line in enumerate(lines) if (frame := _FRAME.search(line))]
-    ours = [(number, frame) for number, frame in frames if frame["path"].startswith(prefixes)]
-    last = ours[-1][0] if ours else -1
-    problems = [line for line in lines[last + 1 :] if line[:1].strip()]
+    place, after = None, 0
+    for number, line in enumerate(lines, start=1):
+        frame = _FRAME.search(line)
+        if frame and frame["path"].startswith(prefixes):
+            place, after = (frame["path"], int(frame["line"])), number
+    problems = [line for line in lines[after:] if line[:1].strip()]
     if not problems:
         return None, "it gives no reason"
-    if not ours:
-        return None, _LEVEL.sub("", problems[-1])
-    return (ours[-1][1]["path"], int(ours[-1][1]["line"])), problems[0]
+    return place, problems[0] if place else _LEVEL.sub("", problems[-1])
 
 
 def _source(env: Environment, path: str, folders: Mapping[str, Path | PodVolume]) -> str:

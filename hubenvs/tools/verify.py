@@ -60,9 +60,8 @@ class Walk:
         """Return state and node of each job of ``account``, by job number."""
         command = ("squeue", "--noheader", "--format=%i %T %B", f"--user={account}")
         listing = self.session.engine.exec(self.env.container_name("slurm"), *command).text
-        return {
-            number: (state, node) for number, state, node in (line.split() for line in listing.splitlines())
-        }
+        rows = [line.split() for line in listing.splitlines()]
+        return {number: (state, node) for number, state, node in rows}
 
     def is_gone(self, job: str, account: str) -> bool:
         """Return whether Slurm, in the pod or elsewhere, has ended ``job`` of ``account``."""
