@@ -76,17 +76,39 @@ class Programs:
         Raises CommandError if it fails (with ``check``) or takes too long, StateError if it isn't installed.
         The program never outlives the call.
         """
+        text = stdin if isinstance(stdin, bytes) else None
+        streams = {} if terminal else _streams(stdin, stdout, log)
+        # A session of its own keeps the terminal's Ctrl-C away.
+        with self._started(argv, variables, start_new_session=finish_on_interrupt, **streams) as process:
+            try:
+                output, errors = process.communicate(text, timeout)
+            except KeyboardInterrupt:
+                if finish_on_interrupt:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.communicate(timeout=FINISH)
+                raise
+            except subprocess.TimeoutExpired:
+                hint = f"stopped after {timeout:g} s; `invoke doctor` looks at the host"
+                raise CommandError(argv, None, "", hint) from None
+        result = Completed(process.returncode, output or b"", (errors or b"").decode(errors="replace"))
+        if check and result.returncode != 0:
+            raise CommandError(argv, result.returncode, result.stderr or result.text)
+        return result
+
+    @contextlib.contextmanager
+    def _started(
+        self, argv: Sequence[str], variables: Mapping[str, str] | None = None, **options: Any
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """Run ``argv`` during the block, and end it if it still runs then; ``options`` are those of Popen.
+
+        Raises StateError if it can't be started.
+        """
         if self._echo:
             self._echo(quoted(argv))
-        text = stdin if isinstance(stdin, bytes) else None
         if self._interrupted and threading.current_thread() is not threading.main_thread():
             raise KeyboardInterrupt  # calls of `at_once` start no further program
-        streams = {} if terminal else _streams(stdin, stdout, log)
         try:
-            # A session of its own keeps the terminal's Ctrl-C away.
-            process = subprocess.Popen(
-                argv, env=environment(variables), start_new_session=finish_on_interrupt, **streams
-            )
+            process = subprocess.Popen(argv, env=environment(variables), **options)
         except FileNotFoundError:
             hint = "run scripts/bootstrap, it says what is missing"
             raise StateError(f"{argv[0]} is not installed", hint) from None
@@ -94,22 +116,10 @@ class Programs:
             raise StateError(f"{argv[0]} can't be started: permission denied", "make it executable") from None
         self._running.add(process)
         try:
-            output, errors = process.communicate(text, timeout)
-        except KeyboardInterrupt:
-            if finish_on_interrupt:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.communicate(timeout=FINISH)
-            raise
-        except subprocess.TimeoutExpired:
-            hint = f"stopped after {timeout:g} s; `invoke doctor` looks at the host"
-            raise CommandError(argv, None, "", hint) from None
+            yield process
         finally:
             _end(process)
             self._running.discard(process)
-        result = Completed(process.returncode, output or b"", (errors or b"").decode(errors="replace"))
-        if check and result.returncode != 0:
-            raise CommandError(argv, result.returncode, result.stderr or result.text)
-        return result
 
     def show(self, argv: Sequence[str], variables: Mapping[str, str] | None = None) -> None:
         """Run ``argv`` and pass on what it prints, which users' programs may have written.
@@ -120,23 +130,14 @@ class Programs:
         if not sys.stdout.isatty():
             self.run(argv, terminal=True, timeout=None, variables=variables)
             return
-        if self._echo:
-            self._echo(quoted(argv))
-        reader, writer = os.pipe()
-        try:
-            process = subprocess.Popen(
-                argv, env=environment(variables), stdin=subprocess.DEVNULL, stdout=writer, stderr=writer
-            )
-        finally:
-            os.close(writer)
-        try:
-            with open(reader, encoding="utf-8", errors="replace", newline="\n") as output:
-                for line in output:
-                    sys.stdout.buffer.write(log_line(line).encode())  # whatever the terminal's own encoding
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        with self._started(argv, variables, **streams) as process:
+            assert process.stdout
+            with process.stdout as output:
+                for line in output:  # in UTF-8, whatever the terminal's own encoding
+                    sys.stdout.buffer.write(log_line(line.decode(errors="replace")).encode())
                     sys.stdout.buffer.flush()
             process.wait()
-        finally:
-            _end(process)
         if process.returncode != 0:
             raise CommandError(argv, process.returncode, "")
 
@@ -173,35 +174,22 @@ class Programs:
 
         Raises CommandError if it ends before, or takes longer than ``timeout`` seconds.
         """
-        if self._echo:
-            self._echo(quoted(argv))
-        with tempfile.TemporaryFile() as log:
-            process = subprocess.Popen(
-                argv, env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
-            try:
-                ready = poll(lambda: process.poll() is not None or all(map(_answers, listening)), timeout)
-                if not ready or process.poll() is not None:
-                    log.seek(0)
-                    raise CommandError(argv, process.poll(), log.read().decode(errors="replace"))
-                yield
-            finally:
-                _end(process)
+        with tempfile.TemporaryFile() as log, self._started(argv, **_streams(None, None, log)) as process:
+            ready = poll(lambda: process.poll() is not None or all(map(_answers, listening)), timeout)
+            if not ready or process.poll() is not None:
+                log.seek(0)
+                raise CommandError(argv, process.poll(), log.read().decode(errors="replace"))
+            yield
 
     @contextlib.contextmanager
     def connected(self, argv: Sequence[str]) -> Iterator[socket.socket]:
         """Run ``argv`` during the block, and give a socket that leads to its standard input and output."""
         socket_here, other_end = socket.socketpair()
-        with socket_here:
-            with other_end:
-                end, null = other_end.fileno(), subprocess.DEVNULL
-                process = subprocess.Popen(argv, env=environment(), stdin=end, stdout=end, stderr=null)
-            self._running.add(process)
-            try:
+        with socket_here, other_end:
+            end = other_end.fileno()
+            with self._started(argv, stdin=end, stdout=end, stderr=subprocess.DEVNULL):
+                other_end.close()  # so that the program's end is the end of what can be read here
                 yield socket_here
-            finally:
-                _end(process)
-                self._running.discard(process)
 
     def relay(
         self, server: socket.socket, argv: Sequence[str], accepts: Callable[[socket.socket], bool]
