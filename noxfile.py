@@ -40,10 +40,9 @@ QUICK = "submitting_environment or survives_a_restart or requeued_job"
 def has_python(version: str) -> bool:
     """Return whether this Python starts. A version manager has programs for versions that it hasn't installed."""
     path = shutil.which(f"python{version}")
-    return (
-        path is not None
-        and subprocess.run((path, "--version"), capture_output=True, check=False).returncode == 0
-    )
+    if path is None:
+        return False
+    return subprocess.run((path, "--version"), capture_output=True, check=False).returncode == 0
 
 
 PYTHONS = [version for version in ("3.10", "3.11", "3.12", "3.13", "3.14") if has_python(version)]
@@ -70,6 +69,9 @@ DEV_LOCKS = ("containers/jupyterhub/dev.in", "containers/slurm/dev.in")
 HUB_BASE = "containers/jupyterhub-base"
 # The user whom `rootless` makes.
 USER = "hubenvs-ci"
+# In the home of another user or machine: the integration tests of the copy of this checkout there.
+RUN_THERE = """cd ~/checkout && exec scripts/bootstrap nox --session "integration(dev_dummyauth)" "$@" """
+INTEGRATION_THERE = ("sh", "-c", RUN_THERE, "sh")
 # Variables that are passed on to another machine: certificates, package index, web proxy.
 NETWORK = {"SSL_CERT_FILE", "PIP_INDEX_URL", "UV_DEFAULT_INDEX", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
 PACKAGES = ("containers/jupyterhub/bricsauthenticator", "containers/slurm/slurmspawner_wrappers")
@@ -87,9 +89,7 @@ nox.options.sessions = ["lint", "tests", "pods"]
 def install(session: nox.Session, *locks: str) -> None:
     """Install the locked packages of ``locks``, every one of them hash-checked, for what keeps compiled files."""
     session.env.update(COMPILED)
-    session.install(
-        "--require-hashes", *(part for lock in locks for part in ("-r", f"requirements/{lock}.txt"))
-    )
+    session.install("--require-hashes", *(f"-rrequirements/{lock}.txt" for lock in locks))
 
 
 @nox.session
@@ -107,9 +107,8 @@ def lint(session: nox.Session) -> None:
 
 def _tracked(session: nox.Session) -> list[Path]:
     """Return the files of this checkout that Git has or would take, relative to it."""
-    listing = session.run(
-        *("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"), silent=True, external=True
-    )
+    command = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    listing = session.run(*command, silent=True, external=True)
     return [Path(name) for name in str(listing).split("\0") if (ROOT / name).is_file()]
 
 
@@ -161,11 +160,8 @@ def upgrade(session: nox.Session) -> None:
         folder = Path(session.create_tmp()).resolve() / version
         session.run("uv", "venv", "--quiet", "--clear", "--python", "3", str(folder), external=True)
         pythons.append(str(folder / "bin/python"))
-        session.run(
-            *("uv", "pip", "install", "--quiet", "--python", pythons[-1], *pins, "-e", package),
-            env=BUILT_BY,
-            external=True,
-        )
+        install_pinned = ("uv", "pip", "install", "--quiet", "--python", pythons[-1], *pins, "-e", package)
+        session.run(*install_pinned, env=BUILT_BY, external=True)
     session.install(*releases[HUBS[-1]], "-e", f"{package}[dev]", env=BUILT_BY)
     tests = f"{package}/tests/test_upgrade.py"
     session.run("pytest", tests, "--rootdir", package, *session.posargs, env={"TEST_HUBS": ":".join(pythons)})
@@ -301,27 +297,18 @@ def rootless(session: nox.Session) -> None:
     runtime = home / ".runtime"
     shutil.rmtree(runtime, ignore_errors=True)
     runtime.mkdir(mode=0o700)
-    session.run(
-        "chown",
-        "-R",
-        f"{USER}:",
-        *(str(home / name) for name in ("checkout", ".config", ".runtime")),
-        external=True,
-    )
+    owned = [str(home / name) for name in ("checkout", ".config", ".runtime")]
+    session.run("chown", "-R", f"{USER}:", *owned, external=True)
     isolate = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "tests/devices")
     as_user = ("setpriv", f"--reuid={USER}", f"--regid={user.pw_gid}", "--init-groups")
-    nox_there = ("sh", "-c", 'cd ~/checkout && exec scripts/bootstrap nox "$@"', "sh")
     chosen = ("-m", "not inside and not faults")  # of several the last one counts
-    session.run(
-        *(*isolate, "catatonit", "--", *as_user, *nox_there),
-        *("--session", "integration(dev_dummyauth)", "--", "-k", ROOTLESS, *session.posargs, *chosen),
-        # pytest's own folder in /tmp may be that of a user who had this name before.
-        env=machine_environment(
-            HOME=str(home), USER=USER, XDG_RUNTIME_DIR=str(runtime), PYTEST_DEBUG_TEMPROOT=str(runtime)
-        ),
-        include_outer_env=False,
-        external=True,
+    which = ("--", "-k", ROOTLESS, *session.posargs, *chosen)
+    # pytest's own folder in /tmp may be that of a user who had this name before.
+    environment = machine_environment(
+        HOME=str(home), USER=USER, XDG_RUNTIME_DIR=str(runtime), PYTEST_DEBUG_TEMPROOT=str(runtime)
     )
+    command = (*isolate, "catatonit", "--", *as_user, *INTEGRATION_THERE, *which)
+    session.run(*command, env=environment, include_outer_env=False, external=True)
 
 
 @nox.session(venv_backend="none")
@@ -334,23 +321,15 @@ def podman(session: nox.Session, release: str) -> None:
         half.parent.mkdir(exist_ok=True)  # in a fresh clone this session is the first that needs it
         shutil.rmtree(half, ignore_errors=True)
         # catatonit is what `tests/enter` starts with, ss and ip what the tests look with; bootstrap brings the rest.
-        packages = "--include=ca-certificates,catatonit,iproute2"
-        session.run(
-            *("mmdebstrap", "--variant=minbase", "--quiet", packages),
-            # A mirror of sid that stands still is past its validity.
-            *(('--aptopt=Acquire::Check-Valid-Until "false"',) if release == "sid" else ()),
-            *(release, str(half)),
-            external=True,
-        )
+        options = ["--variant=minbase", "--quiet", "--include=ca-certificates,catatonit,iproute2"]
+        if release == "sid":  # a mirror of it that stands still is past its validity
+            options.append('--aptopt=Acquire::Check-Valid-Until "false"')
+        session.run("mmdebstrap", *options, release, str(half), external=True)
         half.rename(machine)
     copy_checkout(session, machine / "root/checkout")
-    session.run(
-        *("tests/enter", str(machine), "sh", "-c", 'cd ~/checkout && exec scripts/bootstrap nox "$@"', "sh"),
-        *("--session", "integration(dev_dummyauth)", "--", *session.posargs),
-        env=machine_environment(HOME="/root", PODMAN_IGNORE_CGROUPSV1_WARNING="1"),
-        include_outer_env=False,
-        external=True,
-    )
+    command = ("tests/enter", str(machine), *INTEGRATION_THERE, "--", *session.posargs)
+    environment = machine_environment(HOME="/root", PODMAN_IGNORE_CGROUPSV1_WARNING="1")
+    session.run(*command, env=environment, include_outer_env=False, external=True)
 
 
 def copy_checkout(session: nox.Session, target: Path) -> None:
@@ -409,9 +388,8 @@ def hub_lock(name: str, version: str) -> str:
 
 
 def _compile(session: nox.Session, source: str, lock: str, python: str, *constraints: str) -> None:
-    session.run(
-        *("uv", "pip", "compile", "--quiet", "--upgrade", "--generate-hashes", "--no-header", "--universal"),
-        *("--python-version", python, "--overrides", f"{HUB_BASE}/overrides.txt"),
-        *(part for constraint in constraints for part in ("--constraints", constraint)),
-        *(source, "--output-file", lock),
-    )
+    command = ["uv", "pip", "compile", "--quiet", "--upgrade"]
+    command += ["--generate-hashes", "--no-header", "--universal"]
+    command += ["--python-version", python, "--overrides", f"{HUB_BASE}/overrides.txt"]
+    command += [f"--constraints={constraint}" for constraint in constraints]
+    session.run(*command, source, "--output-file", lock)

@@ -38,9 +38,8 @@ if url := setting("EXTERNAL_URL"):
     c.JupyterHub.public_url = f"{url}{c.JupyterHub.base_url}"
 c.JupyterHub.subdomain_host = setting("SUBDOMAIN_HOST")
 c.JupyterHub.db_url = "sqlite:////var/lib/jupyterhub/jupyterhub.sqlite"
-c.JupyterHub.upgrade_db = (
-    True  # that of a kept volume, if JupyterHub is newer; a copy of the old one stays beside it
-)
+# That of a kept volume, if JupyterHub is newer; a copy of the old one stays beside it.
+c.JupyterHub.upgrade_db = True
 c.JupyterHub.cleanup_servers = False
 c.JupyterHub.allow_named_servers = setting("NAMED_SERVERS") == "true"
 c.JupyterHub.cookie_max_age_days = float(setting("COOKIE_MAX_AGE_DAYS", "14"))
@@ -94,9 +93,8 @@ c.JupyterHub.init_spawners_timeout = 1
 HTTPServer.initialize = partialmethod(HTTPServer.initialize, max_header_size=128 * 1024)
 
 # Requests that bypass the proxy, as those of servers do, reach the API only: no page to log in at.
-proxy_token = (
-    os.environ.get("CONFIGPROXY_AUTH_TOKEN") or secrets.token_hex()
-)  # without one no request is the proxy's
+# Without a token of the proxy's no request is the proxy's.
+proxy_token = os.environ.get("CONFIGPROXY_AUTH_TOKEN") or secrets.token_hex()
 PROXIED = hashlib.sha256(f"proxied {proxy_token}".encode()).hexdigest()
 SHORT = re.compile("[0-9]{0,6}")  # Content-Length of a body that is read
 OPEN = re.compile(rf"{re.escape(c.JupyterHub.base_url.rstrip('/'))}/hub/(api(/.*)?|health)")
