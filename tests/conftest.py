@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,8 @@ settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session")
-def pristine_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `root` starts from."""
+def pristine_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What `root` is a copy of. Nothing may be written here."""
     root = tmp_path_factory.mktemp("root")
     shutil.copytree(ROOT / "envs", root / "envs", ignore=shutil.ignore_patterns("local.yaml"))
     for folder in ("manifests", "volumes"):
@@ -26,7 +27,9 @@ def pristine_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         example.replace(example.with_suffix(""))
     for image in ("jupyterhub", "slurm"):
         (root / "containers" / image).mkdir(parents=True)
-    return root
+    files = set(root.rglob("*"))
+    yield root
+    assert sorted(set(root.rglob("*")) - files) == []
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ def no_programs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def env(root: Path) -> Environment:
-    """dev_dummyauth as it is defined."""
+def env(request: pytest.FixtureRequest, pristine_root: Path) -> Environment:
+    """dev_dummyauth as it is defined: in `root` if the test asks for that, else where nothing may be changed."""
+    root = request.getfixturevalue("root") if "root" in request.fixturenames else pristine_root
     return read_environment(root, "dev_dummyauth")

@@ -14,9 +14,9 @@ from hubenvs.stages.build import copy_sources, independent_chains, missing_build
 from ..helpers import session
 
 
-def test_a_persons_umask_is_no_part_of_an_image(env: Environment, tmp_path: Path) -> None:
+def test_a_persons_umask_is_no_part_of_an_image(env: Environment, root: Path, tmp_path: Path) -> None:
     """Whether a checkout was made with umask 002, 022 or 077, an image has the modes that Git has."""
-    context, scratch = env.root / "containers/base", tmp_path / "scratch"
+    context, scratch = root / "containers/base", tmp_path / "scratch"
     (context / "files/etc").mkdir(parents=True)
     scratch.mkdir()
     for name, content, mode in (

@@ -16,6 +16,8 @@ from hubenvs.stages.build import build
 
 from ..helpers import session
 
+pytestmark = pytest.mark.usefixtures("root")
+
 
 @pytest.fixture
 def tags(env: Environment, monkeypatch: pytest.MonkeyPatch) -> list[str]:
