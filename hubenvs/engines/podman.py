@@ -186,12 +186,9 @@ class Podman(PodmanImages):
         Lines of several containers start with the container's name, in colour at a terminal.
         """
         options = ["--tail", str(lines)]
-        if follow:
-            options.append("--follow")
+        options += ["--follow"] if follow else []
         if len(containers) > 1:
-            options.append("--names")
-            if sys.stdout.isatty():
-                options.append("--color")
+            options += ["--names", "--color"] if sys.stdout.isatty() else ["--names"]
         self.programs.show(("podman", "logs", *options, *containers), self.variables)
 
     # -- this host ---------------------------------------------------------------------------------
@@ -229,8 +226,7 @@ def _exec(
     container: str, *command: str, user: str | None = None, interactive: bool = False, tty: bool = False
 ) -> Argv:
     options = ["--interactive"] if interactive else []
-    if tty:
-        options.append("--tty")
+    options += ["--tty"] if tty else []
     if user := user or container_uid(container):
         options += ["--user", user]
     return ("podman", "exec", *options, container, *command)

@@ -82,12 +82,8 @@ def generate(hostname: str, port: int, wanted: Container[str]) -> dict[str, str]
 
 def without_incomplete_pairs(old: Mapping[str, str], wanted: Set[str]) -> dict[str, str]:
     """Drop both halves of an incomplete pair from ``old``; they must be regenerated together."""
-    result = dict(old)
-    for pair in PAIRS:
-        if wanted & (pair - old.keys()):
-            for key in pair:
-                result.pop(key, None)
-    return result
+    incomplete = [pair for pair in PAIRS if wanted & (pair - old.keys())]
+    return {key: value for key, value in old.items() if key not in set().union(*incomplete)}
 
 
 def complete(

@@ -1,7 +1,7 @@
 """Servers can be stopped at any moment, by several people at once: a stop that is asked for never fails, and ends.
 
 JupyterHub's own answers 500 while something else goes on with the server, such as another stop, and gives up if the
-proxy can't be reached.
+proxy can't be reached. The service that stops idle servers is refused one whose kernel computes.
 """
 
 import asyncio
