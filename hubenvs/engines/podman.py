@@ -15,16 +15,7 @@ from typing import Any
 from ..definition.names import container_uid
 from ..errors import StateError
 from . import host
-from .engine import (
-    STOP_TIMEOUT,
-    ContainerState,
-    ListedContainer,
-    Listing,
-    Pod,
-    PublishedPort,
-    Removal,
-    Resource,
-)
+from .engine import ContainerState, ListedContainer, Listing, Pod, PublishedPort, Removal, Resource
 from .podman_images import PodmanImages
 from .process import Argv, Completed
 
@@ -117,10 +108,11 @@ class Podman(PodmanImages):
     def _remove_pod(self, pod: Pod, grace: int) -> None:
         if not pod.is_running:  # podman 5 can't stop a paused container
             self.run(("podman", "pod", "unpause", pod.id), check=False)
-        # podman<5: `pod rm --force` of 4.3 waits its timeout for each container in turn. Stop the pod first.
-        stop = ("podman", "pod", "stop", "--ignore", f"--time={grace}", pod.id)
-        self.run(stop, check=False, finish_on_interrupt=True)
-        remove = ("podman", "pod", "rm", "--force", "--ignore", f"--time={STOP_TIMEOUT}", pod.id)
+        if grace:
+            # podman<5: `pod rm --force` of 4.3 waits its timeout for each container in turn. Stop the pod first.
+            stop = ("podman", "pod", "stop", "--ignore", f"--time={grace}", pod.id)
+            self.run(stop, check=False, finish_on_interrupt=True)
+        remove = ("podman", "pod", "rm", "--force", "--ignore", f"--time={grace}", pod.id)
         removed = self.run(remove, check=False, finish_on_interrupt=True)
         if removed.returncode and self.run(("podman", "pod", "exists", pod.id), check=False).returncode == 0:
             hint = "mend what podman says above, and run the task again"

@@ -60,9 +60,9 @@ def _preflight(session: Session) -> tuple[Session, Existing]:
 
     Returns the session, whose ports are free, and the existing resources.
     """
-    session.engine.version()
     _require_same_place(session)
-    existing = session.own_existing()
+    # The first error counts: an engine that is too old comes before what it can't list.
+    _, existing = session.programs.at_once((session.engine.version, session.own_existing))
     while True:
         try:
             require_free(session.env, session.engine, existing.held_ports)

@@ -103,7 +103,7 @@ def conditions(session: Session) -> list[list[Condition]]:
                 name = names.get(port.name, port.name)
                 pages.append(Condition(name, row.name, answers, numbers[port.name], page[0]))
     if "jupyterhub" in env.containers:
-        pages.append(Condition("hub", "jupyterhub", lambda: hub_answers(session)))
+        pages.append(Condition("hub", "jupyterhub", lambda: hub_answers(session, env.hub_url)))
     slurm: list[Condition] = []
     if "slurm" in env.containers:
         sinfo = ("sinfo", "--noheader", "--Node", "--format=%t")
@@ -122,11 +122,13 @@ def _answers(url: str, status: int) -> bool:
     return http_status(url) == status
 
 
-def hub_answers(session: Session) -> bool:
-    """Return whether the hub's API answers through the proxy in its pod; published or not.
+def hub_answers(session: Session, url: str | None) -> bool:
+    """Return whether the hub's API answers through the proxy. Until the hub has registered, that answers 404.
 
-    Until the hub has registered with the proxy, the proxy answers 404.
+    ``url``: where the hub is published, if it is. It is asked there first, which costs no program in the pod.
     """
+    if url and http_status(f"{url}/hub/api/") == 200:
+        return True
     path = f"{session.env.base_path}/hub/api/"
     return _ask(session, PORTS["jupyterhub"].number, path).endswith(" 200 OK")
 

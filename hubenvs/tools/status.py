@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from ..stages.wait import hub_answers
 
 def status(root: Path, engine: Engine, console: Console, json: bool) -> None:
     """Print the deployments, of this checkout and of others."""
-    rows = [_row(item, root, engine, console) for item in all_existing(engine.listing()).values()]
+    existing = all_existing(engine.listing()).values()
+    rows = engine.programs.at_once([partial(_row, item, root, engine, console) for item in existing])
     if json:
         console.result({"environments": rows})
         return
@@ -47,9 +49,10 @@ def _row(existing: Existing, root: Path, engine: Engine, console: Console) -> di
     session = Session(env, engine, console) if env else None
     password = folder.password_file(env) if env and path else None
     state = existing.state(env)
-    if state == "up" and session and "jupyterhub" in session.env.containers and not hub_answers(session):
-        state = "starting"
     hub_url, gateway_url = (_published_url(existing, env, name) for name in ("jupyterhub", "gateway"))
+    has_hub = session and "jupyterhub" in session.env.containers
+    if state == "up" and session and has_hub and not hub_answers(session, hub_url):
+        state = "starting"
     return {
         "env": existing.environment,
         "instance": existing.instance,

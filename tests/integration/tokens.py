@@ -88,9 +88,12 @@ def project(
 def of_size(size: int) -> Claims:
     """Return a `projects` claim of about ``size`` bytes."""
     claim: Claims = {}
-    while len(json.dumps(claim)) < size:
+    length = 0
+    while length < size:
         number = f"p{len(claim)}"
-        claim |= project(f"{number}.brics", username=f"alice.{number}")
+        one = project(f"{number}.brics", username=f"alice.{number}")
+        claim |= one
+        length += len(json.dumps(one))
     return claim
 
 
