@@ -8,18 +8,22 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Seconds between two calls. Short: a call costs little, and a person is waiting.
+# Least seconds between two calls. Short: a person is waiting.
 INTERVAL = 0.1
 
 
 def poll(look: Callable[[], T], timeout: float, interval: float = INTERVAL) -> T | None:
-    """Call ``look`` every ``interval`` seconds until it returns a true value, and return that value.
+    """Call ``look`` until it returns a true value, and return that value.
 
-    Return None once ``timeout`` seconds have passed; ``look`` is called at least once.
+    Between two calls are ``interval`` seconds, or as many as the last one took: what starts a program slows
+    down what it waits for. Return None once ``timeout`` seconds have passed; ``look`` is called at least once.
     """
-    deadline = time.monotonic() + timeout
+    started = time.monotonic()
+    deadline = started + timeout
     while not (result := look()):
-        if time.monotonic() > deadline:
+        looked = time.monotonic()
+        if looked > deadline:
             return None
-        time.sleep(interval)
+        time.sleep(max(interval, looked - started))
+        started = time.monotonic()
     return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from typing import TYPE_CHECKING
 
 from ..definition.dev_users import write_file
 from ..definition.read import environment_folder
@@ -27,6 +27,9 @@ from .secrets import generate_secrets
 from .volumes import fill_volumes
 from .wait import wait
 
+if TYPE_CHECKING:
+    from .proofs import Proof
+
 
 def up(session: Session, config_map: str | None = None, save: bool = False, users: str | None = None) -> None:
     """Bring the environment up: clone, build, volumes, secrets, play (in a cluster: apply), wait, check.
@@ -46,13 +49,27 @@ def up(session: Session, config_map: str | None = None, save: bool = False, user
         else:
             fill_volumes(session, existing.listing.volume_names)
             session = _play(session, builds, generate_secrets(session), existing)
-        has_hub = "jupyterhub" in session.env.containers
-        with ThreadPoolExecutor() as pool:
-            pool.submit(import_proofs)  # while the pod starts
-            proofs = wait(session, then=partial(prove, session) if has_hub else None)
+        proofs = _wait_and_prove(session)
         if proofs:
             report(session, proofs, brief=True)
     announce(session)
+
+
+def _wait_and_prove(session: Session) -> list[Proof]:
+    """Wait until everything answers, and return the proofs of `check`; none without a hub."""
+    proofs: list[Proof] = []
+
+    def hub_ssh_works() -> bool:
+        proofs[:] = prove(session)
+        return proofs[0].ok  # if it isn't, it is the only one
+
+    with ThreadPoolExecutor() as pool:
+        pool.submit(import_proofs)  # while the pod starts
+        wait(session, ssh=hub_ssh_works)
+    if session.env.slurm_elsewhere:
+        with session.console.busy("check", "SSH from the hub to Slurm"):
+            proofs = prove(session)
+    return proofs
 
 
 def _preflight(session: Session) -> tuple[Session, Existing]:

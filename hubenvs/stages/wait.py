@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar, cast
 from urllib.parse import urlsplit
 
 from ..definition.containers import PORTS
@@ -15,8 +14,6 @@ from ..errors import StateError
 from ..polling import poll
 from ..session import Session
 from ..web import http_status
-
-T = TypeVar("T")
 
 # States in which sinfo shows a node that answers, busy or not. A node that doesn't answer has a "*" after its
 # state.
@@ -39,28 +36,26 @@ class Condition:
     url: str | None = None
 
 
-def wait(session: Session, timeout: float | None = None, then: Callable[[], T] | None = None) -> T | None:
-    """Wait until everything answers, and return what ``then`` returns.
+def wait(session: Session, timeout: float | None = None, ssh: Callable[[], bool] | None = None) -> None:
+    """Wait until everything answers.
 
-    ``then`` is called as soon as the hub can connect to Slurm; where Slurm is elsewhere, at the end. Raises
+    ``ssh``: tries more than whether the hub's SSH connection to our own Slurm works, and returns that. Raises
     StateError after ``timeout`` seconds (None: wait_timeout of the definition), or as soon as a container has
     ended, with the last lines of its log.
     """
     started = time.monotonic()
     seconds = timeout or session.env.wait_timeout
-    groups = conditions(session)
+    groups = conditions(session, ssh)
     names = ", ".join(condition.name for group in groups for condition in group)
 
-    def wait_for_all(group: Sequence[Condition]) -> T | None:
+    def wait_for_all(group: Sequence[Condition]) -> None:
         for condition in group:
             _wait_for(session, condition, started, seconds)
-        return then() if then and group is groups[-1] else None
 
     with session.reachable(), session.console.busy("wait", names):
-        *_, result = session.programs.at_once([partial(wait_for_all, group) for group in groups])
+        session.programs.at_once([partial(wait_for_all, group) for group in groups])
     session.console.say("wait", f"ready after {time.monotonic() - started:.1f} s: {names}")
     _report_refused_reservations(session)
-    return cast("T | None", result)
 
 
 def _wait_for(session: Session, condition: Condition, started: float, seconds: float) -> None:
@@ -87,10 +82,11 @@ def _wait_for(session: Session, condition: Condition, started: float, seconds: f
         )
 
 
-def conditions(session: Session) -> list[list[Condition]]:
-    """Return what to wait for: lists that are waited for side by side, each in its order; that of Slurm last.
+def conditions(session: Session, ssh: Callable[[], bool] | None = None) -> list[list[Condition]]:
+    """Return what to wait for: lists that are waited for side by side, each in its order.
 
-    Pages come first in theirs: asking for one starts no program beside the hub, which takes longest to start.
+    ``ssh``: see `wait`. Pages come first: asking for one starts no program beside the hub, which takes longest
+    to start.
     """
     env, engine = session.env, session.engine
     pages: list[Condition] = []
@@ -111,10 +107,10 @@ def conditions(session: Session) -> list[list[Condition]]:
         slurm.append(Condition("Slurm", "slurm", lambda: nodes_answer(nodes().text)))
     if "slurm" in env.containers and "jupyterhub" in env.containers:
         # The hub's own ssh; the connection that this opens is the one that the hub then shares.
-        ssh = partial(
+        hub_ssh = partial(
             engine.exec, env.container_name("jupyterhub"), "ssh", env.ssh_target, "true", check=False
         )
-        slurm.append(Condition("SSH", "slurm", lambda: ssh().returncode == 0))
+        slurm.append(Condition("SSH", "slurm", ssh or (lambda: hub_ssh().returncode == 0)))
     return [group for group in (pages, slurm) if group]
 
 
