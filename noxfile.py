@@ -24,13 +24,13 @@ MACHINES = ["bookworm", "trixie", "sid"]
 # copies, of its own.
 LANES: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "engine": (["integration(dev_dummyauth)"], ("-m", "not inside and not faults")),
-    "inside": (["integration(dev_dummyauth)", "slurm_quick"], ("-m", "inside and not faults")),
+    "inside": (["integration(dev_dummyauth)"], ("-m", "inside and not faults")),
     "others": (
         [f"integration({env})" for env in ENVIRONMENTS if env != "dev_dummyauth"],
         ("-m", "not faults"),
     ),
-    "cluster": (["kubernetes"], ()),
-    "packages": (["packages", "rootless"], ()),
+    "cluster": (["kubernetes", "faults"], ()),
+    "packages": (["packages", "rootless", "slurm_quick"], ()),
 }
 # The modules whose tests an ordinary user's engine may answer otherwise.
 ROOTLESS = "not prod and (changes or check or refusals or reload or servers or tasks or volumes)"

@@ -134,7 +134,7 @@ def image_of(container: str) -> str:
 def wait_until(condition: Callable[[], object], seconds: float, otherwise: str) -> None:
     """Wait until ``condition`` holds; fail saying ``otherwise`` after ``seconds``.
 
-    As much time passes between two looks as the last one took: on a busy machine looking is work too.
+    Twice as much time passes between two looks as the last one took: on a busy machine looking is work too.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -143,7 +143,7 @@ def wait_until(condition: Callable[[], object], seconds: float, otherwise: str) 
             return
         looked = time.monotonic()
         assert looked < deadline, otherwise
-        time.sleep(max(0.2, looked - started))
+        time.sleep(max(0.2, 2 * (looked - started)))
 
 
 @dataclass(frozen=True)

@@ -347,16 +347,18 @@ for folder in Path("/proc").glob("[0-9]*"):
 """
 
 
-@pytest.mark.parametrize("in_script", ["false", "true"])
+@pytest.mark.parametrize("in_script", [False, True])
 def test_nothing_of_the_submitting_environment_gets_into_a_job(
-    deployment: Deployment, in_script: str
+    deployment: Deployment, in_script: bool
 ) -> None:
     """A server has the variables of Slurm and of its spawner, wherever those come from, and no others."""
+    profile = "/etc/profile.d/site.sh"
     try:
-        setting = f"slurm.environment_in_script={in_script}"
-        invoke("up", *deployment.options, *deployment.settings, "--set", setting)
+        if in_script:  # as where Slurm is elsewhere
+            setting = ("--set", "slurm.environment_in_script=true")
+            invoke("up", *deployment.options, *deployment.settings, *setting)
         # Read where the variables come in the script. A command in it may fail, as in any login shell.
-        deployment.run_in("slurm", "sh", "-c", "echo false >/etc/profile.d/site.sh")
+        deployment.run_in("slurm", "sh", "-c", f"echo false >{profile}")
         with deployment.user() as user, replaced(deployment, "/usr/bin/sbatch", SUBMIT):
             spawn(user)
             user.wait_ready(START)
@@ -367,7 +369,10 @@ def test_nothing_of_the_submitting_environment_gets_into_a_job(
             ).splitlines()
             user.stop(STOP)
     finally:
-        invoke("up", *deployment.options, *deployment.settings)
+        if in_script:
+            invoke("up", *deployment.options, *deployment.settings)
+        else:
+            deployment.run_in("slurm", "rm", "-f", profile)
     variables = dict(line.partition("=")[::2] for line in lines)
     assert {"HOME", "USER", "PATH", "JUPYTERHUB_API_TOKEN"} <= variables.keys()
     assert {name for name in variables if not EXPECTED.fullmatch(name)} == set()
