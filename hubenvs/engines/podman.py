@@ -109,7 +109,7 @@ class Podman(PodmanImages):
         if not pod.is_running:  # podman 5 can't stop a paused container
             self.run(("podman", "pod", "unpause", pod.id), check=False)
         if grace:
-            # podman<5: `pod rm --force` of 4.3 waits its timeout for each container in turn. Stop the pod first.
+            # podman<5: `pod rm --force` of 4.3 waits its timeout for each container in turn: stop first.
             stop = ("podman", "pod", "stop", "--ignore", f"--time={grace}", pod.id)
             self.run(stop, check=False, finish_on_interrupt=True)
         remove = ("podman", "pod", "rm", "--force", "--ignore", f"--time={grace}", pod.id)
