@@ -233,13 +233,16 @@ def service(deployment: Deployment, container: str, name: str) -> str:
     return deployment.run_in(container, "s6-svstat", "-o", "pid", f"/run/service/{name}", check=False)
 
 
+def restart(deployment: Deployment, container: str, name: str) -> None:
+    """Restart a service and return as soon as the process of before has ended."""
+    before = service(deployment, container, name)
+    deployment.run_in(container, "s6-svc", "-r", f"/run/service/{name}")
+    wait_until(lambda: service(deployment, container, name) != before, STOP, f"{name} did not go away")
+
+
 def restart_hub(deployment: Deployment) -> None:
     """Restart the hub and return as soon as the process of before has ended."""
-    before = service(deployment, "jupyterhub", "jupyterhub")
-    deployment.run_in("jupyterhub", "s6-svc", "-r", "/run/service/jupyterhub")
-    wait_until(
-        lambda: service(deployment, "jupyterhub", "jupyterhub") != before, STOP, "the hub did not go away"
-    )
+    restart(deployment, "jupyterhub", "jupyterhub")
 
 
 def slowdown() -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .helpers import ACCOUNT, Deployment, invoke, rootless, slowdown, wait_until
+from .helpers import ACCOUNT, Deployment, invoke, restart, rootless, slowdown, wait_until
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
@@ -57,9 +57,8 @@ def test_a_job_gets_no_port_of_the_pods_services(deployment: Deployment) -> None
     """Not while the hub, its proxy, slurmctld or the whole hub container restarts; and the hub comes back."""
     hub = f"{deployment.status['pod']}-jupyterhub"
     with port_thief(deployment, 8000, 8001, 8080, 8081, 9000, 6817) as got:
-        for container, service in (("jupyterhub", "jupyterhub"), ("jupyterhub", "configurable-http-proxy")):
-            deployment.run_in(container, "s6-svc", "-r", f"/run/service/{service}")
-            wait_until(lambda: deployment.health != 200, 10, f"{service} did not go away")
+        for service in ("jupyterhub", "configurable-http-proxy"):
+            restart(deployment, "jupyterhub", service)
             wait_until(lambda: deployment.health == 200, 60 * slowdown(), f"{service} did not come back")
         deployment.run_in("slurm", "s6-svc", "-r", "/run/service/slurmctld")
         deployment.engine.run(("podman", "restart", hub))
