@@ -15,8 +15,9 @@ INTERVAL = 0.1
 def poll(look: Callable[[], T], timeout: float, interval: float = INTERVAL) -> T | None:
     """Call ``look`` until it returns a true value, and return that value.
 
-    Between two calls are ``interval`` seconds, or as many as the last one took: what starts a program slows
-    down what it waits for. Return None once ``timeout`` seconds have passed; ``look`` is called at least once.
+    Between two calls pass ``interval`` seconds, or as many as the last one took if that is more: a call that
+    starts a program slows down what it waits for. Return None once ``timeout`` seconds have passed; ``look``
+    is called at least once.
     """
     started = time.monotonic()
     deadline = started + timeout

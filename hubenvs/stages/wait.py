@@ -85,8 +85,8 @@ def _wait_for(session: Session, condition: Condition, started: float, seconds: f
 def conditions(session: Session, ssh: Callable[[], bool] | None = None) -> list[list[Condition]]:
     """Return what to wait for: lists that are waited for side by side, each in its order.
 
-    ``ssh``: see `wait`. Pages come first: asking for one starts no program beside the hub, which takes longest
-    to start.
+    ``ssh``: see `wait`. Pages come first: asking for one starts no program beside the hub, which takes
+    longest to start.
     """
     env, engine = session.env, session.engine
     pages: list[Condition] = []
