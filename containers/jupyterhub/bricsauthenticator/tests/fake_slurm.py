@@ -66,6 +66,9 @@ if command == "sbatch":
     (folder / f"{job}.user").write_text(os.environ["FAKE_USER"])
     if "partition=launched-lost" in script.read_text():
         sys.exit("Connection to slurm closed by remote host.")
+    if "partition=launched-reset" in script.read_text() and not (folder / "reset").exists():
+        (folder / "reset").touch()
+        sys.exit("Connection reset by 127.0.0.1 port 22")
     print(f"{job};cluster")
 elif command == "squeue_many":
     for job in sys.stdin.read().split():

@@ -63,11 +63,21 @@ def test_starts(alice: Hub) -> None:
 
 def test_lost_answer(alice: Hub) -> None:
     """A job whose submission seems to have failed ends by itself, since the hub doesn't know its start."""
-    alice.api("POST", alice.path(), {**OPTIONS, "partition": "launched-lost"})
-    job = max(alice.slurm.glob("*.pid"), key=lambda path: path.stat().st_mtime).stem
+    job = submit(alice, "launched-lost")
     until(lambda: not alice.server())
     until(lambda: not running(alice, job), 15)
     assert "Ending this job: the hub says 403" in log_of(alice, job)
+
+
+def test_submitted_twice(alice: Hub) -> None:
+    """Of two jobs of one start, as of a connection that was reset after the first submission, one goes on."""
+    alice.api("POST", alice.path(), {**OPTIONS, "partition": "launched-reset"})
+    until(lambda: ready(alice))
+    first, second = sorted(alice.slurm.glob("*.pid"), key=lambda path: path.stat().st_mtime)[-2:]
+    until(lambda: not running(alice, first.stem), 15)
+    assert "Ending this job: the hub says 403" in log_of(alice, first.stem)
+    assert "GET /jupyter/user/alice/api" in log_of(alice, second.stem)
+    assert running(alice, second.stem) and ready(alice)
 
 
 def log_of(hub: Hub, job: str) -> str:

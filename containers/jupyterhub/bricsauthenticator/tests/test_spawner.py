@@ -111,7 +111,8 @@ def test_port_only(alice: Hub) -> None:
         {"port": 1, "job_id": "1"},
         {"port": "80"},
         {"port": True},
-        [],
+        [{}],
+        5,
         {},
     ):
         assert tell_port(alice, token, body) == 400

@@ -15,17 +15,28 @@ MOST_SAID = 4000
 
 
 class JobHandler(apihandlers.APIHandler):
-    """What a job tells the hub, with the token of its server."""
+    """What a job tells the hub, with the token of its server, and its number as `job`, which may be left out."""
 
     def spawner_of_token(self) -> Spawner:
-        """Return the spawner of the server whose token the request carries; 403 if there is none."""
+        """Return the spawner of the server whose token the request carries; 403 if there is none.
+
+        Also 403 if its job is another: a start whose connection was reset may have been submitted twice.
+        """
         token = self.get_auth_token()
         # Services have tokens as well, and no servers.
         spawners = self.current_user.spawners.values() if isinstance(self.current_user, User) else ()
         spawner = next((spawner for spawner in spawners if token and is_token_of(spawner, token)), None)
         if spawner is None:
             raise web.HTTPError(403, "Not the token of a server")
+        known, job = getattr(spawner, "job_id", ""), self.said().get("job")
+        if known and job and job != known:
+            raise web.HTTPError(403, "Another job runs this server")
         return spawner
+
+    def said(self) -> dict[str, Any]:
+        """Return the JSON object in the request's body; an empty one if it is something else."""
+        data = self.get_json_body()
+        return data if isinstance(data, dict) else {}
 
 
 class RunningHandler(JobHandler):
@@ -39,7 +50,7 @@ class RunningHandler(JobHandler):
 
 
 class PortHandler(JobHandler):
-    """Takes the port that a starting server listens on, as `{"port": 12345}`.
+    """Takes the port that a starting server listens on, as `{"port": 12345}`, once it knows the server's job.
 
     It stands in for batchspawner's handler, which lets whoever has a server's token set any attribute of its spawner,
     the commands that the hub runs included. The answer says whether the start is still `pending`: it may fail yet.
@@ -49,11 +60,13 @@ class PortHandler(JobHandler):
     def post(self) -> None:
         """Set the port of the server whose token the request carries; 400 or 403 if that can't be."""
         spawner = self.spawner_of_token()
-        data = self.get_json_body()
-        port = data.get("port") if isinstance(data, dict) and len(data) == 1 else None
+        said = self.said()
+        port = said.get("port") if said.keys() <= {"port", "job"} else None
         if type(port) is not int or not getattr(spawner, "lowest_port", 1) <= port < 65536:
             raise web.HTTPError(400, "The body must be a port only, one that a job can listen on")
-        if take_port := getattr(spawner, "take_port", None):
+        if "job" in said and not getattr(spawner, "job_id", ""):
+            pending = True  # told again
+        elif take_port := getattr(spawner, "take_port", None):
             pending = take_port(port)
         else:  # a spawner of another source
             spawner.port, pending = port, False
@@ -68,8 +81,7 @@ class FailedHandler(JobHandler):
     def post(self) -> None:
         """Keep the message; 400 or 403 if that can't be."""
         spawner = self.spawner_of_token()
-        data = self.get_json_body()
-        message = data.get("message") if isinstance(data, dict) else None
+        message = self.said().get("message")
         if not isinstance(message, str):
             raise web.HTTPError(400, "The body must have a message")
         said = "".join(c if c.isprintable() or c == "\n" else " " for c in message)[:MOST_SAID]

@@ -102,7 +102,8 @@ class Hub:
             "Content-Type": "application/json",
         }
         try:
-            connection.request("POST", self.url.path.rstrip("/") + path, json.dumps(body), headers)
+            content = json.dumps({**body, "job": os.environ.get("SLURM_JOB_ID", "")})
+            connection.request("POST", self.url.path.rstrip("/") + path, content, headers)
             response = connection.getresponse()
             text = response.read()
         finally:
