@@ -77,7 +77,8 @@ def test_submitted_twice(alice: Hub) -> None:
     until(lambda: not running(alice, first.stem), 15)
     assert "Ending this job: the hub says 403" in log_of(alice, first.stem)
     assert "GET /jupyter/user/alice/api" in log_of(alice, second.stem)
-    assert running(alice, second.stem) and ready(alice)
+    assert running(alice, second.stem)
+    assert ready(alice)
 
 
 def log_of(hub: Hub, job: str) -> str:

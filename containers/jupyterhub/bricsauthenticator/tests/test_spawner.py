@@ -244,6 +244,23 @@ def test_progress(alice: Hub) -> None:
     assert len(set(steps)) > 2
 
 
+def test_progress_that_nobody_reads(alice: Hub) -> None:
+    """The hub forgets a page that has been left, however long its server still waits."""
+    alice.api("POST", "/users/alice/server", {**OPTIONS, "partition": "late"})
+    path, token = "/api/users/alice/server/progress", [("Authorization", f"token {API_TOKEN}")]
+    before = alice.log.read_text().count(f" GET /jupyter/hub{path}")
+    connections = [alice.send("GET", path, token) for _ in range(3)]
+    for connection in connections:
+        response = connection.getresponse()
+        while b'"progress": 70' not in response.readline():  # until the job runs nothing more is said
+            pass
+        connection.close()
+        response.close()
+    until(lambda: alice.log.read_text().count(f" GET /jupyter/hub{path}") == before + 3, 60)
+    assert alice.server()["pending"] == "spawn"
+    assert "Uncaught exception GET /jupyter/hub/api/users/alice/server/progress" not in alice.log.read_text()
+
+
 class BareSpawner(BricsSlurmSpawner):
     """A spawner without a hub: what it runs needs no variables."""
 

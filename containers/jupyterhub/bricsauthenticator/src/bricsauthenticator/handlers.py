@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jupyterhub import apihandlers, handlers
+from jupyterhub.apihandlers.users import SpawnProgressAPIHandler
 from jupyterhub.handlers import LogoutHandler, pages
 from jupyterhub.spawner import Spawner
 from jupyterhub.user import User
@@ -101,6 +102,25 @@ class EndedHandler(JobHandler):
         self.finish({})
 
 
+class ProgressHandler(SpawnProgressAPIHandler):
+    """Tells how a start goes on: all news once, and only while somebody reads them."""
+
+    told: dict[str, Any] = {}
+    gone = False
+
+    def on_connection_close(self) -> None:
+        """Note that nobody reads any more; JupyterHub's handler waits for the next news to notice."""
+        self.gone = True
+
+    async def send_event(self, event: dict[str, Any]) -> None:
+        """Send `event`, unless that was said before."""
+        if self.gone:
+            raise web.Finish
+        if event != self.told:
+            self.told = event
+            await super().send_event(event)
+
+
 def is_token_of(spawner: Spawner, token: str) -> bool:
     """Return whether `token` is that of the server of `spawner`, whichever hub process gave it to the server."""
     if spawner.api_token:
@@ -152,6 +172,11 @@ apihandlers.default_handlers[:0] = [
     (r"/api/batchspawner/running", RunningHandler),
     (r"/api/batchspawner/failed", FailedHandler),
     (r"/api/batchspawner/ended", EndedHandler),
+    *(
+        (path, ProgressHandler)
+        for path, handler, *_ in apihandlers.default_handlers
+        if handler is SpawnProgressAPIHandler
+    ),
 ]
 handlers.default_handlers[:0] = [
     (path, SpawnHandler) for path, handler, *_ in handlers.default_handlers if handler is pages.SpawnHandler

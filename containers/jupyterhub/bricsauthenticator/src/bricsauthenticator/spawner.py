@@ -1,6 +1,7 @@
 """Servers as Slurm jobs, each in the account that its user has in the project chosen."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -21,6 +22,9 @@ from bricsauthenticator.spawner_options_form import (
 )
 from bricsauthenticator.submission import SubmitError
 from bricsauthenticator.watching import JobEndedError
+
+REPEAT_TIME = 5.0
+"""Seconds after which a pending server says again how far it is, though nothing has changed."""
 
 __all__ = ["BricsSlurmSpawner", "JobEndedError", "SubmitError"]
 
@@ -99,12 +103,17 @@ class BricsSlurmSpawner(ResumedJob):
         return env
 
     async def progress(self) -> AsyncIterator[dict[str, Any]]:
-        """Yield what the page of a pending server says, and how far its bar is, each time that changes."""
+        """Yield what the page of a pending server says, and how far its bar is, each time that changes.
+
+        And every REPEAT_TIME, so that the handler can end if the page has been left.
+        """
         shown: dict[str, Any] = {}
+        until = time.monotonic()
         while True:
             progress, message = progress_of(self)
-            if (event := {"progress": progress, "message": message}) != shown:
-                shown = event
+            event = {"progress": progress, "message": message}
+            if event != shown or time.monotonic() > until:
+                shown, until = event, time.monotonic() + REPEAT_TIME
                 yield event
             await asyncio.sleep(self.startup_poll_interval)
 
