@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from .helpers import (
+    ACCOUNT,
     STOP,
     Deployment,
     HubUser,
@@ -134,16 +135,22 @@ def test_a_hub_that_is_stopped_and_started(deployment: Deployment, user: HubUser
     wait_until(lambda: user.server() is None, STOP, "the hub has not noticed")
 
 
+def run_with_mounts(deployment: Deployment, container: str, script: str) -> None:
+    """Run a shell script with the mounts of a container and this host's root, who may change them."""
+    name = f"{deployment.status['pod']}-{container}"
+    process = deployment.engine.run(("podman", "inspect", "--format={{.State.Pid}}", name)).text
+    enter = ("nsenter", "--mount", "--pid", "--target", process)
+    deployment.engine.run((*enter, "sh", "-euc", script))
+
+
 @contextlib.contextmanager
 def small_disk(deployment: Deployment) -> Iterator[str]:
     """Let the hub keep database and logs on a disk of their own, at the path that is given."""
-    container, kept, disk = f"{deployment.status['pod']}-jupyterhub", "/var/lib/jupyterhub", "/mnt"
-    process = deployment.engine.run(("podman", "inspect", "--format={{.State.Pid}}", container)).text
-    enter = ("nsenter", "--mount", "--pid", "--target", process)
+    kept, disk = "/var/lib/jupyterhub", "/mnt"
 
     def without_hub(script: str) -> None:
         deployment.run_in("jupyterhub", "s6-svc", "-wD", "-d", "/run/service/jupyterhub")
-        deployment.engine.run((*enter, "sh", "-euc", script))
+        run_with_mounts(deployment, "jupyterhub", script)
         for logger in ("jupyterhub", "configurable-http-proxy"):
             deployment.run_in("jupyterhub", "s6-svc", "-k", f"/run/service/{logger}/log")
         deployment.run_in("jupyterhub", "s6-svc", "-u", "/run/service/jupyterhub")
@@ -160,13 +167,13 @@ def small_disk(deployment: Deployment) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def full(deployment: Deployment, folder: str) -> Iterator[None]:
-    """Let the disk with a folder in the hub's container be full."""
-    deployment.run_in("jupyterhub", "dd", "if=/dev/zero", f"of={folder}/fill", "bs=4k", check=False)
+def full(deployment: Deployment, folder: str, container: str = "jupyterhub") -> Iterator[None]:
+    """Let the disk with a folder in a container be full."""
+    deployment.run_in(container, "dd", "if=/dev/zero", f"of={folder}/fill", "bs=4k", check=False)
     try:
         yield
     finally:
-        deployment.run_in("jupyterhub", "rm", f"{folder}/fill")
+        deployment.run_in(container, "rm", f"{folder}/fill")
 
 
 @pytest.mark.skipif(rootless(), reason="only root can mount a disk in a container")
@@ -184,6 +191,8 @@ def test_a_full_disk(deployment: Deployment, user: HubUser) -> None:
             assert serves(user)
             with pytest.raises(StateError, match="answered 503"):
                 user.api("POST", f"/users/{user.name}/servers/other", choices)
+            kill(deployment, "jupyterhub", "configurable-http-proxy")
+            wait_until(lambda: serves(user), HEALED, "the proxy has no routes")
             deployment.run_in("jupyterhub", "s6-svc", "-k", "/run/service/jupyterhub/log")
             wait_until(lambda: "can't be written to" in deployment.log("jupyterhub"), HEALED, "not said")
             restart_hub(deployment)
@@ -202,6 +211,26 @@ def test_a_full_disk(deployment: Deployment, user: HubUser) -> None:
     wait_until(lambda: hub_answers(deployment) and serves(user), HEALED, "the server is not reachable")
     user.stop(STOP)
     wait_until(lambda: not deployment.jobs(), STOP, "the job has not ended")
+
+
+@pytest.mark.skipif(rootless(), reason="only root can mount a disk in a container")
+def test_a_node_whose_disk_was_full(deployment: Deployment) -> None:
+    """Slurm drains it, for good; it takes jobs again as soon as there is room."""
+    spool = "/var/lib/slurm/spool"
+
+    def state() -> str:
+        return deployment.run_in("slurm", "sinfo", "--noheader", "--Node", "--format=%t %E")
+
+    script = f"mount -t tmpfs -o size=8m tmpfs /mnt; cp -a {spool}/. /mnt; mount --move /mnt {spool}"
+    run_with_mounts(deployment, "slurm", script)
+    try:
+        with full(deployment, spool, "slurm"):
+            submit = ("runuser", "-u", ACCOUNT, "--", "sbatch", "--output=/dev/null", "--wrap=true")
+            deployment.run_in("slurm", *submit)
+            wait_until(lambda: state().startswith("drain SlurmdSpoolDir"), HEALED, "the node is not drained")
+        wait_until(lambda: state().startswith("idle"), HEALED, "the node has not returned to service")
+    finally:
+        run_with_mounts(deployment, "slurm", f"umount --lazy {spool}")
 
 
 def restart_sshd(deployment: Deployment) -> None:
