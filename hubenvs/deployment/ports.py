@@ -36,6 +36,8 @@ def require_free(env: Environment, engine: Engine, held: Container[int] = ()) ->
             holder = _holder(endpoint.port, engine) if problem == "is taken" else ""
             by = f" by {holder}" if holder else ""
             hint = f"--set publish.{name}=127.0.0.1:PORT"
+            if holder == "kubectl":  # a browser's way to the cluster
+                hint = f"end that `kubectl port-forward` and start it again after `up`, or {hint}"
             raise PortError(f"publish.{name}: port {endpoint.port} {problem}{by}", hint)
 
 

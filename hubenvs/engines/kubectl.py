@@ -1,4 +1,4 @@
-"""kubectl: running it, and what its messages mean.
+"""kubectl: running it, what its messages mean, and which images the nodes have.
 
 kubectl is run as a program, as the user runs it: it knows the user's kubeconfig and log-in plugins, `exec`
 and `port-forward`, and it is no dependency of ours.
@@ -7,17 +7,56 @@ and `port-forward`, and it is no dependency of ours.
 from __future__ import annotations
 
 import json
+import re
+import tempfile
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..errors import CommandError, StateError
-from .cluster import Cluster
+from .cluster import Cluster, load_command
 from .podman_images import PodmanImages
 from .process import ANSWER, Argv, Completed, Programs
 
 OLDEST = (1, 20)
+# What kubectl says, what that means, and what to do; the first that matches counts.
+_CREATE = "kubectl --context {context} create namespace {namespace}"
+_LOG_IN = "log in to the cluster again, until `kubectl --context {context} get --raw /version` answers"
+EXPLAINED = (
+    (
+        r"context .*does not exist",
+        "there is no context {context}",
+        "`kubectl config get-contexts` lists them",
+    ),
+    (r"error loading config file", "kubectl can't read its configuration", "mend or remove that file"),
+    (
+        r"getting credentials|Unauthorized|You must be logged in",
+        "{context}/{namespace}: the cluster does not know you",
+        _LOG_IN,
+    ),
+    (
+        r"because it is being terminated",
+        "{context}/{namespace}: the namespace is being deleted",
+        f"when it is gone: {_CREATE}",
+    ),
+    (
+        r"exceeded quota|is forbidden: (maximum|minimum|max|min) |failed quota",
+        "{context}/{namespace}: more than the namespace's quota or limits allow",
+        "`kubectl --context {context} -n {namespace} describe quota,limits` shows them",
+    ),
+    (
+        r"Forbidden|forbidden: User",
+        "{context}/{namespace}: a right is missing",
+        "`kubectl --context {context} auth can-i --list -n {namespace}` shows your rights",
+    ),
+    (r'namespaces ".*" not found', "{context}/{namespace}: there is no such namespace", _CREATE),
+    (
+        r"Unable to connect|connection to the server|could not find the requested resource",
+        "{context}/{namespace}: the cluster does not answer",
+        "see `kubectl config view`",
+    ),
+)
 
 
 class Kubectl:
@@ -49,17 +88,12 @@ class Kubectl:
     def _explain(self, message: str) -> None:
         """Raise StateError if ``message`` is one of those that need an explanation."""
         context, namespace = self.cluster[:2]
-        where, last = f"{context}/{namespace}", message.strip().splitlines()[-1:]
-        if "does not exist" in message and "context" in message:
-            raise StateError(f"there is no context {context}", "`kubectl config get-contexts` lists them")
-        if "Forbidden" in message or "forbidden: User" in message:
-            hint = f"`kubectl --context {context} auth can-i --list -n {namespace}` shows your rights"
-            raise StateError(f"{where}: a right is missing", hint, last)
-        if f'namespaces "{namespace}" not found' in message:
-            hint = f"kubectl --context {context} create namespace {namespace}"
-            raise StateError(f"{where}: there is no such namespace", hint)
-        if "Unable to connect" in message or "connection to the server" in message:
-            raise StateError(f"{where}: the cluster does not answer", "see `kubectl config view`", last)
+        for pattern, problem, hint in EXPLAINED:
+            if found := re.search(pattern, message):
+                start = message.rfind("\n", 0, found.start()) + 1
+                line = message[start:].partition("\n")[0].strip()
+                place = {"context": context, "namespace": namespace}
+                raise StateError(problem.format(**place), hint.format(**place), [line])
 
     def _get(self, *arguments: str) -> list[dict[str, Any]]:
         """Return the objects that ``kubectl get`` finds."""
@@ -79,3 +113,32 @@ class Kubectl:
         """Return podman's version; StateError if that or the cluster is missing or too old."""
         _ = self.server_version
         return self.images.version()
+
+    def load(self, tags: Sequence[str]) -> list[str]:
+        """Bring those of the images ``tags`` into the cluster that aren't on every node; return their names.
+
+        Raises StateError if there is no way: `kubernetes.load` isn't set, and it isn't kind or minikube.
+        """
+        missing = sorted(set(tags) - self._on_every_node())
+        if not missing:
+            return []
+        if self.cluster.load:  # side by side, without a copy on the disk
+            load = load_command(self.cluster, "-")
+            self.programs.pipe(self.images.save_command(missing), load, self.images.variables)
+            return missing
+        with tempfile.TemporaryDirectory(prefix="hubenvs-") as scratch:
+            tar = Path(scratch) / "images.tar"
+            command = load_command(self.cluster, str(tar))
+            self.images.save_images(missing, tar)
+            self.programs.run(command)
+        return missing
+
+    def _on_every_node(self) -> set[str]:
+        """Return the names of images that every node has; none if we may not look at the nodes."""
+        done = self.kubectl("get", "nodes", "--output=json", check=False, timeout=ANSWER)
+        nodes = json.loads(done.text)["items"] if done.returncode == 0 else []
+        names = [
+            {name for image in node["status"].get("images", ()) for name in image.get("names") or ()}
+            for node in nodes
+        ]
+        return set.intersection(*names) if names else set()

@@ -6,7 +6,7 @@ import base64
 import contextlib
 import json
 import shlex
-import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from ..definition.names import (
     container_uid,
 )
 from ..errors import StateError
-from .cluster import Cluster, load_command
+from .cluster import Cluster
 from .engine import ContainerState, ListedContainer, Listing, Pod, PublishedPort, Removal, Resource
 from .kubectl import Kubectl
 from .process import ANSWER, Argv, Completed, Programs
@@ -115,7 +115,7 @@ class Kubernetes(Kubectl):
         ``dry_run``: let the server check them, and change nothing.
         """
         arguments = (*APPLY, *(["--dry-run=server"] if dry_run else []))
-        self.kubectl(*arguments, stdin=documents.encode(), finish_on_interrupt=True)
+        self.kubectl(*arguments, stdin=documents.encode(), finish_on_interrupt=not dry_run)
 
     def rollout(self, pod_name: str, component: str, timeout: float) -> Rollout:
         """Return what waits for the rollout of ``component``, a StatefulSet or Deployment of ``pod_name``."""
@@ -126,12 +126,22 @@ class Kubernetes(Kubectl):
 
         def events(uid: str) -> list[str]:
             found = self._get("events", f"--field-selector=involvedObject.uid={uid},type=Warning")
+            found.sort(key=lambda item: str(item.get("lastTimestamp") or item.get("eventTime")))
             return [f"{item['reason']}: {item['message']}" for item in found]
 
         def delete(name: str) -> None:
             self.kubectl("delete", "pod", name, "--wait=false", "--ignore-not-found")
 
-        return Rollout(pod_name, timeout, look, events, delete, partial(self._log, lines=12))
+        def retry() -> None:  # a change is looked at at once
+            value = f"{PART_OF}/retried={time.time():.0f}"
+            self.kubectl("annotate", "statefulsets,deployments", selector, "--overwrite", value)
+
+        return Rollout(pod_name, timeout, look, events, delete, partial(self._log, lines=12), retry)
+
+    def claims_being_deleted(self, pod_name: str) -> list[str]:
+        """Return the claims of ``pod_name`` that are gone, with their data, when its pod ends."""
+        claims = [item["metadata"] for item in self._get("persistentvolumeclaims", _selector(pod_name))]
+        return [claim["name"] for claim in claims if "deletionTimestamp" in claim]
 
     def prune(self, pod_name: str, applied: Set[tuple[str, str]]) -> None:
         """Delete what an earlier `up` has applied for ``pod_name``; ``applied`` has what stays: kinds, names.
@@ -257,35 +267,6 @@ class Kubernetes(Kubectl):
         forward = self.programs.background(self.forward_command(pod_name, ports), listening, FORWARD)
         with forward if ports else contextlib.nullcontext():
             yield
-
-    def load(self, tags: Sequence[str]) -> list[str]:
-        """Bring those of the images ``tags`` into the cluster that aren't on every node; return their names.
-
-        Raises StateError if there is no way: `kubernetes.load` isn't set, and it isn't kind or minikube.
-        """
-        missing = sorted(set(tags) - self._on_every_node())
-        if not missing:
-            return []
-        if self.cluster.load:  # side by side, without a copy on the disk
-            load = load_command(self.cluster, "-")
-            self.programs.pipe(self.images.save_command(missing), load, self.images.variables)
-            return missing
-        with tempfile.TemporaryDirectory(prefix="hubenvs-") as scratch:
-            tar = Path(scratch) / "images.tar"
-            command = load_command(self.cluster, str(tar))
-            self.images.save_images(missing, tar)
-            self.programs.run(command)
-        return missing
-
-    def _on_every_node(self) -> set[str]:
-        """Return the names of images that every node has; none if we may not look at the nodes."""
-        done = self.kubectl("get", "nodes", "--output=json", check=False, timeout=ANSWER)
-        nodes = json.loads(done.text)["items"] if done.returncode == 0 else []
-        names = [
-            {name for image in node["status"].get("images", ()) for name in image.get("names") or ()}
-            for node in nodes
-        ]
-        return set.intersection(*names) if names else set()
 
     def address_problem(self, address: str) -> str | None:
         """Return None: nothing is published at addresses of this host."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
@@ -160,6 +161,10 @@ class PodmanImages:
         """Return the architecture of the engine's host, such as amd64 or arm64."""
         return self.run(("podman", "info", "--format={{.Host.Arch}}"), timeout=ANSWER).text
 
+    def login(self, registry: str) -> str:
+        """Return what a user types to log in to ``registry``."""
+        return f"podman login {registry.partition('/')[0]}"
+
     def push(self, tag: str, target: str, architecture: str) -> str:
         """Push the image ``tag``, put it in the manifest list ``target``, and return the list's digest.
 
@@ -170,9 +175,9 @@ class PodmanImages:
         name = f"localhost/hubenvs-push-{uuid.uuid4().hex}"
         self.run(("podman", "manifest", "create", name), timeout=ANSWER)
         try:
-            for digest in (pushed, *self._other_architectures(target, architecture)):
-                image = f"docker://{repository}@{digest}"
-                self.run(("podman", "manifest", "add", name, image), timeout=None)
+            self._add_others(name, target, architecture)
+            image = f"docker://{repository}@{pushed}"
+            self.run(("podman", "manifest", "add", name, image), timeout=None)
             return self._digest("manifest", "push", "--all=false", name, f"docker://{target}")
         finally:
             self.run(("podman", "manifest", "rm", name), check=False, timeout=ANSWER)
@@ -184,11 +189,21 @@ class PodmanImages:
             self.run(("podman", *words, "--digestfile", digest.name, source, target), timeout=None)
             return digest.read().decode()
 
-    def _other_architectures(self, target: str, architecture: str) -> list[str]:
-        """Return the digests of the images in the list ``target``; none if it is missing or an image."""
-        done = self.run(("podman", "manifest", "inspect", target), check=False, timeout=None)
-        manifests = json.loads(done.stdout).get("manifests", []) if done.returncode == 0 else []
-        return [row["digest"] for row in manifests if row["platform"]["architecture"] != architecture]
+    def _add_others(self, name: str, target: str, architecture: str) -> None:
+        """Add the images of the list ``target`` to the list ``name``, except ``architecture``'s.
+
+        podman 4.3: `manifest inspect TARGET` would not log in, `manifest add` does.
+        """
+        add = ("podman", "manifest", "add", "--all", name, f"docker://{target}")
+        done = self.run(add, check=False, timeout=None)
+        if done.returncode != 0:
+            if not re.search("manifest unknown|not found", done.stderr, re.IGNORECASE):
+                raise CommandError(add, done.returncode, done.stderr)
+            return
+        manifests = json.loads(self.run(("podman", "manifest", "inspect", name), timeout=ANSWER).stdout)
+        for row in manifests["manifests"] or ():
+            if row["platform"]["architecture"] == architecture:
+                self.run(("podman", "manifest", "remove", name, row["digest"]), timeout=ANSWER)
 
     def save_images(self, tags: Sequence[str], tar: Path) -> None:
         """Write the images ``tags`` to the file ``tar``; layers that they share are written once."""

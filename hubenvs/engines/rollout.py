@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import StateError
@@ -18,9 +18,11 @@ HOPELESS = {
 }  # fmt: skip
 # Warnings that say why a pod has no node, no volumes or no network.
 STUCK = ("FailedScheduling", "FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox")
+CREATE, PULL = "FailedCreate: ", "Failed: Failed to pull image "
 # Seconds that a pod may go without a node or its volumes before its events are taken for the reason.
 PATIENCE = 30
 INTERVAL = 0.5  # seconds between two looks; each takes 0.1 s of CPU from the pod that starts
+REFUSED = 10  # seconds that no pod can be created before the reason is said
 PULLING = 900  # seconds more that a rollout may take while no container runs
 
 
@@ -29,7 +31,7 @@ class Rollout:
     """A rollout of the StatefulSet or Deployment ``name``, which may take ``timeout`` seconds.
 
     ``look`` returns it and its pods, ``events`` the warnings about the object with a uid, ``log`` the end of
-    a container's log. ``delete`` deletes a pod.
+    a container's log. ``delete`` deletes a pod. ``retry`` has its controller try at once to create one.
     """
 
     name: str
@@ -38,21 +40,28 @@ class Rollout:
     events: Callable[[str], list[str]]
     delete: Callable[[str], None]
     log: Callable[[str, str], list[str]]
+    retry: Callable[[], None]
+    _earlier: set[str] = field(default_factory=set)  # pods of before, by uid
+    _refused_since: float | None = None
 
     def wait(self) -> None:
         """Wait until the pod of the newest revision is ready; StateError if it can't or takes too long."""
         deadline = time.monotonic() + self.timeout
         last = deadline + PULLING
         stuck_since: dict[str, float] = {}
+        items = self.look()
+        self._earlier = {item["metadata"]["uid"] for item in items if item["kind"] == "Pod"}
+        if self._refusal(items):
+            self.retry()  # the reason may be mended, and the next attempt up to a quarter of an hour away
         while True:
-            items = self.look()
+            self._require_not_refused(items)
             deployment = next((item for item in items if item["kind"] == "Deployment"), None)
             stateful_set = next((item for item in items if item["kind"] == "StatefulSet"), None)
             pod = max((item for item in items if item["kind"] == "Pod"), key=_age, default=None)
             if deployment and _has_newest(deployment):
                 if _is_complete(deployment):
                     return
-                if pod:
+                if pod and not _is_ending(pod):
                     self._examine(pod, stuck_since)
             if stateful_set and self._is_current(stateful_set):
                 if pod and self._is_of(stateful_set, pod) and self._examine(pod, stuck_since):
@@ -63,6 +72,31 @@ class Rollout:
             if time.monotonic() > deadline:
                 raise self._error(pod, f"not ready after {self.timeout:g} s")
             time.sleep(INTERVAL)
+            items = self.look()
+
+    def _refusal(self, items: list[dict[str, Any]]) -> str:
+        """Return why a pod isn't created: a quota, a limit or a policy of the namespace; "" if it is."""
+        has_pod = any(item["kind"] == "Pod" for item in items)
+        for item in items:
+            for condition in item.get("status", {}).get("conditions", ()):
+                if (condition["type"], condition["status"]) == ("ReplicaFailure", "True"):
+                    return str(condition["message"])
+            if item["kind"] == "StatefulSet" and not has_pod:
+                events = [each for each in self.events(item["metadata"]["uid"]) if each.startswith(CREATE)]
+                return events[-1].partition(" failed error: ")[2] if events else ""
+        return ""
+
+    def _require_not_refused(self, items: list[dict[str, Any]]) -> None:
+        """StateError if no pod could be created for a while."""
+        if not (refusal := self._refusal(items)):
+            self._refused_since = None
+            return
+        self._refused_since = self._refused_since or time.monotonic()
+        if time.monotonic() - self._refused_since > REFUSED:
+            hint = (
+                "have the namespace's quota, limits or policy changed, or change `limits`; then `invoke up`"
+            )
+            raise StateError(f"{self.name}: no pod can be created: {refusal}", hint)
 
     @staticmethod
     def _is_current(stateful_set: Document) -> bool:
@@ -73,27 +107,38 @@ class Rollout:
     @staticmethod
     def _is_of(stateful_set: Document, pod: Document) -> bool:
         revision = pod["metadata"].get("labels", {}).get(REVISION)
-        return bool(
-            revision == stateful_set["status"]["updateRevision"]
-            and not pod["metadata"].get("deletionTimestamp")
-        )
+        return bool(revision == stateful_set["status"]["updateRevision"] and not _is_ending(pod))
 
     def _replace_broken(self, stateful_set: Document, pod: Document | None) -> None:
         """Delete a pod of an earlier revision that isn't ready: the controller waits for it for ever."""
-        if pod is None or pod["metadata"].get("deletionTimestamp"):
+        if pod is None or _is_ending(pod):
             return
         if not self._is_of(stateful_set, pod) and not _is_ready(pod):
             self.delete(pod["metadata"]["name"])
 
     def _examine(self, pod: Document, stuck_since: dict[str, float]) -> bool:
-        """Return whether ``pod`` is ready; StateError if it never will be."""
+        """Return whether ``pod`` is ready; StateError if it never will be.
+
+        A pod of before is deleted once instead: what kept it from starting may be mended.
+        """
+        try:
+            return self._is_up(pod, stuck_since)
+        except StateError:
+            if (uid := pod["metadata"]["uid"]) not in self._earlier:
+                raise
+            self._earlier.remove(uid)
+            self.delete(pod["metadata"]["name"])
+            return False
+
+    def _is_up(self, pod: Document, stuck_since: dict[str, float]) -> bool:
         if _is_ready(pod):
             return True
         status = pod.get("status", {})
         for item in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
             waiting = item.get("state", {}).get("waiting") or {}
-            if waiting.get("reason") in HOPELESS:
-                raise self._error(pod, f"{waiting['reason']}: {waiting.get('message', '')}", item["name"])
+            if (reason := waiting.get("reason")) in HOPELESS:
+                message = self._refused_pull(pod) or waiting.get("message", "")
+                raise self._error(pod, f"{reason}: {message}", item["name"])
             ended = item.get("lastState", {}).get("terminated")
             if ended and item.get("restartCount", 0) > 1:
                 problem = f"ended {item['restartCount']} times, with exit status {ended.get('exitCode')}"
@@ -107,6 +152,11 @@ class Rollout:
             stuck_since[uid] = now
         return False
 
+    def _refused_pull(self, pod: Document) -> str:
+        """Return what the registry answered to the last attempt to pull an image of ``pod``; "" if it did."""
+        found = [each for each in self.events(pod["metadata"]["uid"]) if each.startswith(PULL)]
+        return found[-1].removeprefix(PULL).rpartition('": ')[2] if found else ""
+
     def _error(self, pod: Document | None, problem: str, container: str = "") -> StateError:
         where, details = self.name, []
         if pod:
@@ -115,6 +165,10 @@ class Rollout:
             for name in [container] if container else _not_ready(pod)[:1]:
                 details += self.log(pod["metadata"]["name"], name)
         return StateError(f"{where}: {problem.strip()}", "mend it and run `invoke up` again", details)
+
+
+def _is_ending(pod: Document) -> bool:
+    return "deletionTimestamp" in pod["metadata"]
 
 
 def _age(pod: Document) -> str:

@@ -8,6 +8,7 @@ from ..deployment import folder
 from ..deployment.desired import desired_in_cluster, record_definition
 from ..deployment.sources import read_templates
 from ..engines.engine import ClusterEngine
+from ..errors import StateError
 from ..plan.cluster_manifest import APPLIED, components, left_out
 from ..plan.images import Build, container_builds
 from ..plan.manifest import dump, manifest
@@ -17,9 +18,14 @@ from ..session import Session
 def rehearse(session: Session, engine: ClusterEngine) -> None:
     """Have the server check all documents, so that it refuses them before images are built and not after.
 
-    StateError if the namespace or a right is missing.
+    StateError if the namespace or a right is missing, or a claim is being deleted.
     """
     env = session.env
+    for claim in engine.claims_being_deleted(env.pod):
+        suffix = claim.removeprefix(f"{env.pod}-")
+        save = f"`invoke export-volume {env.options} --volume {suffix} --output {suffix}.tar`"
+        problem = f"claim {claim} is being deleted: its data goes when the pod ends"
+        raise StateError(problem, f"save it by {save}, then `invoke down {env.options}`")
     images = dict.fromkeys(env.containers, "not-built-yet")
     files = desired_in_cluster(env, images, engine.server_version)
     engine.apply(dump([item for documents in files.values() for item in documents]), dry_run=True)

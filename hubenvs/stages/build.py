@@ -49,10 +49,14 @@ def build(
     return builds
 
 
-def build_images(session: Session, *, with_debian: bool = False) -> tuple[Build, ...]:
-    """Build the missing images, those of different containers side by side, and return all builds."""
+def build_images(session: Session, *, with_debian: bool = False, pull: bool = True) -> tuple[Build, ...]:
+    """Build the missing images, those of different containers side by side, and return all builds.
+
+    ``pull``: and pull those that come from a registry.
+    """
     builds = desired_builds(session.env, session.engine)
-    to_build = missing_builds(session, builds, with_debian=with_debian)
+    wanted = [item for item in builds if pull or not item.pulled]
+    to_build = missing_builds(session, wanted, with_debian=with_debian)
     if not to_build:
         session.console.say("build", "images are up to date")
         return builds

@@ -27,7 +27,8 @@ def secrets(session: Session, rotate: bool = False, init: bool = False) -> None:
     with session.locked():
         restart = rotate and session.existing().pod is not None
         if restart:
-            build_images(session)  # first, because the new pod runs the working copies as they are now
+            # First, because the new pod runs the working copies as they are now.
+            build_images(session, pull=session.engine.cluster_engine() is None)
         generate_secrets(session, rotate)
         if restart:
             play(session)

@@ -43,8 +43,9 @@ def up(session: Session, config_map: str | None = None, save: bool = False, user
             write_file(environment_folder(root, session.env.name) / "dev_users", root, users)
         keep_settings(session, config_map, save)
         clone(session)
-        builds = build_images(session)
-        if cluster := session.engine.cluster_engine():
+        cluster = session.engine.cluster_engine()
+        builds = build_images(session, pull=not cluster)  # a cluster's nodes pull themselves
+        if cluster:
             apply(session, cluster, builds, generate_secrets(session))
         else:
             fill_volumes(session, existing.listing.volume_names)

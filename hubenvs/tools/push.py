@@ -32,9 +32,8 @@ def push(session: Session, registry: str) -> None:
             try:
                 digest = session.engine.images.push(item.tag, target, architecture)
             except CommandError as error:
-                raise StateError(
-                    f"{target}: can't be pushed", "log in to the registry first", error.details
-                ) from None
+                hint = f"`{session.engine.images.login(registry)}` first, as somebody who may push there"
+                raise StateError(f"{target}: can't be pushed", hint, error.details) from None
             pushed[name] = f"{registry}/{name}@{digest}"
     session.console.say("push", f"{len(pushed)} images; add this to the local.yaml of whoever runs them:")
     print("images:")

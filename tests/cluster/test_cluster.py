@@ -206,3 +206,16 @@ def test_down_keeps_the_claims_and_the_key_to_the_database(deployed: Deployed, o
     deployed.up()
     assert crypt_key() == before
     assert "all well" in invoke("verify", *deployed.named).stdout
+
+
+@once
+def test_a_claim_that_is_being_deleted_stops_up(deployed: Deployed) -> None:
+    """Replacing the pod would end its data. The hint says how to save it."""
+    claim, before = f"{deployed.pod}-home", deployed.pod_uid()
+    deployed.cluster.kubectl("delete", "persistentvolumeclaim", claim, "--wait=false")
+    options = (*deployed.named, *deployed.cluster.options, *deployed.options, "--set", "log_level=DEBUG")
+    refused = invoke("up", *options, check=False)
+    assert f"error: claim {claim} is being deleted" in refused.stderr
+    assert f"invoke export-volume {' '.join(deployed.named)} --volume home" in refused.stderr
+    assert deployed.pod_uid() == before
+    assert deployed.cluster.get("persistentvolumeclaim", claim)

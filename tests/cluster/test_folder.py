@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +123,67 @@ def test_the_folder_is_applied_as_the_page_says(folder: Deployed, bash: Bash, tm
     bash(f"{prune.splitlines()[0]}\n{down}")
     wait_until(lambda: folder.left() == set(), START, "something is left")
     assert cluster.get("persistentvolumeclaims", folder.selector)
+
+
+def kubectl_with_patches() -> str | None:
+    """Return the kubectl whose kustomize knows `patches`, which came with 1.21; None if there is none."""
+    for folder in os.get_exec_path():
+        if program := shutil.which("kubectl", path=folder):
+            command = (program, "version", "--client", "--output=json")
+            shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            if "kustomizeVersion" in shown:
+                return program
+    return None
+
+
+def page_overlay() -> tuple[str, str]:
+    """Return the page's overlay, and the command that applies it."""
+    page = (ROOT / "docs/kubernetes.md").read_text()
+    ((text, rest),) = re.findall(r"```yaml\n(# site/kustomization.yaml\n.*?)```(.*)", page, re.DOTALL)
+    (command,) = re.findall(r"^ {4}(kubectl apply .* -k site)$", rest, re.MULTILINE)
+    return text, command
+
+
+@pytest.fixture
+def site_namespace(cluster: Cluster) -> Iterator[Cluster]:
+    """Another namespace, which nothing but the overlay names."""
+    place = replace(cluster, namespace=f"{cluster.namespace}-site")
+    cluster.kubectl("create", "namespace", place.namespace)
+    yield place
+    cluster.kubectl("delete", "namespace", place.namespace)
+
+
+def test_the_overlay_is_applied_as_the_page_says(
+    folder: Deployed, site_namespace: Cluster, bash: Bash, tmp_path: Path
+) -> None:
+    """Its namespace, labels, image, resources and storage class are those of what runs then."""
+    program = kubectl_with_patches()
+    if not program:
+        pytest.skip("needs kubectl 1.21 or newer, whose kustomize knows `patches`")
+    render, secrets, *_ = page_commands()
+    text, apply = page_overlay()
+    version = json.loads(folder.cluster.kubectl("version", "--output=json"))["serverVersion"]
+    bash(f"{render} --set kubernetes.version=v{version['major']}.{version['minor'].rstrip('+')}")
+    base = tmp_path / "site/base"
+    (stateful_set,) = documents(base / "statefulset.yaml")
+    images = {item["name"]: item["image"] for item in stateful_set["spec"]["template"]["spec"]["containers"]}
+    folder.cluster.take(*images.values())
+    # That no node has; the overlay names the one that was loaded.
+    repository, _, tag = images["jupyterhub"].partition(":")
+    written = (base / "statefulset.yaml").read_text()
+    (base / "statefulset.yaml").write_text(written.replace(images["jupyterhub"], f"{repository}:none"))
+    text = text.replace("namespace: jupyterhub", f"namespace: {site_namespace.namespace}")
+    text = text.replace("registry.example.org/jupyterhub", repository).replace(NAME, folder.pod)
+    text = re.sub("digest: .*", f"newTag: {tag}", text).replace("value: fast", 'value: ""')
+    (tmp_path / "site/kustomization.yaml").write_text(text)
+    fill_in(base / "secrets.template.yaml", tmp_path / "secrets.yaml", folder.named)
+    bash(secrets.replace("kubectl", f"kubectl --namespace {site_namespace.namespace}"))
+    bash(apply.replace("kubectl", program))
+
+    site_namespace.kubectl("rollout", "status", f"statefulset/{folder.pod}", f"--timeout={START}s")
+    (pod,) = site_namespace.get("pods", folder.selector)
+    (hub,) = (item for item in pod["spec"]["containers"] if item["name"] == "jupyterhub")
+    assert pod["metadata"]["labels"]["example.org/team"] == "research"
+    assert (hub["image"], hub["resources"]["limits"]["memory"]) == (images["jupyterhub"], "3Gi")
+    assert {item["spec"]["storageClassName"] for item in site_namespace.get("persistentvolumeclaims")} == {""}
+    assert folder.left() == set()

@@ -8,17 +8,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from tests.integration.conftest import engine, here  # noqa: F401
 from tests.integration.helpers import Engine, HubUser, invoke, wait_until
+from tests.integration.registry import PASSWORD, credentials, fetched, serving
 from tests.integration.site import (  # noqa: F401
     HOST,
     PORT,
@@ -69,8 +72,21 @@ def node(cluster: Cluster) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str | None]:
+    """The address of a registry that asks for a password; None if there is none, and images are loaded."""
+    folder, address = tmp_path_factory.mktemp("registry"), os.environ.get("HUBENVS_REGISTRY")
+    if not address or not fetched(folder):
+        yield None
+        return
+    with serving(folder, address):
+        yield address
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
 def hub(
     cluster: Cluster,
+    registry: str | None,
     instance: str,
     node: str,
     site: Site,
@@ -103,6 +119,10 @@ def hub(
         f"zenith.image={TUNNEL}",
         *([f"kubernetes.load={cluster.load}"] if cluster.load else []),
     )
+    if registry:
+        printed = invoke("push", "--env", "prod", f"{registry}/site", *settings).stdout
+        images = yaml.safe_load(printed[printed.index("images:") :])["images"]
+        settings += options(f"images.jupyterhub.image={images['jupyterhub']['image']}")
     hub = Hub(("--env", "prod", "--instance", instance), settings, folder)
     try:
         invoke("secrets", *hub.named, *settings, "--init")
@@ -182,6 +202,42 @@ def user(hub: Hub, node: str, site: Site, tmp_path_factory: pytest.TempPathFacto
 def outages(user: HubUser) -> tuple[Outage, Outage]:
     """Return what looks at the hub, and at the user's server."""
     return Outage(f"{user.url}/hub/health", (200,)), Outage(f"{user.url}/user/{user.name}/api", PASS)
+
+
+@pytest.fixture(scope="module")
+def pull_secret(cluster: Cluster, registry: str | None) -> Iterator[Callable[[str], None]]:
+    """Has pods pull with a password, as docs/kubernetes.md says it."""
+    if not registry:
+        pytest.skip("needs the package docker-registry, and its address for the nodes in $HUBENVS_REGISTRY")
+
+    def use(password: str) -> None:
+        create = ("create", "secret", "generic", "registry", "--type=kubernetes.io/dockerconfigjson")
+        source = ("--from-file=.dockerconfigjson=/dev/stdin", "--dry-run=client", "--output=json")
+        made = cluster.kubectl(*create, *source, input=credentials(registry, password))
+        cluster.kubectl("apply", "--server-side", "--filename=-", input=made)
+        pulls = '{"imagePullSecrets": [{"name": "registry"}]}'
+        cluster.kubectl("patch", "serviceaccount", "default", f"--patch={pulls}")
+
+    yield use
+    cluster.kubectl("patch", "serviceaccount", "default", '--patch={"imagePullSecrets": []}')
+    cluster.kubectl("delete", "secret", "registry")
+
+
+@pytest.mark.usefixtures("tunnel")
+def test_a_wrong_password_for_the_registry_is_named(
+    hub: Hub, cluster: Cluster, pull_secret: Callable[[str], None]
+) -> None:
+    """At once, and with the registry's answer. The next `up`, with the right one, mends it."""
+    pull_secret("wrong")
+    refused = invoke(*hub.up, check=False)
+    assert refused.returncode == 1
+    assert "401 Unauthorized" in refused.stderr.splitlines()[-2]
+    pull_secret(PASSWORD)
+    invoke(*hub.up)
+    pods = cluster.get("pods", f"--selector=app.kubernetes.io/instance=jupyterhub-slurm-prod-{hub.named[-1]}")
+    images = {item["name"]: item["image"] for pod in pods for item in pod["spec"]["containers"]}
+    assert "/site/jupyterhub@sha256:" in images["jupyterhub"]
+    assert images["proxy"] == images["jupyterhub"]
 
 
 @pytest.mark.usefixtures("tunnel")

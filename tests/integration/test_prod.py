@@ -11,18 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .helpers import (
-    STOP,
-    Deployment,
-    Engine,
-    HubUser,
-    entry,
-    free_port,
-    http_status,
-    invoke,
-    settings,
-    wait_until,
-)
+from .helpers import Deployment, Engine, HubUser, entry, free_port, invoke, settings
+from .registry import fetched, serving
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
@@ -36,30 +26,14 @@ INSTALLED = {
 # Where people find the hub: a front end ends TLS.
 OUTSIDE = "https://hub.example.org"
 
-REGISTRY = """\
-version: 0.1
-storage: {{filesystem: {{rootdirectory: {folder}/data}}}}
-http: {{addr: "{address}"}}
-log: {{level: error}}
-"""
-
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A registry of Debian's, taken from its package without being installed, that this engine may use without TLS."""
+    """A registry that asks for a password; this engine has it, and may use it without TLS."""
     folder, address = tmp_path_factory.mktemp("registry"), f"127.0.0.1:{free_port()}"
-    subprocess.run(("apt-get", "download", "-qq", "docker-registry"), cwd=folder, check=True)
-    (package,) = folder.glob("*.deb")
-    subprocess.run(("dpkg-deb", "--extract", package, folder), check=True)
-    (folder / "config.yml").write_text(REGISTRY.format(folder=folder, address=address))
-    (folder / "registries.conf").write_text(f'[[registry]]\nlocation = "{address}"\ninsecure = true\n')
-    server = subprocess.Popen((folder / "usr/bin/docker-registry", "serve", folder / "config.yml"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CONTAINERS_REGISTRIES_CONF", str(folder / "registries.conf"))
-        wait_until(lambda: http_status(f"http://{address}/v2/") == 200, STOP, "the registry doesn't answer")
+    assert fetched(folder)
+    with serving(folder, address):
         yield f"{address}/site"
-    server.terminate()
-    server.wait()
     shutil.rmtree(folder)
 
 

@@ -229,6 +229,9 @@ def test_the_overlay_in_the_docs_builds(folder: Path) -> None:
     overlay = yaml.safe_load(text)
     for item in overlay["patches"]:
         patch = item["patch"]
+        if patch.startswith("apiVersion:"):  # a merge patch: part of an object
+            assert item["target"]["kind"] == yaml.safe_load(patch)["kind"]
+            continue
         assert patch.startswith("- ") or json.loads(patch)
         assert all({"op", "path"} <= operation.keys() for operation in yaml.safe_load(patch))
     folder.rename(folder.with_name("base"))
@@ -240,6 +243,12 @@ def test_the_overlay_in_the_docs_builds(folder: Path) -> None:
     claims = [item for item in documents if item["kind"] == "PersistentVolumeClaim"]
     assert all(item["spec"]["storageClassName"] == "fast" for item in claims)
     assert all(item["metadata"]["namespace"] == "jupyterhub" for item in documents)
+    (stateful_set,) = (item for item in documents if item["kind"] == "StatefulSet")
+    memory = {
+        container["name"]: container["resources"]["limits"]["memory"]
+        for container in stateful_set["spec"]["template"]["spec"]["containers"]
+    }
+    assert memory["jupyterhub"] == "3Gi"
 
 
 def test_the_proxys_pod_has_the_variables_that_its_programs_read() -> None:

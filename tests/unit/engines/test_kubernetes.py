@@ -94,6 +94,24 @@ def test_a_cluster_that_is_not_named_is_refused(
             "lab/hub: the cluster does not answer",
             "kubectl config view",
         ),
+        (
+            "Unable to connect to the server: getting credentials: exec: sh failed\n\nIt looks like …",
+            "lab/hub: the cluster does not know you",
+            "log in",
+        ),
+        ("error: You must be logged in to the server", "lab/hub: the cluster does not know you", "log in"),
+        (
+            'Error from server (Forbidden): secrets "x" is forbidden: unable to create new content in '
+            "namespace hub because it is being terminated",
+            "lab/hub: the namespace is being deleted",
+            "create namespace hub",
+        ),
+        (
+            'Error from server (Forbidden): secrets "x" is forbidden: exceeded quota: small, requested: …',
+            "lab/hub: more than the namespace's quota or limits allow",
+            "describe quota,limits",
+        ),
+        ('error: error loading config file "x": yaml: …', "kubectl can't read its configuration", "mend"),
     ],
 )
 def test_what_a_user_can_mend_is_explained(message: str, problem: str, hint: str) -> None:

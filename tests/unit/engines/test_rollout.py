@@ -13,7 +13,7 @@ from hubenvs.errors import StateError
 Document = dict[str, Any]
 STATEFUL_SET: Document = {
     "kind": "StatefulSet",
-    "metadata": {"generation": 2},
+    "metadata": {"generation": 2, "uid": "set"},
     "status": {"observedGeneration": 2, "updateRevision": "new"},
 }
 
@@ -33,15 +33,26 @@ def waiting(reason: str) -> Document:
 
 
 def wait(*looks: list[Document], events: list[str] | None = None) -> list[str]:
-    """Wait for a rollout that looks like each of ``looks`` in turn, and return the pods that were deleted."""
-    deleted: list[str] = []
+    """Wait for a rollout that looks like each of ``looks`` in turn, and return what was deleted or retried.
+
+    Its first look, of before, has nothing.
+    """
+    return go_on([], *looks, events=events)
+
+
+def go_on(*looks: list[Document], events: list[str] | None = None) -> list[str]:
+    """Do the same from what is there already, the first of ``looks``."""
+    done: list[str] = []
     remaining = list(looks)
 
     def look() -> list[Document]:
         return remaining.pop(0) if len(remaining) > 1 else remaining[0]
 
-    Rollout("hub", 0.5, look, lambda _: events or [], deleted.append, lambda *_: ["its last line"]).wait()
-    return deleted
+    def retry() -> None:
+        done.append("retried")
+
+    Rollout("hub", 0.5, look, lambda _: events or [], done.append, lambda *_: ["its last line"], retry).wait()
+    return done
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +61,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rollout, "INTERVAL", 0)
     monkeypatch.setattr(rollout, "PATIENCE", 0.1)
     monkeypatch.setattr(rollout, "PULLING", 0.5)
+    monkeypatch.setattr(rollout, "REFUSED", 0.1)
 
 
 def test_it_ends_when_the_new_pod_is_ready() -> None:
@@ -103,3 +115,38 @@ def test_a_deployment_ends_with_the_new_pod_alone() -> None:
     assert wait([old, pod("old", True)], [both, new, pod("old", True)], [done, new]) == []
     with pytest.raises(StateError, match="CrashLoopBackOff"):
         wait([both, pod(containerStatuses=[waiting("CrashLoopBackOff")])])
+
+
+def test_a_pod_of_before_that_could_not_start_is_tried_anew_once() -> None:
+    """What kept it from starting may be mended; the next one is explained."""
+    broken = pod(containerStatuses=[waiting("ImagePullBackOff")])
+    ending = {**broken, "metadata": {**broken["metadata"], "deletionTimestamp": "now"}}
+    fresh = {**pod(ready=True), "metadata": {**broken["metadata"], "uid": "fresh"}}
+    assert go_on([STATEFUL_SET, broken], [STATEFUL_SET, ending], [STATEFUL_SET, fresh]) == ["hub-0"]
+    again = {**broken, "metadata": fresh["metadata"]}
+    with pytest.raises(StateError, match="ImagePullBackOff"):
+        go_on([STATEFUL_SET, broken], [STATEFUL_SET, ending], [STATEFUL_SET, again])
+
+
+def test_what_the_registry_answers_is_said() -> None:
+    """The reason stands in an event; the container's says only that it waits."""
+    event = 'Failed: Failed to pull image "r/x": rpc error: failed to resolve "r/x": host r: 401 Unauthorized'
+    with pytest.raises(StateError) as error:
+        wait([STATEFUL_SET, pod(containerStatuses=[waiting("ImagePullBackOff")])], events=[event])
+    assert error.value.message == "hub-0, container slurm: ImagePullBackOff: host r: 401 Unauthorized"
+
+
+def test_a_pod_that_is_not_allowed_is_explained() -> None:
+    """A quota, a limit or a policy refuses it. One that was mended is tried at once."""
+    refused = ["FailedCreate: create Pod hub-0 in StatefulSet hub failed error: exceeded quota: small"]
+    with pytest.raises(StateError, match="hub: no pod can be created: exceeded quota: small"):
+        wait([STATEFUL_SET], events=refused)
+    assert go_on([STATEFUL_SET], [STATEFUL_SET, pod(ready=True)], events=refused) == ["retried"]
+    condition = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: small"}
+    deployment = {
+        "kind": "Deployment",
+        "metadata": {"generation": 2},
+        "status": {"observedGeneration": 2, "conditions": [condition]},
+    }
+    with pytest.raises(StateError, match="hub: no pod can be created: exceeded quota: small"):
+        wait([deployment, pod("old", ready=True)])
