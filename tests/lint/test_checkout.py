@@ -63,13 +63,28 @@ def test_where_pip_has_an_index_of_its_own_uv_asks_no_other(clone: Path, setting
 
 
 def test_two_at_once_share_the_environment(clone: Path) -> None:
-    """Two terminals, or a person and an editor: the second waits for what the first makes."""
+    """Two terminals, or a person and an editor: the second waits for what the first makes.
+
+    The clone's path may have letters of any language, also where the locale knows only ASCII.
+    """
+    clone = clone.rename(clone.with_name("é x%s"))
     (clone / "requirements/tools.txt").write_text("# nothing, which takes less time\n")
-    command = ("scripts/bootstrap", "true")
+    ascii_locale = ("LC_ALL=C", "PYTHONUTF8=0", "PYTHONCOERCECLOCALE=0")
+    command = ("env", *ascii_locale, "scripts/bootstrap", "python", "-c", "")
     both = [subprocess.Popen(command, cwd=clone, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     said = [process.communicate()[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert "".join(said).count("making") == 1
+
+
+@pytest.mark.parametrize("name", ["a:b", "a\nb"])
+def test_a_path_that_an_environment_cannot_have_is_refused(clone: Path, name: str) -> None:
+    """Python splits PATH at a colon, and a script's first line ends with the line."""
+    clone = clone.rename(clone.with_name(name))
+    done = run("scripts/bootstrap", "true", cwd=clone, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "bootstrap: the clone's path has a colon or a line's end in it: rename it\n"
+    assert not (clone / ".venv").exists()
 
 
 def test_ci_runs_the_readmes_two_commands() -> None:
