@@ -11,9 +11,10 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from invoke import Context, Exit
+from invoke import Context, Exit, config, env
 from invoke import task as invoke_task
 
 from .errors import DefinitionError, HubEnvsError
@@ -94,6 +95,30 @@ def _errors_shown(changes: bool, as_json: bool) -> Iterator[None]:
         raise Exit(text, code=128 + number) from None
 
 
+def _report_configuration(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print an error of Invoke's own reading of invoke.yaml as two lines; any other one with its traceback."""
+    read = any(name in (config.__file__, env.__file__) for name in _files(trace))
+    if not read or not isinstance(error, Exception):
+        sys.__excepthook__(kind, error, trace)
+        return
+    problem = " ".join(str(error).split())
+    hint = "correct invoke.yaml, or the file that it names"
+    print(DefinitionError(f"Invoke's configuration: {problem}", hint).report, file=sys.stderr)
+
+
+def _files(trace: TracebackType | None) -> Iterator[str]:
+    """Yield the source files of the functions in ``trace``."""
+    while trace:
+        yield trace.tb_frame.f_code.co_filename
+        trace = trace.tb_next
+
+
+# Invoke reads its configuration before a task starts, and lets whatever is wrong with it escape.
+sys.excepthook = _report_configuration
+
+
 def _reopen_closed_streams() -> None:
     """Reopen closed standard streams on /dev/null, so that a later open() doesn't get descriptor 0-2."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
@@ -133,13 +158,22 @@ def open_session(
         env,
         instance=instance,
         settings=set_ or (),
-        configuration=_plain(ctx.config.get("hubenvs", {})),
+        configuration=_configuration(ctx),
         environ=VARIABLES,
         config_map=Path(config_map) if config_map else None,
         console=Console(quiet, bool(ctx.config.run.echo)),
         dry=dry,
         as_deployed=as_deployed,
     )
+
+
+def _configuration(ctx: Context) -> dict[str, Any]:
+    """Return the section `hubenvs` of Invoke's configuration; DefinitionError unless it is a mapping."""
+    configuration = _plain(ctx.config.get("hubenvs")) or {}
+    if not isinstance(configuration, dict):
+        problem = "Invoke's configuration: hubenvs: not a mapping of keys to values"
+        raise DefinitionError(problem, "write it as in envs/base.yaml, below `hubenvs:`")
+    return configuration
 
 
 def _plain(configuration: Any) -> Any:

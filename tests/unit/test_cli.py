@@ -1,12 +1,15 @@
-"""What the tasks share: options, and the question before prod."""
+"""What the tasks share: options, the question before prod, and Invoke's own configuration."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import sys
+from pathlib import Path
 
 import pytest
-from invoke import Exit
+from invoke import Config, Context, Exit
+from invoke.main import program
 
 from hubenvs import cli
 from hubenvs.errors import DefinitionError
@@ -41,3 +44,39 @@ def test_who_is_asked_about_prod_has_to_say_yes(
     monkeypatch.setattr("sys.stdin", terminal)
     with contextlib.nullcontext() if agreed else pytest.raises(Exit, match="nothing was done"):
         cli.confirm("down", "prod", is_prod=True, yes=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"hubenvs: [", "while parsing a flow"),
+        (b"hubenvs:\n\tslurm: 1", "cannot start any token"),
+        (b"\xff\xfe", "can't decode byte 0xff"),
+        (b"3", "no attribute 'items'"),
+        (b"run: 3", "Can't cleanly merge"),
+        (b"hubenvs: {1: 2}", "expected str instance"),
+        (b"hubenvs: &a {slurm: *a}", "maximum recursion depth"),
+        (None, "Is a directory"),
+    ],
+)
+def test_a_configuration_that_invoke_cannot_read_is_an_error_of_two_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, problem: str
+) -> None:
+    """Invoke reads invoke.yaml before our task starts, and lets such errors escape with their tracebacks."""
+    file = tmp_path / "invoke.yaml"
+    file.mkdir() if content is None else file.write_bytes(content)
+    options = ("--search-root", str(cli.ROOT), "--config", str(file))
+    with pytest.raises(Exception, match=r"(?s).") as raised:
+        program.run(["invoke", *options, "version"], exit=False)
+    sys.excepthook(raised.type, raised.value, raised.tb)
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: Invoke's configuration: ")
+    assert problem in error
+    assert hint.startswith("hint: ")
+
+
+@pytest.mark.parametrize("section", [3, [1], "slurm"])
+def test_a_section_that_is_no_mapping_is_refused(section: object) -> None:
+    """`hubenvs: 3` in invoke.yaml."""
+    with pytest.raises(DefinitionError, match="hubenvs: not a mapping"):
+        cli.open_session(Context(Config({"hubenvs": section})), "dev_dummyauth")
