@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import re
 import tempfile
 import uuid
@@ -21,6 +23,8 @@ from .process import ANSWER, Argv, Completed, Programs
 
 OLDEST = (4, 3)
 LISTINGS = 5  # times that podman is asked for a list at most
+# Variables that make podman the client of a service, which may be another host's (podman(1)).
+REMOTE = ("CONTAINER_HOST", "CONTAINER_CONNECTION")
 # The PATH of an imported image, which would have none.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -40,7 +44,14 @@ class PodmanImages:
 
     @cached_property
     def variables(self) -> Mapping[str, str]:
-        """The environment variables that podman needs here; writes a containers.conf if it needs one."""
+        """The environment variables that podman needs here; writes a containers.conf if it needs one.
+
+        Raises StateError if the user's variables lead podman to another host.
+        """
+        for name in REMOTE if platform.system() == "Linux" else ():
+            if os.environ.get(name):
+                problem = f"{name} is set, so that podman would work elsewhere than on this host"
+                raise StateError(problem, f"unset {name}")
         if not (self._folder and (configuration := containers_conf())):
             return {}
         path = self._folder / "containers.conf"

@@ -14,7 +14,7 @@ from hubenvs.engines import host
 from hubenvs.engines.podman import Podman, rootless_network
 from hubenvs.engines.podman_images import LISTINGS
 from hubenvs.engines.process import Completed, Programs
-from hubenvs.errors import CommandError
+from hubenvs.errors import CommandError, StateError
 
 
 @pytest.fixture
@@ -125,3 +125,12 @@ def test_what_others_remove_meanwhile_is_no_failure() -> None:
     with pytest.raises(CommandError) as error:
         Podman(None, Racing(LISTINGS)).listing()
     assert "no such volume" in error.value.details[0]
+
+
+@pytest.mark.parametrize("name", ["CONTAINER_HOST", "CONTAINER_CONNECTION"])
+def test_podman_on_another_host_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Ports, certificates and limits are looked at on this host; a pod elsewhere would be taken for one here."""
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    monkeypatch.setenv(name, "ssh://root@elsewhere/run/podman.sock")
+    with pytest.raises(StateError, match=f"{name} is set.*: unset {name}"):
+        Podman(None, Programs()).version()
