@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import inspect
 import os
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from invoke import Context, Exit, config, env
 from invoke import task as invoke_task
 
-from .errors import DefinitionError, HubEnvsError
+from .errors import DefinitionError, HubEnvsError, StateError
 
 if TYPE_CHECKING:
     from .console import Console
@@ -46,6 +47,16 @@ HELP = {
     "yes": "don't ask before bringing an environment of stage prod up",
     "refresh": "look at Debian's mirrors, and build the images anew if there are updates",
     "sbom": "folder for a bill of materials (CycloneDX) of each image",
+}
+
+# What to do about an error of the system that can show anywhere.
+SYSTEM_HINTS = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there",
+    errno.EROFS: "make it writable for this user",
+    errno.EACCES: "make it accessible for this user",
+    errno.EMFILE: "raise the limit of open files: `ulimit -n 1024`",
+    errno.EAGAIN: "end other programs, or raise the limit of processes: `ulimit -u`",
 }
 
 
@@ -78,21 +89,31 @@ def task(changes: bool = False, **options: Any) -> Callable[[Callable[..., Any]]
 @contextlib.contextmanager
 def _errors_shown(changes: bool, as_json: bool) -> Iterator[None]:
     """End the task with a message and an exit status for whatever ends the block."""
+
+    def ended_by(error: HubEnvsError) -> Exit:
+        return Exit(error.json if as_json else error.report, code=error.exit_code)
+
     try:
         yield
     except HubEnvsError as error:
-        raise Exit(error.json if as_json else error.report, code=error.exit_code) from None
+        raise ended_by(error) from None
     except BrokenPipeError:  # the reader, such as `head`, has ended
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())  # Python flushes standard output at its end
         raise Exit(code=128 + signal.SIGPIPE) from None
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise Exit(f"error: {where}{error.strerror or error}", code=1) from None
+        raise ended_by(_system_error(error)) from None
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args else signal.SIGINT
         text = "interrupted" + ("; `invoke up` continues, `invoke down` cleans up" if changes else "")
         raise Exit(text, code=128 + number) from None
+
+
+def _system_error(error: OSError) -> StateError:
+    """Return ``error`` with its path, both paths if it is about a copy, and a hint."""
+    paths = " -> ".join(str(path) for path in (error.filename, error.filename2) if path)
+    hint = SYSTEM_HINTS.get(error.errno or 0, "`invoke doctor` looks at the host")
+    return StateError(f"{paths}: {error.strerror}" if paths else str(error.strerror or error), hint)
 
 
 def _report_configuration(

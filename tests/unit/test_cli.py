@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -73,6 +76,39 @@ def test_a_configuration_that_invoke_cannot_read_is_an_error_of_two_lines(
     assert error.startswith("error: Invoke's configuration: ")
     assert problem in error
     assert hint.startswith("hint: ")
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [
+        (errno.ENOSPC, "make room"),
+        (errno.EROFS, "make it writable"),
+        (errno.EMFILE, "ulimit -n"),
+        (errno.EAGAIN, "ulimit -u"),
+        (errno.EIO, "looks at the host"),
+    ],
+)
+def test_an_error_of_the_system_has_a_hint_too(
+    monkeypatch: pytest.MonkeyPatch, number: int, hint: str
+) -> None:
+    """A full disk or a read-only checkout can show anywhere, as in a copy from one path to another.
+
+    For scripts it is JSON like any other error.
+    """
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+    def fail(ctx: Context, json: bool = False) -> None:
+        raise OSError(number, os.strerror(number), "/x", None, "/y")
+
+    with pytest.raises(Exit) as raised:
+        cli.task()(fail)(Context())
+    assert raised.value.code == 1
+    error, second = str(raised.value).splitlines()
+    assert error == f"error: /x -> /y: {os.strerror(number)}"
+    assert second.startswith("hint: ")
+    assert hint in second
+    with pytest.raises(Exit, match=r'^{"error": "/x -> /y: .*"hint": "'):
+        cli.task()(fail)(Context(), json=True)
 
 
 @pytest.mark.parametrize("section", [3, [1], "slurm"])
