@@ -119,7 +119,7 @@ def _system_error(error: OSError) -> StateError:
 def _report_configuration(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Print an error of Invoke's own reading of invoke.yaml as two lines; any other one with its traceback."""
+    """Print an error of Invoke's reading of its configuration as two lines, any other with its traceback."""
     read = any(name in (config.__file__, env.__file__) for name in _files(trace))
     if not read or not isinstance(error, Exception):
         sys.__excepthook__(kind, error, trace)

@@ -52,14 +52,19 @@ def write(path: Path, content: str | bytes) -> None:
         stream.write(content.encode() if isinstance(content, str) else content)
 
 
+def require_file(path: Path) -> None:
+    """Raise StateError if ``path`` exists and isn't a regular file: a rename would replace /dev/null too."""
+    if path.exists() and not path.is_file():
+        raise StateError(f"{path}: not a file", "name another")
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file (0600) that replaces ``path`` when the block ends without an error.
 
     Raises StateError if it can't be written, or if ``path`` exists and isn't a regular file.
     """
-    if path.exists() and not path.is_file():  # os.replace would put a file in place of /dev/full too
-        raise StateError(f"{path}: not a file", "name another")
+    require_file(path)
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DefinitionError
+from ..files import write
 from .layers import KeyPath, read_text, shown
 from .schema import DevUser
 
@@ -65,14 +66,15 @@ def parse_users(users: str) -> tuple[DevUser, ...]:
 def write_file(path: Path, root: Path, users: str) -> None:
     """Write the comma-separated accounts ``users`` to the file ``path``, one a line.
 
-    Raises DefinitionError if one of them is malformed, or the file exists with other accounts.
+    Raises DefinitionError if one of them is malformed, or the file exists with other accounts, and StateError
+    if it can't be written.
     """
     wanted = parse_users(users)
     if path.exists() and parse_dev_users(read_text(path, root), shown(path, root)) != wanted:
         problem = f"{shown(path, root)} already exists, with other accounts"
         raise DefinitionError(f"--users: {problem}", "edit or remove that file")
     if not path.exists():
-        path.write_text("".join(f"{user.account}\n" for user in wanted))
+        write(path, "".join(f"{user.account}\n" for user in wanted))
 
 
 def are_needed(data: Mapping[str, Any]) -> bool:

@@ -16,7 +16,7 @@ from ..definition.schema import Frozen
 from ..deployment.mirrors import read_mirrors
 from ..engines.git import Git
 from ..errors import DefinitionError, StateError
-from ..files import sha256
+from ..files import require_file, sha256
 from ..plan.images import Build
 from ..plan.manifest import dump
 from ..session import Session
@@ -54,8 +54,7 @@ def bundle(session: Session, target: Path) -> None:
     Raises StateError if a working copy has uncommitted changes or is a folder of this machine, or an image is
     pulled by digest.
     """
-    if target.is_dir():
-        raise StateError(f"{target}: a folder", "name the file to write")
+    require_file(target)
     env, engine = session.env, session.engine
     builds = build(session, with_debian=True)
     with session.locked():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import resource
+from pathlib import Path
+
 import pytest
 
-from hubenvs.definition.dev_users import parse_dev_users
-from hubenvs.errors import DefinitionError
+from hubenvs.definition.dev_users import parse_dev_users, write_file
+from hubenvs.errors import DefinitionError, StateError
 
 
 def test_dev_users_are_listed_in_order_without_comments() -> None:
@@ -51,3 +54,18 @@ def test_a_repeated_or_missing_dev_user_is_refused() -> None:
         parse_dev_users("# nobody\n", "dev_users")
     with pytest.raises(DefinitionError, match="dev_users: 3001 dev users"):
         parse_dev_users("\n".join(f"u{number}.p" for number in range(3001)), "dev_users")
+
+
+def test_a_list_that_cannot_be_written_leaves_none(tmp_path: Path) -> None:
+    """On a full disk half a list would keep the next `up --users` from writing the whole one."""
+    path = tmp_path / "dev_users"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4, hard))
+    try:
+        with pytest.raises((StateError, OSError), match=r"[Ff]ile too large"):
+            write_file(path, tmp_path, "alice.project1,bob.project1")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not path.exists()
+    write_file(path, tmp_path, "alice.project1,bob.project1")
+    assert path.read_text() == "alice.project1\nbob.project1\n"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
 import pytest
 
+from hubenvs.definition.environment import Environment
 from hubenvs.definition.read import read_environment
-from hubenvs.errors import HubEnvsError
+from hubenvs.errors import HubEnvsError, StateError
 from hubenvs.tools import bundle
 from hubenvs.tools.load import load
 
@@ -138,3 +140,12 @@ def test_a_bundle_for_another_architecture_is_refused_by_name(root: Path, tmp_pa
         load(session(env), bundle.read_index(path), path)
     assert not env.deploy_folder.exists()
     assert bundle.read_index(made(path)).architecture is None
+
+
+def test_a_bundle_replaces_files_alone(env: Environment, tmp_path: Path) -> None:
+    """Neither a folder nor /dev/null, which root could replace, and nothing is built before it is refused."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for target in (tmp_path, pipe):
+        with pytest.raises(StateError, match="not a file"):
+            bundle.bundle(session(env), target)
