@@ -45,20 +45,15 @@ def test_scripts_run_in_a_clone_with_windows_line_ends(clone: Path) -> None:
         assert (clone / "docs" / picture.name).read_bytes() == picture.read_bytes()
 
 
-def test_who_installs_for_themselves_by_default_gets_the_environment(clone: Path) -> None:
-    """Many clusters have `user = true` in pip's configuration, which pip refuses in a virtual environment."""
-    settings = ("PIP_USER=1", "PIP_NO_INDEX=1", "PIP_FIND_LINKS=")  # so it ends before anything is downloaded
-    done = run("env", *settings, "scripts/bootstrap", "true", cwd=clone, check=False)
+def test_pips_settings_are_kept(clone: Path) -> None:
+    """Where pip has an index of its own, there is often no other, so uv doesn't ask one.
+
+    Many clusters have `user = true` in pip's configuration, which pip refuses in a virtual environment.
+    """
+    index = ("PIP_INDEX_URL=http://127.0.0.1:1/", "PIP_RETRIES=0", "PIP_FIND_LINKS=", "PIP_EXTRA_INDEX_URL=")
+    done = run("env", *index, "PIP_USER=1", "scripts/bootstrap", "true", cwd=clone, check=False)
     assert "No matching distribution" in done.stderr
     assert "--user" not in done.stderr
-
-
-@pytest.mark.parametrize("setting", ["PIP_NO_INDEX=1", "PIP_INDEX_URL=http://127.0.0.1:1/"])
-def test_where_pip_has_an_index_of_its_own_uv_asks_no_other(clone: Path, setting: str) -> None:
-    """Who has a mirror has often nothing else; uv would wait for an index that no packet reaches."""
-    settings = (setting, "PIP_RETRIES=0", "PIP_FIND_LINKS=", "PIP_EXTRA_INDEX_URL=")
-    done = run("env", *settings, "scripts/bootstrap", "true", cwd=clone, check=False)
-    assert "pip could not install" in done.stderr
     assert "uv" not in done.stderr
 
 
