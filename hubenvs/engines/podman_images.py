@@ -217,16 +217,20 @@ class PodmanImages:
                 self.run(("podman", "manifest", "remove", name, row["digest"]), timeout=ANSWER)
 
     def save_images(self, tags: Sequence[str], tar: Path) -> None:
-        """Write the images ``tags`` to the file ``tar``; layers that they share are written once."""
-        self.run((*self.save_command(tags), f"--output={tar}"), timeout=None)
+        """Write the images ``tags`` to the file ``tar``; layers that they share are written once.
+
+        Podman that is interrupted leaves whole layers beside ``tar``, whose folder is the caller's to remove.
+        """
+        self.run(("env", f"TMPDIR={tar.parent}", *self.save_command(tags), f"--output={tar}"), timeout=None)
 
     def save_command(self, tags: Sequence[str]) -> Argv:
         """Return the command that writes the images ``tags`` to standard output."""
         return ("podman", "save", "--quiet", "--multi-image-archive", "--format=docker-archive", *tags)
 
     def load_images(self, tar: Path) -> None:
-        """Load the images in the file ``tar``."""
-        self.run(("podman", "load", "--quiet", f"--input={tar}"), timeout=None)
+        """Load the images in the file ``tar``; see `save_images`."""
+        argv = ("env", f"TMPDIR={tar.parent}", "podman", "load", "--quiet", f"--input={tar}")
+        self.run(argv, timeout=None)
 
     def run_image_command(self, tag: str, *command: str, workdir: str) -> Argv:
         """Return the command that runs ``command`` in a new container of ``tag`` without a network."""

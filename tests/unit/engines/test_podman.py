@@ -134,3 +134,21 @@ def test_podman_on_another_host_is_refused(monkeypatch: pytest.MonkeyPatch, name
     monkeypatch.setenv(name, "ssh://root@elsewhere/run/podman.sock")
     with pytest.raises(StateError, match=f"{name} is set.*: unset {name}"):
         Podman(None, Programs()).version()
+
+
+def test_what_podman_unpacks_goes_with_the_scratch_folder() -> None:
+    """Podman that is interrupted leaves whole layers in TMPDIR, which nobody would look for in /var/tmp."""
+    started: list[Sequence[str]] = []
+
+    class Records(Programs):
+        def run(self, argv: Sequence[str], **options: Any) -> Completed:
+            started.append(argv)
+            return Completed(0, b"", "")
+
+    podman = Podman(None, Records())
+    podman.save_images(["tag"], Path("/scratch/images.tar"))
+    podman.load_images(Path("/scratch/content"))
+    assert [argv[:4] for argv in started] == [
+        ("env", "TMPDIR=/scratch", "podman", "save"),
+        ("env", "TMPDIR=/scratch", "podman", "load"),
+    ]
