@@ -20,9 +20,9 @@ from .podman_images import PodmanImages
 from .process import ANSWER, Argv, Completed, Programs
 
 OLDEST = (1, 20)
-# What kubectl says, what that means, and what to do; the first that matches counts.
 _CREATE = "kubectl --context {context} create namespace {namespace}"
 _LOG_IN = "log in to the cluster again, until `kubectl --context {context} get --raw /version` answers"
+# What kubectl says, what that means, and what to do; the first that matches counts.
 EXPLAINED = (
     (
         r"context .*does not exist",

@@ -95,7 +95,8 @@ class Kubernetes(Kubectl):
         self.kubectl("delete", KINDS, selector, "--cascade=foreground", *wait)
         self.kubectl("delete", "pods", selector, *wait)
         if existing := sorted(removal.volumes & removal.listing.volume_names):
-            self.kubectl("delete", "persistentvolumeclaims", *existing, *wait)
+            # One that somebody has deleted before goes with the pod.
+            self.kubectl("delete", "persistentvolumeclaims", *existing, "--ignore-not-found", *wait)
 
     def network_command(self, name: str, labels: Mapping[str, str]) -> Argv | None:
         """Return None: a cluster's pods have no network of their own."""

@@ -119,12 +119,13 @@ class Rollout:
     def _examine(self, pod: Document, stuck_since: dict[str, float]) -> bool:
         """Return whether ``pod`` is ready; StateError if it never will be.
 
-        A pod of before is deleted once instead: what kept it from starting may be mended.
+        A pod of before that has a node is deleted once instead: what kept it from starting may be mended.
         """
         try:
             return self._is_up(pod, stuck_since)
         except StateError:
-            if (uid := pod["metadata"]["uid"]) not in self._earlier:
+            uid, has_node = pod["metadata"]["uid"], "containerStatuses" in pod.get("status", {})
+            if uid not in self._earlier or not has_node:
                 raise
             self._earlier.remove(uid)
             self.delete(pod["metadata"]["name"])

@@ -41,6 +41,7 @@ from .conftest import Cluster, Deployed
 # Ports of every node: the hub's API for the site's compute nodes, and its proxy for the measurements.
 HUB_API, PROXY = 30881, 30800
 REPLACED = 240
+NO_REGISTRY = "needs the package docker-registry, and its address for the nodes in $HUBENVS_REGISTRY"
 PASS = (200, 302, 403)  # statuses that a user's server answers with to whoever isn't logged in
 
 
@@ -119,8 +120,8 @@ def hub(
         f"zenith.image={TUNNEL}",
         *([f"kubernetes.load={cluster.load}"] if cluster.load else []),
     )
-    if registry:
-        printed = invoke("push", "--env", "prod", f"{registry}/site", *settings).stdout
+    if registry:  # under a name that no node knows
+        printed = invoke("push", "--env", "prod", f"{registry}/{instance}", *settings).stdout
         images = yaml.safe_load(printed[printed.index("images:") :])["images"]
         settings += options(f"images.jupyterhub.image={images['jupyterhub']['image']}")
     hub = Hub(("--env", "prod", "--instance", instance), settings, folder)
@@ -208,7 +209,7 @@ def outages(user: HubUser) -> tuple[Outage, Outage]:
 def pull_secret(cluster: Cluster, registry: str | None) -> Iterator[Callable[[str], None]]:
     """Has pods pull with a password, as docs/kubernetes.md says it."""
     if not registry:
-        pytest.skip("needs the package docker-registry, and its address for the nodes in $HUBENVS_REGISTRY")
+        pytest.skip(NO_REGISTRY)
 
     def use(password: str) -> None:
         create = ("create", "secret", "generic", "registry", "--type=kubernetes.io/dockerconfigjson")
@@ -224,20 +225,13 @@ def pull_secret(cluster: Cluster, registry: str | None) -> Iterator[Callable[[st
 
 
 @pytest.mark.usefixtures("tunnel")
-def test_a_wrong_password_for_the_registry_is_named(
-    hub: Hub, cluster: Cluster, pull_secret: Callable[[str], None]
-) -> None:
-    """At once, and with the registry's answer. The next `up`, with the right one, mends it."""
+def test_a_wrong_password_for_the_registry_is_named(hub: Hub, pull_secret: Callable[[str], None]) -> None:
+    """At once, and with the registry's answer. The next test's `up`, with the right one, mends it."""
     pull_secret("wrong")
     refused = invoke(*hub.up, check=False)
     assert refused.returncode == 1
     assert "401 Unauthorized" in refused.stderr.splitlines()[-2]
     pull_secret(PASSWORD)
-    invoke(*hub.up)
-    pods = cluster.get("pods", f"--selector=app.kubernetes.io/instance=jupyterhub-slurm-prod-{hub.named[-1]}")
-    images = {item["name"]: item["image"] for pod in pods for item in pod["spec"]["containers"]}
-    assert "/site/jupyterhub@sha256:" in images["jupyterhub"]
-    assert images["proxy"] == images["jupyterhub"]
 
 
 @pytest.mark.usefixtures("tunnel")
@@ -251,6 +245,16 @@ def test_a_user_computes_through_the_tunnel(hub: Hub, site: Site, far_end: FarEn
     walked = invoke("verify", *hub.named, "--url", url, "--token-file", str(token)).stdout
     assert "42 alice.project1" in walked
     assert "all well" in walked
+
+
+def test_images_are_pulled_by_digest(hub: Hub, cluster: Cluster, registry: str | None) -> None:
+    """In both pods, and not by the tag that this host knows."""
+    if not registry:
+        pytest.skip(NO_REGISTRY)
+    pods = cluster.get("pods", f"--selector=app.kubernetes.io/instance=jupyterhub-slurm-prod-{hub.named[-1]}")
+    images = {item["name"]: item["image"] for pod in pods for item in pod["spec"]["containers"]}
+    assert images["jupyterhub"].startswith(f"{registry}/{hub.named[-1]}/jupyterhub@sha256:")
+    assert images["proxy"] == images["jupyterhub"]
 
 
 def test_tasks_find_both_pods(hub: Hub, cluster: Cluster) -> None:
