@@ -33,7 +33,7 @@ LANES: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "packages": (["packages", "rootless", "slurm_quick"], ()),
 }
 # The modules whose tests an ordinary user's engine may answer otherwise.
-ROOTLESS = "not prod and (changes or check or refusals or reload or servers or tasks or volumes)"
+ROOTLESS = "not prod and (changes or check or programs or refusals or reload or servers or tasks or volumes)"
 QUICK = "submitting_environment or survives_a_restart or requeued_job"
 
 

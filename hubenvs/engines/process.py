@@ -51,6 +51,7 @@ class Programs:
     def __init__(self, echo: Callable[[str], None] | None = None) -> None:
         self._echo = echo
         self._running: set[subprocess.Popen[bytes]] = set()
+        self._sockets: set[socket.socket] = set()
         self._interrupted = False
 
     def run(
@@ -105,8 +106,7 @@ class Programs:
         """
         if self._echo:
             self._echo(quoted(argv))
-        if self._interrupted and threading.current_thread() is not threading.main_thread():
-            raise KeyboardInterrupt  # calls of `at_once` start no further program
+        self._raise_if_interrupted()
         try:
             process = subprocess.Popen(argv, env=environment(variables), **options)
         except FileNotFoundError:
@@ -116,10 +116,28 @@ class Programs:
             raise StateError(f"{argv[0]} can't be started: permission denied", "make it executable") from None
         self._running.add(process)
         try:
+            self._raise_if_interrupted()  # while it was started, when it wasn't yet among those to end
             yield process
         finally:
             _end(process)
             self._running.discard(process)
+
+    def _raise_if_interrupted(self) -> None:
+        """Raise KeyboardInterrupt in a call of `at_once` after Ctrl-C: it starts no further program."""
+        if self._interrupted and threading.current_thread() is not threading.main_thread():
+            raise KeyboardInterrupt
+
+    def _interrupt(self) -> None:
+        """End all programs that run, and what waits for them at a socket."""
+        self._interrupted = True
+        running = tuple(self._running)
+        for process in running:
+            process.terminate()
+        for socket_here in tuple(self._sockets):
+            with contextlib.suppress(OSError):  # closed meanwhile
+                socket_here.shutdown(socket.SHUT_RDWR)
+        for process in running:
+            _end(process)
 
     def show(self, argv: Sequence[str], variables: Mapping[str, str] | None = None) -> None:
         """Run ``argv`` and pass on what it prints, which users' programs may have written.
@@ -189,7 +207,11 @@ class Programs:
             end = other_end.fileno()
             with self._started(argv, stdin=end, stdout=end, stderr=subprocess.DEVNULL):
                 other_end.close()  # so that the program's end is the end of what can be read here
-                yield socket_here
+                self._sockets.add(socket_here)
+                try:
+                    yield socket_here
+                finally:
+                    self._sockets.discard(socket_here)
 
     def relay(
         self, server: socket.socket, argv: Sequence[str], accepts: Callable[[socket.socket], bool]
@@ -227,9 +249,7 @@ class Programs:
                 try:
                     wait(running)
                 except BaseException:
-                    self._interrupted = True
-                    for process in tuple(self._running):
-                        process.terminate()
+                    self._interrupt()
                     raise
         finally:
             if threading.current_thread() is threading.main_thread():  # which alone sees Ctrl-C

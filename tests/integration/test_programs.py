@@ -1,0 +1,65 @@
+"""Calls of `at_once` on Ctrl-C, with programs that run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from hubenvs.engines import process
+from hubenvs.engines.process import Programs
+
+from .helpers import once
+
+pytestmark = once
+
+# Goes on after SIGTERM, as a program does that hasn't started yet to pass it on.
+STUBBORN = ("sh", "-c", "trap '' TERM; exec sleep 20")
+
+
+def interrupted(programs: Programs, call: Callable[[], Any]) -> float:
+    """Run ``call`` by `at_once`, interrupt it after 0.3 s, and return how many seconds it went on."""
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        programs.at_once([call])
+    return time.monotonic() - started - 0.3
+
+
+def test_who_waits_at_a_socket_is_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "GRACE", 0.2)
+    programs = Programs()
+
+    def wait() -> bytes:
+        with programs.connected(STUBBORN) as connection:
+            connection.settimeout(10)
+            return connection.recv(1)
+
+    assert interrupted(programs, wait) < 5
+
+
+def test_a_program_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "GRACE", 0.2)
+    programs = Programs()
+    assert interrupted(programs, lambda: programs.run(STUBBORN)) < 5
+
+
+def test_a_program_that_was_being_started_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its call would wait for it as long as it likes."""
+    start = subprocess.Popen
+
+    def start_slowly(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        running = start(*arguments, **options)
+        time.sleep(1)
+        return running
+
+    monkeypatch.setattr(subprocess, "Popen", start_slowly)
+    programs = Programs()
+    assert interrupted(programs, lambda: programs.run(("sleep", "10"))) < 5
