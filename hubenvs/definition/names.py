@@ -27,6 +27,8 @@ WORKING_COPIES = "_dev_build_data"  # folder of the working copies, beside the i
 POD_NAME_LENGTH = 63
 # podman<5: 4.3 accepts no longer name of a Secret, Kubernetes does.
 SECRET_NAME_LENGTH = 64
+# Folders of a container's root file system that get a volume where the rest is read-only.
+SCRATCH = ("run", "tmp")
 
 _ENVIRONMENT_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _INSTANCE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z")
@@ -46,6 +48,17 @@ def pod_name(environment: str, instance: str | None) -> str:
 def container_name(pod: str, container: str) -> str:
     """Return the name under which the engine runs ``container`` of ``pod``; its Secret has the same name."""
     return f"{pod}-{container}"
+
+
+def scratch_volume(pod: str, folder: str, container: str) -> str:
+    """Return the name of the emptyDir volume at /``folder`` of ``container``."""
+    # By number, since Kubernetes takes 63 characters, and the names of a pod and a container may have 64.
+    return f"{pod}-{folder}-{list(CONTAINERS).index(container)}"
+
+
+def scratch_volumes(pod: str) -> set[str]:
+    """Return the names that the `scratch_volume` of each container of ``pod`` can have."""
+    return {scratch_volume(pod, folder, container) for container in CONTAINERS for folder in SCRATCH}
 
 
 def container_uid(name: str) -> str | None:

@@ -152,4 +152,6 @@ def remove_pod(
     # Another pod of that name isn't ours.
     pods = [pod for pod in existing.listing.pods if _pod_name_of(pod) == existing.pod_name]
     containers, listing = existing.container_names, existing.listing
-    engine.remove(Removal(existing.pod_name, pods, containers, set(volumes), networks, listing, grace))
+    # These go with the pod, but not if the engine was killed while it made one.
+    removed = {*volumes, *names.scratch_volumes(existing.pod_name)}
+    engine.remove(Removal(existing.pod_name, pods, containers, removed, networks, listing, grace))

@@ -15,7 +15,7 @@ import yaml
 from ..definition.container_settings import container_settings
 from ..definition.containers import TUNNEL, Container
 from ..definition.environment import Environment
-from ..definition.names import LABEL_FINGERPRINT
+from ..definition.names import LABEL_FINGERPRINT, SCRATCH, scratch_volume
 from ..errors import DefinitionError
 from ..files import Tree, digest
 
@@ -100,8 +100,7 @@ def manifest(
         "settings": container_settings(env),
         "security": {row.name: security_context(env, row, restricted) for row in env.rows},
         "secret_modes": {row.name: secret_mode(row, restricted) for row in env.rows},
-        # The others write to their root file system.
-        "scratch": [row.name for row in env.rows if row.uid and (restricted or env.stage == "prod")],
+        "scratch": {row.name: scratch_volumes(env, row, restricted) for row in env.rows},
     }
     result = tuple(document for name in TEMPLATES for document in render_template(templates, name, context))
     check_references(result)
@@ -111,6 +110,13 @@ def manifest(
 def can_be_restricted(env: Environment) -> bool:
     """Return whether no container of ``env`` has to be started as root; Slurm's must."""
     return all(row.uid or not row.capabilities for row in env.rows)
+
+
+def scratch_volumes(env: Environment, row: Container, restricted: bool) -> list[tuple[str, str]]:
+    """Return path and name of each emptyDir volume of a container; ``restricted`` as in `manifest`."""
+    if not row.uid or not (restricted or env.stage == "prod"):
+        return []  # it can write to its root file system
+    return [(f"/{folder}", scratch_volume(env.pod, folder, row.name)) for folder in SCRATCH]
 
 
 def secret_mode(row: Container, restricted: bool) -> int:

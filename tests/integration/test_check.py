@@ -103,7 +103,7 @@ def test_lost_firewall_rules_are_named(deployment: Deployment) -> None:
 def test_a_hub_that_is_down_is_not_taken_for_lost_rules(deployment: Deployment) -> None:
     """Its proxy answers at the host's port, though not with the hub's page."""
     hub = "/run/service/jupyterhub"
-    deployment.run_in("jupyterhub", "s6-svc", "-d", hub)
+    deployment.run_in("jupyterhub", "s6-svc", "-wD", "-d", hub)
     try:
         said = invoke("wait", *deployment.options, "--timeout", "5", check=False).stderr
     finally:

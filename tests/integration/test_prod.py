@@ -71,6 +71,25 @@ def test_everything_works_as_in_development(prod: Deployment) -> None:
     assert "12 steps, all well" in invoke("verify", *prod.options, "--url", prod.status["url"]).stdout
 
 
+def test_prods_beside_each_other_share_no_volume(prod: Deployment, engine: Engine) -> None:
+    """Podman gives an emptyDir volume the name that it has in the manifest, and two pods of one name the same."""
+    name = prod.instance.removesuffix("prod") + "pro2"
+
+    def volumes(instance: str) -> set[str]:
+        hub = f"jupyterhub-slurm-dev-dummyauth-{instance}-jupyterhub"
+        mounted = engine.run(("podman", "inspect", "--format={{range .Mounts}}{{.Name}} {{end}}", hub)).text
+        return set(mounted.split())
+
+    try:
+        invoke("up", "--env", prod.env, "--instance", name, *settings(stage="prod"), "--yes")
+        assert len(volumes(name)) == len(volumes(prod.instance)) == 5
+        assert volumes(name).isdisjoint(volumes(prod.instance))
+        invoke("check", *prod.options)
+    finally:
+        invoke("down", "--env", prod.env, "--instance", name, "--yes")
+    assert f"-{name}-" not in engine.run(("podman", "volume", "ls", "--quiet")).text
+
+
 def test_where_tls_ends_in_front_of_the_hub(prod: Deployment) -> None:
     """Its cookies are Secure, whatever the front end says in its headers, and nothing shows another name."""
     strange = {
