@@ -6,6 +6,7 @@ import configparser
 import os
 import platform
 import pwd
+import re
 import sys
 from pathlib import Path
 
@@ -20,6 +21,10 @@ else:
 CA_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
 # Where systemd says that it runs, and whose programs it keeps when they log out.
 SYSTEMD, LINGER = Path("/run/systemd/system"), Path("/var/lib/systemd/linger")
+
+# Where the kernel lists what runs programs of other machines, and QEMU's names in it.
+HANDLERS = Path("/proc/sys/fs/binfmt_misc")
+QEMU = {"amd64": "qemu-x86_64", "arm64": "qemu-aarch64"}
 
 
 def rootless() -> bool:
@@ -81,6 +86,17 @@ def make_build_caches() -> None:
 def cgroup_v1() -> bool:
     """Return whether this host has version 1 of cgroups."""
     return platform.system() == "Linux" and not Path("/sys/fs/cgroup/cgroup.controllers").exists()
+
+
+def emulation_problem(architecture: str) -> str:
+    """Return why QEMU can't run containers of ``architecture`` here; empty if nothing is known."""
+    handler = HANDLERS / QEMU[architecture]
+    if not handler.is_file():
+        return ""
+    lacking = {"F": "its containers don't have QEMU", "C": "sudo doesn't work in its containers"}
+    flags = re.search(r"^flags: *(\w*)$", handler.read_text(), re.MULTILINE)
+    missing = [flag for flag in lacking if flag not in (flags[1] if flags else "")]
+    return f"{handler} lacks the flag {missing[0]}: {lacking[missing[0]]}" if missing else ""
 
 
 def unenforced() -> str:

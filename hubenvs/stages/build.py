@@ -16,7 +16,7 @@ from ..deployment.desired import desired_builds
 from ..deployment.folder import create
 from ..deployment.sources import COMMON, context_files, on_host, working_copy_files
 from ..engines.debian import bootstrap_command
-from ..engines.host import ca_bundle
+from ..engines.host import ca_bundle, emulation_problem
 from ..engines.process import Argv
 from ..errors import CommandError, StateError
 from ..plan.images import DEBIAN_OPTIONS, Build, debian_sources
@@ -60,6 +60,7 @@ def build_images(session: Session, *, with_debian: bool = False, pull: bool = Tr
     if not to_build:
         session.console.say("build", "images are up to date")
         return builds
+    _require_emulation(session)
     session.engine.images.prepare_builds()
     parallel = independent_chains(to_build)
     first = [item for item in to_build if not any(item in chain for chain in parallel)]
@@ -67,6 +68,15 @@ def build_images(session: Session, *, with_debian: bool = False, pull: bool = Tr
         _build_chain(session, first)
         session.programs.at_once([partial(_build_chain, session, chain) for chain in parallel])
     return builds
+
+
+def _require_emulation(session: Session) -> None:
+    """Raise StateError if this host couldn't run images of the architecture that the definition asks for."""
+    wanted = session.env.debian.architecture
+    problem = emulation_problem(wanted) if wanted and wanted != session.engine.images.architecture() else ""
+    if problem:
+        hint = "register QEMU as docs/site.md says"
+        raise StateError(f"debian.architecture: {wanted}: {problem}", hint)
 
 
 def independent_chains(builds: Sequence[Build]) -> list[list[Build]]:
