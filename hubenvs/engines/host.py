@@ -21,7 +21,6 @@ else:
 CA_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
 # Where systemd says that it runs, and whose programs it keeps when they log out.
 SYSTEMD, LINGER = Path("/run/systemd/system"), Path("/var/lib/systemd/linger")
-
 # Where the kernel lists what runs programs of other machines, and QEMU's names in it.
 HANDLERS = Path("/proc/sys/fs/binfmt_misc")
 QEMU = {"amd64": "qemu-x86_64", "arm64": "qemu-aarch64"}
