@@ -49,7 +49,7 @@ HELP = {
     "sbom": "folder for a bill of materials (CycloneDX) of each image",
 }
 
-# What to do about an error of the system that can show anywhere.
+# Hints for errors of the operating system that any task can meet.
 SYSTEM_HINTS = {
     errno.ENOSPC: "make room there",
     errno.EDQUOT: "make room there",
@@ -88,7 +88,7 @@ def task(changes: bool = False, **options: Any) -> Callable[[Callable[..., Any]]
 
 @contextlib.contextmanager
 def _errors_shown(changes: bool, as_json: bool) -> Iterator[None]:
-    """End the task with a message and an exit status for whatever ends the block."""
+    """Turn an error or an interruption of the block into a message and an exit status of the task."""
 
     def ended_by(error: HubEnvsError) -> Exit:
         return Exit(error.json if as_json else error.report, code=error.exit_code)
@@ -110,7 +110,7 @@ def _errors_shown(changes: bool, as_json: bool) -> Iterator[None]:
 
 
 def _system_error(error: OSError) -> StateError:
-    """Return ``error`` with its path, both paths if it is about a copy, and a hint."""
+    """Return ``error`` with its path, or both paths of a copy, and a hint."""
     paths = " -> ".join(str(path) for path in (error.filename, error.filename2) if path)
     hint = SYSTEM_HINTS.get(error.errno or 0, "`invoke doctor` looks at the host")
     return StateError(f"{paths}: {error.strerror}" if paths else str(error.strerror or error), hint)
@@ -119,7 +119,7 @@ def _system_error(error: OSError) -> StateError:
 def _report_configuration(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Print an error of Invoke's reading of its configuration as two lines, any other with its traceback."""
+    """Print an error in Invoke's configuration as two lines, any other error with its traceback."""
     read = any(name in (config.__file__, env.__file__) for name in _files(trace))
     if not read or not isinstance(error, Exception):
         sys.__excepthook__(kind, error, trace)
@@ -136,7 +136,7 @@ def _files(trace: TracebackType | None) -> Iterator[str]:
         trace = trace.tb_next
 
 
-# Invoke reads its configuration before a task starts, and lets whatever is wrong with it escape.
+# Invoke reads its configuration before a task starts, and catches none of the errors in it.
 sys.excepthook = _report_configuration
 
 
@@ -205,7 +205,7 @@ def _plain(configuration: Any) -> Any:
 
 
 def open_engine(ctx: Context, quiet: bool = False, cluster: Cluster | None = None) -> tuple[Engine, Console]:
-    """Return the engine and the console, for tasks that are about no particular environment."""
+    """Return the engine and the console, for tasks that need no environment."""
     from .console import Console
     from .session import open_engine
 
@@ -272,7 +272,7 @@ def confirm(what: str, env: str, is_prod: bool, yes: bool) -> None:
 
 
 def ask(question: str) -> bool:
-    """Return whether the answer to ``question`` is yes; without a terminal nobody is asked, and it is no."""
+    """Ask ``question`` and return whether the answer is yes; False without a terminal."""
     if not sys.stdin.isatty():
         return False
     try:

@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import Iterable, Sequence
 
-# Colours that can be read on any background, and the end of one.
+# Escape sequences for colours that are legible on any background, and for their end.
 _COLOUR = re.compile("(\x1b\\[(?:[39][1-6]|39|0?)m)")
 
 
@@ -80,7 +80,7 @@ def printable(text: str) -> str:
 
 
 def log_line(text: str) -> str:
-    """Return ``text`` as `printable` does, but for sequences that colour what follows."""
+    """Return ``text`` with control characters escaped, except sequences that set a colour."""
     return "".join(part if _COLOUR.fullmatch(part) else printable(part) for part in _COLOUR.split(text))
 
 

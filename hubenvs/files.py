@@ -17,7 +17,7 @@ from .errors import StateError
 Tree = Mapping[str, bytes]  # content by path relative to the tree's root
 
 _CHUNK = 2**20
-# How a script and a Linux program begin.
+# First bytes of a script and of a Linux program.
 _PROGRAM = (b"#!", b"\x7fELF")
 
 
@@ -92,8 +92,8 @@ def paths(folder: Path, skip: Iterable[str] = ()) -> dict[str, Path]:
 def read_tree(folder: Path, within: Path | None = None) -> dict[str, bytes]:
     """Return the content of the files under ``folder`` by relative path.
 
-    Raises StateError for a link that leads out of ``within`` (``folder``): what it leads to would get into a
-    volume or a ConfigMap.
+    ``within``: the folder that links must not leave (None: ``folder``). Raises StateError for a link that
+    does: another file of this host would be copied into a volume or a ConfigMap.
     """
     top = (within or folder).resolve()
     files = paths(folder)
@@ -104,7 +104,7 @@ def read_tree(folder: Path, within: Path | None = None) -> dict[str, bytes]:
 
 
 def is_program(content: bytes) -> bool:
-    """Return whether a file of this ``content`` is to be executable; a copy may have lost its mode."""
+    """Return whether ``content`` is a script or a Linux program; a copied file may have lost its mode."""
     return content.startswith(_PROGRAM)
 
 
@@ -131,7 +131,7 @@ def pack(files: Tree, owner: int, last: str = "") -> bytes:
 
 
 def not_executable(data: bytes) -> set[str]:
-    """Return the paths of the regular files in a tar that nobody may execute."""
+    """Return the paths of a tar's regular files that have no executable bit."""
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         return {
             member.name.removeprefix("./") for member in tar if member.isfile() and not member.mode & 0o111

@@ -49,7 +49,7 @@ class Session:
         return find_existing(self.engine.listing(), self.env.root, self.env.name, self.env.instance)
 
     def own_existing(self) -> Existing:
-        """Return the deployment's existing resources; StateError if others have its names."""
+        """Return the deployment's existing resources; StateError if somebody else's have its names."""
         existing = self.existing()
         refuse_foreign(self.env, existing)
         return existing
@@ -84,7 +84,7 @@ class Session:
         ]
 
     def with_instance_ports(self) -> Session:
-        """Return the session with the ports that an instance had, else free ones; `--set` comes first."""
+        """Return the session with an instance's ports: from `--set`, else as before, else free ones."""
         previous = folder.read_record(self.env.deploy_folder).ports
         ports = instance_ports(self.env, self.declared, previous)
         return replace(self, env=self.env.with_ports(ports))

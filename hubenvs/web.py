@@ -19,7 +19,7 @@ _DIRECT = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler({
 
 
 def http_text(url: str, timeout: float = 30.0) -> str:
-    """Return the text at ``url``, asked through the environment's web proxy; OSError if there is none."""
+    """Return the text at ``url``, read through the environment's web proxy; OSError if that fails."""
     with urllib.request.urlopen(url, timeout=timeout) as answer:
         return str(answer.read().decode(errors="replace"))
 
@@ -34,5 +34,5 @@ def http_status(url: str, timeout: float = 5.0, proxied: bool = False) -> int | 
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
-    except (OSError, http.client.HTTPException):  # the latter: what answers doesn't speak HTTP
+    except (OSError, http.client.HTTPException):  # HTTPException: the server doesn't speak HTTP
         return None

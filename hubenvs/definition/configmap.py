@@ -29,7 +29,7 @@ KEYS = {
 }
 USERS_KEY, PASSWORD_KEY = "devUsers", "dummyAuthPassword"
 KNOWN = (*KEYS, USERS_KEY, PASSWORD_KEY)
-# Keys of the tunnel client's configuration, as it is written beside such a ConfigMap, and ours.
+# The definition's key for each key in the tunnel client's configuration beside such a ConfigMap.
 TUNNEL_KEYS = {"server_address": "zenith.server_address", "server_port": "zenith.server_port"}
 
 
@@ -42,15 +42,15 @@ class ConfigMap:
 
     @property
     def local_yaml(self) -> Mapping[str, Any]:
-        """Return the settings as local.yaml can have them: all but the password."""
+        """Return the settings for local.yaml, which never contains the password."""
         return merge(self.layers)[0]
 
 
 def read_config_map(path: Path, root: Path) -> ConfigMap:
     """Return the settings of the only ConfigMap in the file ``path``, and those of the files beside it.
 
-    Those are `dev_users`, the tunnel client's configuration, and the site's files: if there is any of them,
-    they are all looked for there. Raises DefinitionError.
+    Files beside it: `dev_users`, the tunnel client's configuration, and the site's files. If one of the
+    site's files is there, `site_folder` is that folder. Raises DefinitionError.
     """
     config_map = parse_config_map(read_text(path, root), shown(path, root))
     return ConfigMap((*_beside(path.absolute().parent, root), *config_map.layers), config_map.password)

@@ -48,7 +48,7 @@ def container_settings(env: Environment) -> dict[str, str]:
         "HTTP_TIMEOUT": hub.http_timeout,
         "ADMIN_USERS": ",".join(hub.admin_users),
         "COOKIE_MAX_AGE_DAYS": hub.cookie_max_age_days,
-        # Cookies are a host's, not a port's: other hubs on this host have a name of their own.
+        # A browser sends a host's cookies to all its ports, so each hub on a host needs another name.
         "HUB_COOKIE": f"jupyterhub-hub-login-{env.pod}",
         "NAMED_SERVERS": hub.named_servers,
         "REQUEST_GPUS": _either(hub.request_gpus, slurm.gpus_per_node > 0),
@@ -70,7 +70,7 @@ def container_settings(env: Environment) -> dict[str, str]:
 
 
 def _form(env: Environment) -> str:
-    """Return the spawn form's choices as JSON; those of our own Slurm are the ones that are declared."""
+    """Return the spawn form's choices as JSON; null means the partitions and reservations of our Slurm."""
     form, declared = env.hub.form, env.slurm if "slurm" in env.containers else None
     choices = form.model_dump(mode="json")
     if declared and form.partitions is None:
@@ -81,7 +81,7 @@ def _form(env: Environment) -> str:
 
 
 def _sign_out_behind_the_tunnel(env: Environment) -> str:
-    """Return the path of the sign-out at the tunnel's other end, which sends people back to the hub."""
+    """Return the sign-out page at the tunnel's other end, which redirects to the hub; empty if unused."""
     if TUNNEL not in env.containers or env.auth.kind != "oidc":
         return ""
     return f"{env.base_path}/_oidc/sign_out?rd={quote(env.base_url, safe='')}"

@@ -16,12 +16,11 @@ When = Literal["always", "dummy", "external", "site"]
 # Fixed numbers of users and groups, so that files on volumes keep their owner: Debian's for slurm, the next
 # one for the hub, Debian's for web servers.
 SLURM_ID, HUB_ID, WEB_ID = 64030, 64031, 33
-# The keys of the Secrets with the passwords that people type: of the dummy authenticator, and of the bundled
-# provider. Not passwords themselves.
+# Keys of Secrets, not passwords themselves: of the dummy authenticator's and the bundled provider's password.
 PASSWORD_KEY = "dummyauth_password"
 PROVIDER_PASSWORD_KEY = "provider_password"
-# For an entrypoint. It puts files and secrets in place and becomes another user, who keeps only the last.
-# With that, a service listens on ports that jobs can't use.
+# Capabilities of an entrypoint. It puts files and secrets in place, then becomes an ordinary user and keeps
+# only NET_BIND_SERVICE, for ports that jobs can't use.
 START = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETPCAP", "SETUID", "NET_BIND_SERVICE")
 
 
@@ -63,9 +62,11 @@ class Volume:
 
 @dataclass(frozen=True)
 class Key:
-    """A key of the container's Secret. ``file``: the site's file with it; None: it is generated.
+    """A key of the container's Secret.
 
-    ``other_file``: the name of this file in isambard-sc/brics_jupyterhub_envs.
+    ``file``: the site's file that contains the value (None: the value is generated). ``file_when``: when that
+    file is read; otherwise the value is generated. ``other_file``: the file's name in
+    isambard-sc/brics_jupyterhub_envs.
     """
 
     name: str
@@ -95,7 +96,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Resources:
-    """What Kubernetes reserves for the container, and its most CPUs; its most memory is in `limits`."""
+    """Kubernetes' requests for the container, and its CPU limit. The memory limit is in `limits`."""
 
     cpu: str = "50m"
     memory: str = "64Mi"
@@ -106,13 +107,13 @@ class Resources:
 class Container:
     """A row of the table.
 
-    ``below``: the image below the container's own (None: it is pulled, not built).
-    ``repository``: the development repository in it. ``python``: the interpreter that this is installed for.
+    ``below``: the image that the container's image is built on (None: its image is pulled).
+    ``repository``: the development repository in it, installed for the interpreter ``python``.
     ``identity``: it stands in for the site's identity provider.
-    ``ready``: the probe that says whether it does its work.
-    ``alive``: the probe on whose failure Kubernetes restarts it; it depends on no other container.
+    ``ready``: the readiness probe.
+    ``alive``: the liveness probe. Kubernetes restarts the container if it fails, so it tests this one alone.
     ``uid``: user and group of all its programs, unless it needs root. Started as root it becomes that user.
-    ``capabilities``: those of root's that it may be given.
+    ``capabilities``: the capabilities that it gets if it is started as root.
     ``privilege_escalation``: whether a program may get more rights than the one that starts it.
     """
 
@@ -232,7 +233,7 @@ SOURCES = "/usr/src"  # folder of a container with its development repository
 REPOSITORIES = {row.repository: row.name for row in _TABLE if row.repository}
 PORTS: Mapping[str, Port] = {port.name: port for row in _TABLE for port in row.ports}
 IDENTITY = tuple(row.name for row in _TABLE if row.identity)
-FRONT_ENDS = ("gateway", "zenith-client")  # containers that find the hub inside the pod
+FRONT_ENDS = ("gateway", "zenith-client")  # containers that pass users on to the hub in their pod
 TUNNEL = "zenith-client"  # people reach a hub that isn't published through this container
 PROXY = "proxy"  # a cluster's container for the hub's proxy, where that is in a pod of its own
 ACCOUNTING = "accounting"  # exists when slurm.accounting is set

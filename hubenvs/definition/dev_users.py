@@ -16,7 +16,7 @@ MOST_USERS = 3000
 
 
 def parse_dev_users(text: str, label: str) -> tuple[DevUser, ...]:
-    """Return the accounts listed in ``text``: ``<user>.<project>`` between spaces; ``#`` starts a comment.
+    """Return the accounts ``<user>.<project>`` in ``text``, one or more a line; ``#`` starts a comment.
 
     Raises DefinitionError with ``label`` and the line for a malformed or repeated name or an empty list.
     """

@@ -70,7 +70,7 @@ class Environment(schema.Frozen):
     @field_validator("publish", "images", "limits", mode="before")
     @classmethod
     def _add_missing_rows(cls, value: Any, info: Any) -> Any:
-        """Add the keys that the table of containers has and the definition doesn't."""
+        """Add the keys of the table of containers that the definition leaves out."""
         if not isinstance(value, Mapping):
             return value
         if info.field_name == "publish":
@@ -123,11 +123,11 @@ class Environment(schema.Frozen):
 
     @property
     def rows(self) -> tuple[Container, ...]:
-        """Return the rows of the table of containers that this environment has."""
+        """Return this environment's rows of the table of containers."""
         return tuple(CONTAINERS[name] for name in self.containers)
 
     def applies(self, when: When) -> bool:
-        """Return whether a key, file or port that the table has with ``when`` belongs to this environment."""
+        """Return whether a key, file or port with the condition ``when`` belongs to this environment."""
         return {
             "always": True,
             "dummy": self.auth.kind == "dummy",
@@ -211,7 +211,7 @@ class Environment(schema.Frozen):
         return {port.name: port.endpoint for port in self.ports if port.endpoint}
 
     def page(self, port: Port) -> tuple[str, int] | None:
-        """Return a URL of ``port`` and the HTTP status of a ready container; None if it has no page."""
+        """Return the URL of the page at ``port``, and its HTTP status when ready; None without a page."""
         page = port.page
         if page is None or port.name not in self.published or self.auth.kind not in page.status:
             return None
@@ -266,7 +266,7 @@ class Environment(schema.Frozen):
     def proxy_apart(self) -> bool:
         """Return whether a cluster runs the hub's proxy in a pod of its own, so that it outlives the hub's.
 
-        Slurm's nodes, and the bundled provider, have addresses that are the pod's loopback.
+        With Slurm or the bundled provider in the pod it can't be: their addresses are the pod's loopback.
         """
         return self.slurm_elsewhere and not set(IDENTITY) & set(self.containers)
 
@@ -319,8 +319,8 @@ class Environment(schema.Frozen):
     def completed(self) -> Environment:
         """Return the environment with the containers that other keys than `containers` add or remove.
 
-        `slurm.accounting` adds one. An external provider removes those of the bundled one, and the hub's port
-        is published at the gateway's address, unless the definition publishes it itself.
+        `slurm.accounting` adds one. An external provider removes the bundled provider's containers, and
+        publishes the hub's port at the gateway's address, unless the definition publishes it elsewhere.
         """
         publish, containers = self.publish, self.containers
         if self.auth.is_external:

@@ -14,7 +14,7 @@ PREFIX = "INVOKE_HUBENVS_"
 def layers(base: Mapping[str, Any], variables: Mapping[str, str]) -> tuple[Layer, ...]:
     """Return a layer for each of ``variables`` with our prefix; ``base`` is the content of base.yaml.
 
-    Values are YAML, like those of --set. Raises DefinitionError for a variable that stands for no key.
+    Values are YAML, like those of --set. Raises DefinitionError for a variable that matches no key.
     """
     keys = dict(_names(base, PREFIX))
     result = []

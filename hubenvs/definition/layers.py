@@ -18,7 +18,7 @@ KeyPath = tuple[str | int, ...]
 LARGEST = 1 << 20
 # Most dots in a key of --set: more than any key has, and far below the recursion limit.
 DEEPEST = 20
-# Bits of a whole number; Python prints none of more than 4300 digits.
+# Most bits of a whole number: Python refuses to print one of more than 4300 digits.
 LONGEST = 64
 # Escapes in YAML can make text that no program accepts.
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
@@ -100,7 +100,7 @@ def parse_yaml(text: str, label: str) -> Layer:
 def read_text(path: Path, root: Path) -> str:
     """Return the text of ``path``; DefinitionError, with the path below ``root``, if it can't be read."""
     name = shown(path, root)
-    # Nobody may ever write to a pipe; but the shell's <(...), in /dev/fd, has a writer.
+    # A named pipe may never get a writer. The shell's <(...), in /dev/fd, has one.
     if path.is_fifo() and path.parent != Path("/dev/fd"):
         raise DefinitionError(f"{name}: a pipe, not a file", "name a file")
     try:

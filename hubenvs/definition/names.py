@@ -17,7 +17,7 @@ LABEL_VERSION = "app.kubernetes.io/version"
 LABEL_STAGE = "jupyterhub-slurm/stage"
 LABEL_CHECKOUT = "jupyterhub-slurm/checkout"
 LABEL_FINGERPRINT = "jupyterhub-slurm/fingerprint"
-LABEL_MIRRORS = "jupyterhub-slurm/mirrors"  # of images: what Debian's mirrors had at the last refresh
+LABEL_MIRRORS = "jupyterhub-slurm/mirrors"  # of images: digest of the mirrors' packages at the last refresh
 LABEL_COMPONENT = "app.kubernetes.io/component"  # of a cluster's pods
 LABEL_SECRETS = "jupyterhub-slurm/secrets"  # an annotation of the pod: versions of its Secrets
 

@@ -1,4 +1,4 @@
-"""The rows in which an Environment lists what its pod consists of."""
+"""The rows of an Environment's lists of ports, volumes and Secrets."""
 
 from __future__ import annotations
 

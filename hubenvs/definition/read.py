@@ -47,8 +47,8 @@ def read_environment(
 
     ``instance``: name of a further deployment of the environment. ``settings``: ``a.b=c`` (``--set``).
     ``configuration``: the section `hubenvs` of Invoke's configuration. ``environ``: environment variables.
-    ``config_map``: a file with an existing deployment's ConfigMap. ``kept_settings``: a file with those of an
-    earlier `up`. Raises DefinitionError.
+    ``config_map``: a file with an existing deployment's ConfigMap. ``kept_settings``: a file with the
+    ConfigMap's settings that an earlier `up` kept. Raises DefinitionError.
     """
     folder = environment_folder(root, name)
     base = _read(root / "envs" / "base.yaml", root)
@@ -136,7 +136,7 @@ def _definition_error(error: ValidationError, origin: Mapping[KeyPath, str], lab
 
 
 def _located(key: str, problem: str, origin: Mapping[KeyPath, str], label: str) -> DefinitionError:
-    """Return the error that ``problem`` with ``key`` is, with the file and line that the key comes from."""
+    """Return the error about ``key`` with its file and line, or with ``label`` if these aren't known."""
     if key == "instance":
         return DefinitionError(f"--instance: {problem}", "choose another name")
     path: KeyPath = tuple(int(part) if part.isdecimal() else part for part in key.split("."))

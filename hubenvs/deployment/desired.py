@@ -37,8 +37,8 @@ def desired_builds(
 ) -> tuple[Build, ...]:
     """Return the builds of ``env`` with the working copies as they are now.
 
-    ``loadable``: tags of images in a bundle. A Debian base that exists, here or there, needs no mmdebstrap.
-    ``mirrors``: what Debian's mirrors had when the images were built (None: as recorded in this checkout).
+    ``loadable``: tags of images in a bundle. A Debian base that exists here or there needs no mmdebstrap.
+    ``mirrors``: digests as from `read_mirrors` (None: those recorded in this checkout).
     """
     seen = read_mirrors(env.root) if mirrors is None else mirrors
     bases = [
@@ -78,7 +78,7 @@ def is_desired(env: Environment, pod: Pod, desired: Desired) -> bool:
 
 
 def record_definition(env: Environment, record: folder.Record) -> None:
-    """Record ``env`` in ``record``: later tasks work with it, whatever has been edited since."""
+    """Record ``env`` in ``record``: later tasks use it, even if its files have been edited since."""
     record.definition = env.model_dump(mode="json", by_alias=True, exclude={"dummy_password"})
     folder.write_record(env.deploy_folder, record)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Existing:
-    """The resources of one deployment. ``listing`` is everything that the engine had at that time."""
+    """The resources of one deployment. ``listing``: all resources that the engine had then."""
 
     pod_name: str
     environment: str
@@ -107,12 +107,12 @@ def find_existing(listing: Listing, root: Path, environment: str, instance: str 
 
 
 def belongs_to_us(resource: Resource) -> bool:
-    """Return whether ``resource`` belongs to a deployment of this suite, of whatever checkout."""
+    """Return whether ``resource`` belongs to a deployment of this suite, from any checkout."""
     return _pod_name_of(resource) is not None
 
 
 def _pod_name_of(resource: Resource) -> str | None:
-    """Return the pod's name of the deployment that has ``resource``; None if it has no labels of ours."""
+    """Return the pod name of the deployment that owns ``resource``; None if it lacks our labels."""
     labels = resource.labels
     return labels.get(names.LABEL_INSTANCE) if labels.get(names.LABEL_PART_OF) == names.PART_OF else None
 
@@ -149,7 +149,7 @@ def remove_pod(
 
     ``grace``: seconds that a container has to end by itself.
     """
-    # Another pod of that name isn't ours.
+    # A pod of that name without our labels is somebody else's.
     pods = [pod for pod in existing.listing.pods if _pod_name_of(pod) == existing.pod_name]
     containers, listing = existing.container_names, existing.listing
     # These go with the pod, but not if the engine was killed while it made one.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LOCK = "lock"
 SECRETS = "secrets"
-# New secrets are written into the first, and the old ones kept in the second, until they have changed places.
+# write_secrets writes into NEW and sets the old folder aside as OLD, so that all secrets change at once.
 NEW, OLD = f"{SECRETS}.new", f"{SECRETS}.old"
 RECORD = "record.json"
 SETTINGS = "settings.yaml"  # of the ConfigMap given to `up`, unless they were written to local.yaml

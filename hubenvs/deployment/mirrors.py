@@ -1,7 +1,7 @@
-"""What Debian's mirrors had at the last `build --refresh`: .deploy/mirrors.json of this checkout.
+"""The record of the last `build --refresh`: digests of the mirrors' packages, in .deploy/mirrors.json.
 
-The record is part of the tags of images. So `up` takes the images that `build --refresh` has built, and looks
-at no mirror.
+The digests are part of images' tags. So `up` takes the images that `build --refresh` has built, and looks at
+no mirror.
 """
 
 from __future__ import annotations

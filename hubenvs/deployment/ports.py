@@ -22,7 +22,7 @@ RANGE = 1000
 def require_free(env: Environment, engine: Engine, held: Container[int] = ()) -> None:
     """Raise PortError, with the holder if it is known, unless every port of ``env`` can be published.
 
-    ``held`` are ports that the deployment's own pod has.
+    ``held``: ports that the deployment's own pod has bound.
     """
     for name, endpoint in env.published.items():
         if problem := engine.address_problem(endpoint.address):
@@ -36,7 +36,7 @@ def require_free(env: Environment, engine: Engine, held: Container[int] = ()) ->
             holder = _holder(endpoint.port, engine) if problem == "is taken" else ""
             by = f" by {holder}" if holder else ""
             hint = f"--set publish.{name}=127.0.0.1:PORT"
-            if holder == "kubectl":  # a browser's way to the cluster
+            if holder == "kubectl":  # somebody's browser uses it
                 hint = f"end that `kubectl port-forward` and start it again after `up`, or {hint}"
             raise PortError(f"publish.{name}: port {endpoint.port} {problem}{by}", hint)
 

@@ -1,1 +1,1 @@
-"""Pure functions from an Environment to what is to exist: images, seed files, keys, manifests, tokens."""
+"""Pure functions that compute the images, seed files, keys, manifests and tokens of an Environment."""

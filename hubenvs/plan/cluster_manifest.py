@@ -47,7 +47,7 @@ LEFT_OUT_BEFORE = {"endPort": (1, 22), "sysctls": (1, 22)}
 NEWEST = (99,)
 # The most that a ConfigMap holds, in bytes: https://kubernetes.io/docs/concepts/configuration/configmap/
 CONFIG_MAP_SIZE = 2**20
-# What stands in the template for a value; an entrypoint refuses it.
+# Stands for each value in the template of the Secrets; entrypoints refuse it.
 PLACEHOLDER = "REPLACE"
 PROXY_MEMORY = "512Mi"  # of the proxy in a pod of its own, at most
 # A StatefulSet's pods have a label with its name and a digest, of 63 characters at most.
@@ -73,11 +73,11 @@ def cluster_manifest(
     version: tuple[int, ...] = NEWEST,
     secrets: str = "",
 ) -> dict[str, list[Document]]:
-    """Return the documents of each file of the folder by its name.
+    """Return the folder's documents by file name.
 
     ``images`` has the image reference of each container, ``seeds`` the seed files by the volume's name.
-    ``version`` is the server's: what it lacks is left out. ``secrets`` stands for the content of the Secrets:
-    the pod is replaced when it changes. The Secrets' values are placeholders. Raises DefinitionError if a
+    ``version``: the server's; fields that it lacks are left out. ``secrets``: versions of the Secrets, a
+    change of which replaces the pod. The Secrets' values are placeholders. Raises DefinitionError if a
     template can't be rendered, or if the result or a seed file isn't valid in Kubernetes.
     """
     if len(env.pod) > NAME_LENGTH:
@@ -120,7 +120,7 @@ def cluster_manifest(
 def _config_maps(
     env: Environment, workloads: Sequence[Workload], seeds: Mapping[str, Tree]
 ) -> dict[str, Any]:
-    """Return what the templates know of the ConfigMaps: settings of each workload, seed files, names."""
+    """Return the templates' variables about ConfigMaps: settings of each workload, seed files, names."""
     settings = container_settings(env)
     of_proxy_keys = [f"DEPLOY_CONFIG_{name}" for name in PROXY_SETTINGS]
     of_proxy = {key: settings[key] for key in of_proxy_keys}
@@ -138,7 +138,7 @@ def _config_maps(
 
 
 def _containers(env: Environment, pod: Document, restricted: bool) -> dict[str, Any]:
-    """Return what the templates know of the containers of ``pod``, a pod's spec."""
+    """Return the templates' variables about the containers of ``pod``, a pod's spec."""
     return {
         "rows": {**CONTAINERS, PROXY: Container(PROXY, resources=Resources("100m", "128Mi", "2"))},
         "memory": {name: limit.memory for name, limit in env.limits.items()} | {PROXY: PROXY_MEMORY},
@@ -161,13 +161,13 @@ def _claims(env: Environment, played: Documents, labels: Mapping[str, str]) -> l
 
 
 def left_out(env: Environment, version: tuple[int, ...]) -> list[str]:
-    """Return what is left out for a server of ``version``."""
+    """Return the features in `LEFT_OUT_BEFORE` that ``env`` needs and a server of ``version`` lacks."""
     needed = {"endPort": "slurm" not in env.containers, "sysctls": "slurm" in env.containers}
     return [name for name, since in LEFT_OUT_BEFORE.items() if version < since and needed[name]]
 
 
 def components(env: Environment) -> tuple[str, ...]:
-    """Return the labels of the pods of ``env``, one each."""
+    """Return the component label of each pod of ``env``."""
     return ("hub", PROXY) if env.proxy_apart else ("hub",)
 
 
@@ -200,7 +200,7 @@ def _modes(files: Tree) -> dict[str, int]:
 
 
 def _served(env: Environment) -> dict[str, int]:
-    """Return the ports of the Service that people come to, by name."""
+    """Return the ports of the Service for users, by name."""
     ports = {port.name: port.number for port in env.ports}
     if "gateway" in ports or TUNNEL in env.containers:  # these reach the hub inside the pod
         ports.pop("jupyterhub", None)

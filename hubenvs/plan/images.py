@@ -1,7 +1,7 @@
 """Which images an environment needs, what each is built from, and its tag.
 
 A tag contains a digest of every input, so an image whose tag exists is up to date. Images for another
-architecture than the host's have the same tag, with that architecture behind it.
+architecture than the host's have the same tag, with the architecture appended.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DEBIAN_OPTIONS = (
 
 @dataclass(frozen=True)
 class Sources:
-    """What images are built from. File names end in ``:100`` if the file is executable, else in ``:0``.
+    """The files that images are built from. Names end in ``:100`` if the file is executable, else in ``:0``.
 
     ``contexts`` has the build context of each image, ``common`` the files that all containers' images share,
     ``copies`` the working copy of each development repository. ``mirrors`` has, by Debian release, a digest
@@ -44,10 +44,10 @@ class Sources:
 class Build:
     """An image to build or to pull.
 
-    ``base``: the image below. ``target``: the stage. ``tools``: the image with build tools that is mounted.
+    ``base``: the image below. ``target``: the stage. ``tools``: an image with build tools, mounted meanwhile.
     ``repository``: the development repository in it. ``recipe``: digest of every input except working copies.
-    ``pulled``: the image is pulled, and has only its tag. ``debian``: mmdebstrap builds this release, whose
-    packages had the digest ``mirrors`` at the last refresh ("": there was none).
+    ``pulled``: the image is pulled, not built. ``debian``: mmdebstrap builds this release. ``mirrors``: the
+    digest of its packages at the last refresh ("": there was none).
     """
 
     name: str
@@ -113,7 +113,7 @@ def with_architecture(tag: str, architecture: str | None) -> str:
 
 
 def _buildable(env: Environment) -> dict[str, str]:
-    """Return the images that ``env`` needs and that aren't pulled, and what each is built on."""
+    """Return the images to build for ``env``, each with the image that it is built on."""
     containers = {row.name: row.below for row in env.rows if row.below and not env.images[row.name].image}
     # An image between Debian and a container's isn't needed if the definition puts another image below that.
     needed = {below for name, below in containers.items() if env.images[name].base is None}
@@ -170,7 +170,7 @@ def debian_sources(debian: Debian) -> tuple[str, ...]:
 def debian_base_tag(debian: Debian, seen: str = "") -> str:
     """Return the tag of the base image that mmdebstrap builds; hosts with different mirrors agree on it.
 
-    ``seen``: what the mirrors had at the last refresh. All images above the base get new tags with it.
+    ``seen``: digest of the mirrors' packages at the last refresh. A new one gives every image a new tag.
     """
     content = ("mmdebstrap", *DEBIAN_OPTIONS, debian.release, seen, *debian_sources(debian))
     return _tag("debian-base", digest(*content))

@@ -89,9 +89,9 @@ def without_incomplete_pairs(old: Mapping[str, str], wanted: Set[str]) -> dict[s
 def complete(
     old: Mapping[str, str], hostname: str, port: int, wanted: Set[str], rotate_old: bool = False
 ) -> dict[str, str]:
-    """Return ``old`` and what it lacks of ``wanted``, for a server at ``hostname`` and ``port``.
+    """Return the secrets ``old``, with new values for the keys ``wanted`` that it lacks.
 
-    ``rotate_old``: with new values for ``old`` too.
+    ``hostname`` and ``port``: where the hub reaches sshd. ``rotate_old``: replace the values of ``old`` too.
     """
     kept = without_incomplete_pairs(old, wanted)
     values = generate(hostname, port, wanted - kept.keys())

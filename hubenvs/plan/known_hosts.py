@@ -27,7 +27,7 @@ PublicKey = str
 
 @dataclass(frozen=True)
 class HostTrust:
-    """What a known_hosts file says of one server: its keys, who certifies its keys, and what to refuse."""
+    """The entries of a known_hosts file for one server: host keys, certificate authorities, revoked keys."""
 
     hostname: str
     keys: frozenset[PublicKey]
@@ -35,7 +35,7 @@ class HostTrust:
     revoked: frozenset[PublicKey]
 
     def certified(self, certificate: str) -> PublicKey | None:
-        """Return the host key in ``certificate``, a line as in a .pub file, if it is to be trusted."""
+        """Return the host key in ``certificate`` (a line as in a .pub file); None if it isn't trusted."""
         try:
             identity = load_ssh_public_identity(certificate.encode())
             if not isinstance(identity, SSHCertificate) or identity.type != SSHCertificateType.HOST:
@@ -52,10 +52,10 @@ class HostTrust:
 
 
 def host_trust(text: str, hostname: str, port: int) -> HostTrust:
-    """Return what the known_hosts file ``text`` says of the server at ``hostname`` and ``port``.
+    """Return the entries of the known_hosts file ``text`` for the server at ``hostname`` and ``port``.
 
-    A key must be that of the port; an authority, or a key to refuse, may be the host's. Raises ValueError,
-    with the line as its message, for one that isn't an entry of such a file.
+    A host key counts only if it is listed for that port, an authority or a revoked key also if it is listed
+    for the host name alone. Raises ValueError, with the line as its message, for a malformed line.
     """
     keys: dict[str, set[PublicKey]] = {"": set(), "@cert-authority": set(), "@revoked": set()}
     for line in text.splitlines():
@@ -73,7 +73,7 @@ def host_trust(text: str, hostname: str, port: int) -> HostTrust:
 
 
 def _entry(line: str) -> tuple[str, str, PublicKey] | None:
-    """Return marker, hosts and key of a line; None if it has none, or one of a type unknown here."""
+    """Return marker, hosts and key of a line; None for a comment, or a key of an unknown type."""
     fields = line.split()
     if not fields or fields[0].startswith("#"):
         return None

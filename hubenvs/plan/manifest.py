@@ -34,9 +34,9 @@ NAME_LENGTH = 253
 
 
 class _Dumper(_SAFE_DUMPER):  # type: ignore[misc]
-    """Quotes texts that are numbers to Go's reader, the engines', and not to PyYAML's.
+    """Quotes texts that PyYAML doesn't take for numbers, but the engines' YAML reader (Go's yaml.v2) does.
 
-    A digest such as 2767562826e8 would become 2.767562826e+17: yaml.v2's resolve.go.
+    A digest such as 2767562826e8 would become 2.767562826e+17 (resolve.go).
     """
 
 
@@ -123,7 +123,7 @@ def secret_mode(row: Container, restricted: bool) -> int:
     """Return the mode of the files of a container's Secret; ``restricted`` as in `manifest`."""
     if row.name == TUNNEL:
         return 0o444  # the Zenith client's image doesn't run as root, and nothing else runs in its container
-    return 0o440 if restricted else 0o400  # 0440: a container that isn't root's reads them as the pod's group
+    return 0o440 if restricted else 0o400  # 0440: without root, a container reads them as the pod's group
 
 
 def security_context(env: Environment, row: Container, restricted: bool) -> dict[str, Any]:

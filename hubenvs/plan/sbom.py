@@ -8,8 +8,8 @@ import uuid
 from typing import Any
 from urllib.parse import quote
 
-# Prints what is installed: lines of `deb`, `pypi` and `npm` records, run by sh in a container of the image.
-# Debian's own Python packages are among the first. npm keeps a lock file of what it has installed.
+# Shell script for a container of the image: prints `deb`, `pypi` and `npm` records of the installed packages.
+# Debian's own Python packages are `deb` records. npm keeps a lock file of the packages that it has installed.
 LIST = r"""
 dpkg-query --show --showformat='deb\t${Package}\t${Version}\t${Architecture}\n'
 find / -xdev -path /usr/lib/python3 -prune -o -path '*.dist-info/METADATA' -print | while read -r file; do
@@ -44,7 +44,7 @@ def _package(kind: str, name: str, version: str, architecture: str = "") -> tupl
 
 
 def _npm(lock: str) -> list[tuple[str, str, str]]:
-    """Return the same of each package in a lock file of npm."""
+    """Return name, version and purl of each package in a lock file of npm."""
     packages = []
     for path, item in json.loads(lock)["packages"].items():
         name, version = path.rpartition("node_modules/")[2], item["version"]
@@ -53,7 +53,7 @@ def _npm(lock: str) -> list[tuple[str, str, str]]:
 
 
 def document(image: str, listing: str, version: str) -> dict[str, Any]:
-    """Return the bill of ``image``, whose packages ``listing`` has; ``version``: this suite's.
+    """Return the bill of ``image``. ``listing``: the output of `LIST`. ``version``: this suite's.
 
     The same image always has the same bill: it has no date.
     """

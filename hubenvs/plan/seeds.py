@@ -1,4 +1,4 @@
-"""Seed files: rendering their templates, and merging them into what a volume contains."""
+"""Seed files: rendering their templates, and merging them with the files in a volume."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..files import Tree, is_program
 
 # A file in each seeded volume: the digest of every file as it was seeded, to recognise edited ones.
 SEED_DIGESTS = ".seeded.json"
-# The same in a cluster, whose pods write it: the names of the files, one a line.
+# In a cluster instead: the names of the seed files, one a line, written by the pod's init container.
 SEED_NAMES = ".seeded"
 
 
@@ -47,13 +47,13 @@ def render_seeds(env: Environment, templates: jinja2.Environment, tree: Tree) ->
     return result
 
 
-@functools.cache  # as long as rendering it a hundred times, and a task renders more than once
+@functools.cache  # takes as long as a hundred renderings, and a task renders more than once
 def _compiled(templates: jinja2.Environment, text: str) -> jinja2.Template:
     return templates.from_string(text)
 
 
 def merge_seeds(seeds: Tree, existing: Tree, plain: Container[str] = ()) -> Seeding:
-    """Return what to write into a volume that contains the files ``existing``.
+    """Return the changes to a volume that contains the files ``existing``.
 
     ``plain``: the names of those files that aren't executable.
 
@@ -91,9 +91,9 @@ def merge_seeds(seeds: Tree, existing: Tree, plain: Container[str] = ()) -> Seed
 
 
 def replace_seeds(seeds: Tree, existing: Tree) -> Seeding:
-    """Return what to change in a cluster's pod, whose volume has ``existing``, so that it has ``seeds``.
+    """Return the changes that bring ``seeds`` into a cluster's pod, whose volume contains ``existing``.
 
-    What isn't a seed file stays.
+    Files that were never seed files stay.
     """
     files = {name: content for name, content in sorted(seeds.items()) if existing.get(name) != content}
     seeded = existing.get(SEED_NAMES, b"").decode(errors="replace").splitlines()

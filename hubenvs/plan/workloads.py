@@ -1,6 +1,6 @@
-"""What runs the containers in a cluster: a StatefulSet, and with Slurm elsewhere a Deployment for the proxy.
+"""The workloads in a cluster: a StatefulSet, and with Slurm elsewhere a Deployment for the proxy.
 
-Users' servers are reached through the proxy, which a rollout of the hub then leaves alone.
+Users reach their servers through the proxy. In a Deployment of its own it outlives a rollout of the hub.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def _hub_and_proxy(
     """Return the hub's workload, and that of the proxy and the containers in front of it."""
     in_front = [item for item in pod["containers"] if item["name"] in FRONT_ENDS]
     behind = [item for item in pod["containers"] if item not in in_front]
-    (both,) = (item for item in behind if item["name"] == "jupyterhub")
-    hub = {**both, "args": ["jupyterhub"], "env": _services(env)}
-    behind[behind.index(both)] = hub
+    (combined,) = (item for item in behind if item["name"] == "jupyterhub")
+    hub = {**combined, "args": ["jupyterhub"], "env": _services(env)}
+    behind[behind.index(combined)] = hub
     hub_ports = dict(ports["jupyterhub"])
     proxy_ports = {"jupyterhub": hub_ports.pop("jupyterhub"), "proxy-api": PROXY_API}
     ports = {**ports, "jupyterhub": hub_ports, PROXY: proxy_ports}
@@ -79,7 +79,7 @@ def _hub_and_proxy(
         PROXY: ({"exec": {"command": ["proxy-ready"]}}, alive),
     }
     name, labels = env.container_name(PROXY), {**selector(env), LABEL_COMPONENT: PROXY}
-    spec = _pod_with(pod, [_proxy(env, both), *in_front])
+    spec = _pod_with(pod, [_proxy(env, combined), *in_front])
     spec["volumes"] = [_token_only(volume) for volume in spec["volumes"]]
     return (
         _hub(env, _pod_with(pod, behind), ports, probes),
@@ -114,7 +114,7 @@ def _pod_with(pod: Document, containers: Iterable[Document]) -> Document:
 
 
 def _token_only(volume: Document) -> Document:
-    """Return ``volume``; of the hub's Secret the proxy gets no more than the token of its API."""
+    """Return ``volume``; if it is the hub's Secret, with only the token of the proxy's API."""
     if volume["name"] != HUB_SECRET:
         return volume
     items = [{"key": key, "path": key} for key in ("format", "proxy_token")]
@@ -122,7 +122,7 @@ def _token_only(volume: Document) -> Document:
 
 
 def _services(env: Environment) -> list[Document]:
-    """Return the variables by which hub and proxy find each other: Services' addresses, without DNS."""
+    """Return the variables with the Services' addresses of hub and proxy, which need no DNS then."""
     return [
         {
             "name": f"DEPLOY_CONFIG_{name}_SERVICE",
@@ -133,7 +133,7 @@ def _services(env: Environment) -> list[Document]:
 
 
 def service_variable(name: str) -> str:
-    """Return the variable in which the kubelet tells the address of the Service ``name``."""
+    """Return the variable that the kubelet sets to the address of the Service ``name``."""
     return f"{name.upper().replace('-', '_')}_SERVICE_HOST"
 
 
