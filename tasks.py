@@ -95,7 +95,7 @@ def render(
     with_secrets: bool = False,
     set_: Settings = None,
 ) -> None:
-    """Print the manifest that `up` would play, Secrets redacted; or write what a Kubernetes cluster takes."""
+    """Print the manifest that `up` would play, Secrets redacted; or write a folder for `kubectl apply -k`."""
     session = open_session(ctx, env, instance, set_, quiet=True)
     tools.render.render(session, output, target or session.engine.name, with_secrets)
 
@@ -108,7 +108,7 @@ def bundle(ctx: Context, file: str, env: Option = None, set_: Settings = None) -
 
 @task(changes=True, help={"file": "the file that `invoke bundle` wrote"})
 def load(ctx: Context, file: str, set_: Settings = None) -> None:
-    """Load what `bundle` wrote, so that `up` needs no network; a damaged file is refused at once."""
+    """Load a file that `bundle` wrote, so that `up` needs no network; a damaged file is refused at once."""
     index = tools.bundle.read_index(Path(file))
     tools.load.load(open_session(ctx, index.env, None, set_), index, Path(file))
 
@@ -313,7 +313,7 @@ def logs(
     follow: bool = False,
     lines: str = "100",
 ) -> None:
-    """Show what the containers log."""
+    """Show the containers' logs."""
     count = cli.whole_number("--lines", lines)
     tools.logs.logs(open_session(ctx, env, instance, as_deployed=True), container, follow, count)
 

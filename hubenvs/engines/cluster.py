@@ -18,9 +18,10 @@ class Cluster(NamedTuple):
 
 
 def load_command(cluster: Cluster, tar: str) -> Argv:
-    """Return the command that takes the archive ``tar``, or the same on its standard input, to ``cluster``.
+    """Return the command that loads the images in the archive ``tar`` into ``cluster``.
 
-    Raises StateError if there is none: `kubernetes.load` isn't set, and it isn't kind or minikube.
+    `kubernetes.load` reads the archive from standard input instead. Raises StateError if that isn't set, and
+    the cluster isn't kind or minikube.
     """
     context = cluster.context
     if cluster.load:

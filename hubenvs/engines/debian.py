@@ -26,7 +26,7 @@ def read_apt_sources() -> list[str]:
 
 
 def host_mirrors(files: Iterable[str]) -> tuple[str | None, str | None]:
-    """Return the mirrors of Debian and of its security updates that apt's ``files`` name; None where none is.
+    """Return the mirrors of Debian and of its security updates in apt's ``files``; None if there is none.
 
     A Debian mirror's path ends in /debian, as Debian asks of its mirrors, and that of security updates in
     /debian-security. A mirror with a user's name or password is left out: command lines would show it.
@@ -67,9 +67,9 @@ def mirror_state(sources: Iterable[str]) -> str:
 
 
 def packages_indexes(release: str) -> str:
-    """Return the lines of a suite's InRelease file that have the digests of its lists of packages.
+    """Return the lines with the digests of the package lists in ``release``, a suite's InRelease file.
 
-    Other lines change without an update: the file's date, and lists of what isn't installed. Raises OSError
+    Other lines change without an update: the file's date, and lists that images don't use. Raises OSError
     if there are none.
     """
     indexes = re.findall(r"^ [0-9a-f]{64} +\d+ main/binary-[^/]+/Packages\.xz$", release, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""What stages and tools need of an engine, and the rows in which it describes its resources.
+"""The interface of an engine for stages and tools, and the rows that describe its resources.
 
 There are two: podman.py and kubernetes.py. The images of both are podman's (podman_images.py).
 """
@@ -55,7 +55,7 @@ class ListedContainer(Resource):
 
 @dataclass(frozen=True)
 class Listing:
-    """Everything that the engine has, ours or not. Secrets are known by name only."""
+    """All resources of the engine, ours or not. Secrets are known by name only."""
 
     pods: tuple[Pod, ...] = ()
     containers: tuple[ListedContainer, ...] = ()
@@ -76,9 +76,9 @@ class Listing:
 
 @dataclass(frozen=True)
 class Removal:
-    """What `Engine.remove` removes of the deployment ``pod_name``.
+    """The resources of the deployment ``pod_name`` that `Engine.remove` removes.
 
-    ``container_names``: those that its containers and Secrets can have. ``listing``: what the engine has.
+    ``container_names``: names of its containers and Secrets, existing or not. ``listing``: all resources.
     ``grace``: seconds that a container has to end by itself.
     """
 

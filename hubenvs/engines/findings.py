@@ -17,7 +17,7 @@ from . import host
 from .containers_conf import containers_conf
 from .debian import has_mmdebstrap
 
-# Types of file systems whose server knows nothing of an ordinary user's further ids (/etc/subuid).
+# Types of file systems whose servers don't know a user's subordinate ids (/etc/subuid).
 NETWORKED = ("nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "fuse.sshfs")
 # All images with their build caches take about 3 GB.
 NEEDED_DISK_GB = 5
@@ -27,7 +27,7 @@ Result = tuple[bool, str, str]
 
 
 class Finding(NamedTuple):
-    """A result of `doctor`. ``ok``: ``check`` is in order. ``remedy``: what to do otherwise, else empty."""
+    """A result of `doctor`. ``remedy``: what to do if ``check`` isn't ``ok``, else empty."""
 
     check: str
     ok: bool
@@ -69,7 +69,7 @@ def diagnose(version: Callable[[], tuple[int, ...]], info: Callable[[], Info]) -
 
 
 def finding(name: str, check: Callable[[], Result]) -> Finding:
-    """Return the finding of ``check``; an error becomes one too."""
+    """Run ``check`` and return its finding; an error becomes a finding that isn't ok."""
     try:
         ok, found, remedy = check()
         return Finding(name, ok, found, "" if ok else remedy)

@@ -8,14 +8,14 @@ from .. import files
 from ..errors import StateError
 from .process import Completed, Programs
 
-# No prompt for a password: an unreachable URL is an error. Messages in the language that we look for.
+# No prompt for a password: an unreachable URL is an error. Messages in English: we search them.
 _ENVIRONMENT = {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
 
 
 class Git:
     """Runs Git in ``folder``.
 
-    ``is_root``: the folder is a repository or none at all, even if it lies inside another repository.
+    ``is_root``: Git doesn't look for a repository in the folders above ``folder``.
     """
 
     def __init__(self, programs: Programs, folder: Path, is_root: bool = False) -> None:
@@ -45,7 +45,7 @@ def clone(programs: Programs, source: str, target: Path) -> None:
 
 
 def working_files(programs: Programs, folder: Path, is_root: bool = False) -> dict[str, Path]:
-    """Return the files by relative path: those that Git has or doesn't ignore, or all of a plain folder."""
+    """Return the files that Git tracks or doesn't ignore, or all of a plain folder, by relative path."""
     git = Git(programs, folder, is_root)
     listed = git("ls-files", "-z", "--cached", "--others", "--exclude-standard")
     if listed.returncode != 0:

@@ -19,7 +19,7 @@ else:
 
 # Where distributions keep the certificates that this host trusts, Debian's first.
 CA_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
-# Where systemd says that it runs, and whose programs it keeps when they log out.
+# A folder that exists where systemd runs, and one with a file for each user whose programs survive log-out.
 SYSTEMD, LINGER = Path("/run/systemd/system"), Path("/var/lib/systemd/linger")
 # Where the kernel lists what runs programs of other machines, and QEMU's names in it.
 HANDLERS = Path("/proc/sys/fs/binfmt_misc")
@@ -63,7 +63,7 @@ def python_index() -> str | None:
 
 
 def build_caches() -> Path | None:
-    """Return the folder for the cache mounts of this user's builds; None: podman's service.
+    """Return the folder for the cache mounts of this user's builds; None: podman's own.
 
     podman<5: 4.3 shares /var/tmp/buildah-cache between users. Only the first who builds can use it.
     """

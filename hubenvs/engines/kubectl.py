@@ -22,7 +22,7 @@ from .process import ANSWER, Argv, Completed, Programs
 OLDEST = (1, 20)
 _CREATE = "kubectl --context {context} create namespace {namespace}"
 _LOG_IN = "log in to the cluster again, until `kubectl --context {context} get --raw /version` answers"
-# What kubectl says, what that means, and what to do; the first that matches counts.
+# Pattern in kubectl's message, our error, our hint. The first match counts.
 EXPLAINED = (
     (
         r"context .*does not exist",
@@ -77,7 +77,7 @@ class Kubectl:
         return ("kubectl", *place, *arguments)
 
     def kubectl(self, *arguments: str, check: bool = True, **options: Any) -> Completed:
-        """Run kubectl; StateError for what a user can mend, else CommandError."""
+        """Run kubectl; StateError for an error in `EXPLAINED`, else CommandError (with ``check``)."""
         argv = self.command(*arguments)
         done = self.programs.run(argv, check=False, **options)
         if check and done.returncode != 0:
@@ -86,7 +86,7 @@ class Kubectl:
         return done
 
     def _explain(self, message: str) -> None:
-        """Raise StateError if ``message`` is one of those that need an explanation."""
+        """Raise StateError if ``message`` matches a pattern in `EXPLAINED`."""
         context, namespace = self.cluster[:2]
         for pattern, problem, hint in EXPLAINED:
             if found := re.search(pattern, message):
@@ -115,9 +115,9 @@ class Kubectl:
         return self.images.version()
 
     def load(self, tags: Sequence[str]) -> list[str]:
-        """Bring those of the images ``tags`` into the cluster that aren't on every node; return their names.
+        """Load the images ``tags`` that some node lacks into the cluster, and return these.
 
-        Raises StateError if there is no way: `kubernetes.load` isn't set, and it isn't kind or minikube.
+        Raises StateError as `load_command`.
         """
         missing = sorted(set(tags) - self._on_every_node())
         if not missing:
@@ -134,7 +134,7 @@ class Kubectl:
         return missing
 
     def _on_every_node(self) -> set[str]:
-        """Return the names of images that every node has; none if we may not look at the nodes."""
+        """Return the names of images that every node has; none without the right to read nodes."""
         done = self.kubectl("get", "nodes", "--output=json", check=False, timeout=ANSWER)
         nodes = json.loads(done.text)["items"] if done.returncode == 0 else []
         names = [

@@ -1,4 +1,4 @@
-"""Kubernetes: every command line of kubectl, and every reading of its output."""
+"""Kubernetes: the command lines of kubectl, and the parsing of its output."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ APPLY = ("apply", "--server-side", "--force-conflicts", "--field-manager=hubenvs
 PRUNED = "deployments,services,networkpolicies,poddisruptionbudgets,ingresses"
 KINDS = f"statefulsets,configmaps,secrets,{PRUNED}"
 REVISIONS = ("ControllerRevision", "ReplicaSet")
-# Seconds until port-forward listens, and until a pod that ends is gone.
+# Most seconds until port-forward listens, and until a deleted pod is gone.
 FORWARD, GONE = 15, 90
 
 
@@ -95,7 +95,7 @@ class Kubernetes(Kubectl):
         self.kubectl("delete", KINDS, selector, "--cascade=foreground", *wait)
         self.kubectl("delete", "pods", selector, *wait)
         if existing := sorted(removal.volumes & removal.listing.volume_names):
-            # One that somebody has deleted before goes with the pod.
+            # A claim that was deleted earlier disappeared with the pod.
             self.kubectl("delete", "persistentvolumeclaims", *existing, "--ignore-not-found", *wait)
 
     def network_command(self, name: str, labels: Mapping[str, str]) -> Argv | None:
@@ -119,7 +119,7 @@ class Kubernetes(Kubectl):
         self.kubectl(*arguments, stdin=documents.encode(), finish_on_interrupt=not dry_run)
 
     def rollout(self, pod_name: str, component: str, timeout: float) -> Rollout:
-        """Return what waits for the rollout of ``component``, a StatefulSet or Deployment of ``pod_name``."""
+        """Return the rollout of ``component``, a StatefulSet or Deployment of ``pod_name``, to wait for."""
         selector = f"{_selector(pod_name)},{LABEL_COMPONENT}={component}"
 
         def look() -> list[dict[str, Any]]:
@@ -133,19 +133,19 @@ class Kubernetes(Kubectl):
         def delete(name: str) -> None:
             self.kubectl("delete", "pod", name, "--wait=false", "--ignore-not-found")
 
-        def retry() -> None:  # a change is looked at at once
+        def retry() -> None:  # a controller looks at a changed object at once
             value = f"{PART_OF}/retried={time.time():.0f}"
             self.kubectl("annotate", "statefulsets,deployments", selector, "--overwrite", value)
 
         return Rollout(pod_name, timeout, look, events, delete, partial(self._log, lines=12), retry)
 
     def claims_being_deleted(self, pod_name: str) -> list[str]:
-        """Return the claims of ``pod_name`` that are gone, with their data, when its pod ends."""
+        """Return the claims of ``pod_name`` that Kubernetes removes, with their data, when its pod ends."""
         claims = [item["metadata"] for item in self._get("persistentvolumeclaims", _selector(pod_name))]
         return [claim["name"] for claim in claims if "deletionTimestamp" in claim]
 
     def prune(self, pod_name: str, applied: Set[tuple[str, str]]) -> None:
-        """Delete what an earlier `up` has applied for ``pod_name``; ``applied`` has what stays: kinds, names.
+        """Delete resources of ``pod_name`` from an earlier `up` that aren't in ``applied``: kinds and names.
 
         ConfigMaps stay as long as a revision refers to them: `kubectl rollout undo` needs them.
         """
@@ -171,12 +171,12 @@ class Kubernetes(Kubectl):
         return values
 
     def secret_versions(self, secrets: Sequence[str]) -> str:
-        """Return what changes when the content of one of ``secrets`` does."""
+        """Return the versions of ``secrets`` as a text. A changed value changes it."""
         items = [item["metadata"] for item in self._get("secrets", *secrets)]
         return ",".join(f"{item['uid'][:8]}.{item['resourceVersion']}" for item in items)
 
     def create_volume_command(self, name: str, labels: Mapping[str, str]) -> Argv:
-        """Return the command that creates the volume ``name``: its claim is among what is applied."""
+        """Return the command that creates the volume ``name``: its claim is one of the applied documents."""
         return self.apply_command()
 
     def import_volume_command(self, name: str) -> Argv:
@@ -238,7 +238,7 @@ class Kubernetes(Kubectl):
         self.programs.show(self.command("logs", *which, *options))
 
     def _place(self, container: str) -> tuple[str, str]:
-        """Return what runs ``container`` (a pod, or a Deployment) and the container's name in its pod."""
+        """Return the pod or Deployment that runs ``container``, and the container's name in its pod."""
         stem, name = _split(container)
         if name in (PROXY, *FRONT_ENDS) and self._has_proxy(stem):
             return f"deployment/{container_name(stem, PROXY)}", name
@@ -288,7 +288,7 @@ class Kubernetes(Kubectl):
 
 
 def _split(container: str) -> tuple[str, str]:
-    """Return the pod's name of ``container``, a name of `container_name`, and its own."""
+    """Split the `container_name` ``container`` into the pod's name and the container's own."""
     name = max((row for row in (*CONTAINERS, PROXY) if container.endswith(f"-{row}")), key=len)
     return container.removesuffix(f"-{name}"), name
 

@@ -1,4 +1,4 @@
-"""Podman: every command line of it, and every reading of its output."""
+"""Podman: its command lines, and the parsing of its output."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Podman(PodmanImages):
 
     @property
     def images(self) -> PodmanImages:
-        """Return this engine: podman has its images itself."""
+        """Return this engine: it has the images too."""
         return self
 
     # -- resources ---------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ class Podman(PodmanImages):
         return ("podman", "kube", "play", "--quiet", "--network", network, "-")
 
     def network_command(self, name: str, labels: Mapping[str, str]) -> Argv | None:
-        """Return the command that creates the network ``name`` for a pod alone; None if it needs no network.
+        """Return the command that creates the network ``name`` for one pod; None if it needs none.
 
         An ordinary user's needs none: slirp4netns and pasta connect each pod by itself.
         """
@@ -201,13 +201,13 @@ class Podman(PodmanImages):
         """Return None: this host runs the containers."""
 
     def remarks(self, pod_name: str, ports: Sequence[PublishedPort]) -> list[tuple[str, str]]:
-        """Return headings and texts that `up` prints at its end: what this host doesn't do."""
+        """Return headings and texts that `up` prints at its end: what this host doesn't support."""
         problems = {"limits": host.unenforced(), "log-out": host.ends_at_logout()}
         return [(heading, problem) for heading, problem in problems.items() if problem]
 
 
 def rootless_network(version: tuple[int, ...], has_pasta: bool) -> str:
-    """Return what connects an ordinary user's pods to the host's network with podman ``version``.
+    """Return the program that connects an ordinary user's pods to the network with podman ``version``.
 
     ``has_pasta``: that program is installed.
     """
@@ -225,7 +225,7 @@ def _exec(
 
 
 def _machine() -> Argv:
-    """Return what precedes a command about volumes: on macOS these are inside the podman machine."""
+    """Return the prefix of commands about volumes: on macOS these are inside the podman machine."""
     return ("podman", "machine", "ssh") if platform.system() == "Darwin" else ()
 
 

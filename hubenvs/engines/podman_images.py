@@ -1,4 +1,4 @@
-"""Podman as what builds and keeps images: for its pods, and for a cluster's."""
+"""Podman builds and stores images, for its own pods and for a cluster's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .findings import Info
 from .process import ANSWER, Argv, Completed, Programs
 
 OLDEST = (4, 3)
-LISTINGS = 5  # times that podman is asked for a list at most
+LISTINGS = 5  # most attempts to get a list from podman
 # Variables that make podman the client of a service, which may be another host's (podman(1)).
 REMOTE = ("CONTAINER_HOST", "CONTAINER_CONNECTION")
 # The PATH of an imported image, which would have none.
@@ -65,7 +65,7 @@ class PodmanImages:
         return self.programs.run(argv, variables=self.variables, **options)
 
     def listed(self, argv: Sequence[str]) -> Completed:
-        """Run a command line of podman that lists; CommandError if it fails again and again.
+        """Run a podman command that lists resources; CommandError if `LISTINGS` attempts fail.
 
         podman<5.3: `ps --pod` and `volume ls` fail if somebody removes a pod or a volume meanwhile.
         """
@@ -173,7 +173,7 @@ class PodmanImages:
         return self.run(("podman", "info", "--format={{.Host.Arch}}"), timeout=ANSWER).text
 
     def login(self, registry: str) -> str:
-        """Return what a user types to log in to ``registry``."""
+        """Return the command with which a user logs in to ``registry``."""
         return f"podman login {registry.partition('/')[0]}"
 
     def push(self, tag: str, target: str, architecture: str) -> str:
@@ -194,7 +194,7 @@ class PodmanImages:
             self.run(("podman", "manifest", "rm", name), check=False, timeout=ANSWER)
 
     def _digest(self, *command: str) -> str:
-        """Run a podman ``command`` that pushes, and return the digest of what it has pushed."""
+        """Run a podman ``command`` that pushes an image or a list, and return its digest."""
         with tempfile.NamedTemporaryFile(prefix="hubenvs-") as digest:
             *words, source, target = command
             self.run(("podman", *words, "--digestfile", digest.name, source, target), timeout=None)
@@ -219,7 +219,7 @@ class PodmanImages:
     def save_images(self, tags: Sequence[str], tar: Path) -> None:
         """Write the images ``tags`` to the file ``tar``; layers that they share are written once.
 
-        Podman that is interrupted leaves whole layers beside ``tar``, whose folder is the caller's to remove.
+        If podman is interrupted it leaves layers beside ``tar``: the caller has to remove that folder.
         """
         self.run(("env", f"TMPDIR={tar.parent}", *self.save_command(tags), f"--output={tar}"), timeout=None)
 

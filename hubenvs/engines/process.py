@@ -116,7 +116,7 @@ class Programs:
             raise StateError(f"{argv[0]} can't be started: permission denied", "make it executable") from None
         self._running.add(process)
         try:
-            self._raise_if_interrupted()  # while it was started, when it wasn't yet among those to end
+            self._raise_if_interrupted()  # Ctrl-C came before the process was in _running
             yield process
         finally:
             _end(process)
@@ -128,7 +128,7 @@ class Programs:
             raise KeyboardInterrupt
 
     def _interrupt(self) -> None:
-        """End all programs that run, and what waits for them at a socket."""
+        """End all running programs, and wake the threads that read from one at a socket."""
         self._interrupted = True
         running = tuple(self._running)
         for process in running:
@@ -140,9 +140,9 @@ class Programs:
             _end(process)
 
     def show(self, argv: Sequence[str], variables: Mapping[str, str] | None = None) -> None:
-        """Run ``argv`` and pass on what it prints, which users' programs may have written.
+        """Run ``argv`` and pass on its output, which may contain users' text.
 
-        At a terminal, which would obey control characters, these are escaped. ``variables``: added to the
+        At a terminal, control characters are escaped, because it would obey them. ``variables``: added to the
         environment of ``argv``. Raises CommandError if it fails.
         """
         if not sys.stdout.isatty():
@@ -170,15 +170,15 @@ class Programs:
         reader, writer = os.fdopen(ends[0], "rb"), os.fdopen(ends[1], "wb")
 
         def write() -> Completed:
-            with writer:  # its end is the end of the other's input
+            with writer:  # once it is closed, the target's input ends
                 return self.run(source, check=False, timeout=None, stdout=writer, variables=variables)
 
         def read() -> Completed:
-            with reader:  # nobody waits for one that has ended
+            with reader:  # once it is closed, the source can't wait for a target that has ended
                 return self.run(target, check=False, timeout=None, stdin=reader)
 
         written, taken = self.at_once((write, read))
-        # One that couldn't go on writing isn't the cause.
+        # A broken pipe in the source is a consequence: the target's error is the cause.
         if written.returncode not in (0, -signal.SIGPIPE) and "broken pipe" not in written.stderr:
             raise CommandError(source, written.returncode, written.stderr)
         if taken.returncode != 0:
@@ -206,7 +206,7 @@ class Programs:
         with socket_here, other_end:
             end = other_end.fileno()
             with self._started(argv, stdin=end, stdout=end, stderr=subprocess.DEVNULL):
-                other_end.close()  # so that the program's end is the end of what can be read here
+                other_end.close()  # only the program has it now: when that ends, so does our input
                 self._sockets.add(socket_here)
                 try:
                     yield socket_here
@@ -218,7 +218,7 @@ class Programs:
     ) -> None:
         """Accept connections at ``server`` until interrupted; each gets a process that runs ``argv``.
 
-        Those that ``accepts`` returns False for are closed.
+        A connection for which ``accepts`` returns False is closed.
         """
         relays: list[tuple[socket.socket, subprocess.Popen[bytes]]] = []
         try:

@@ -11,7 +11,7 @@ from ..errors import StateError
 
 Document = Mapping[str, Any]
 REVISION = "controller-revision-hash"
-# Reasons for which a container waits that no further waiting cures.
+# Reasons of a waiting container that don't go away by themselves.
 HOPELESS = {
     "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError",
     "CreateContainerError", "RunContainerError", "CrashLoopBackOff",
@@ -19,10 +19,10 @@ HOPELESS = {
 # Warnings that say why a pod has no node, no volumes or no network.
 STUCK = ("FailedScheduling", "FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox")
 CREATE, PULL = "FailedCreate: ", "Failed: Failed to pull image "
-# Seconds that a pod may go without a node or its volumes before its events are taken for the reason.
+# Seconds without a node or volumes after which a pod's last warning is reported as the error.
 PATIENCE = 30
 INTERVAL = 0.5  # seconds between two looks; each takes 0.1 s of CPU from the pod that starts
-REFUSED = 10  # seconds that no pod can be created before the reason is said
+REFUSED = 10  # seconds without a pod being created after which the rollout fails
 PULLING = 900  # seconds more that a rollout may take while no container runs
 
 
@@ -41,7 +41,7 @@ class Rollout:
     delete: Callable[[str], None]
     log: Callable[[str, str], list[str]]
     retry: Callable[[], None]
-    _earlier: set[str] = field(default_factory=set)  # pods of before, by uid
+    _earlier: set[str] = field(default_factory=set)  # uids of the pods before the rollout
     _refused_since: float | None = None
 
     def wait(self) -> None:
@@ -52,7 +52,7 @@ class Rollout:
         items = self.look()
         self._earlier = {item["metadata"]["uid"] for item in items if item["kind"] == "Pod"}
         if self._refusal(items):
-            self.retry()  # the reason may be mended, and the next attempt up to a quarter of an hour away
+            self.retry()  # the next attempt may be a quarter of an hour away, and the reason may be mended
         while True:
             self._require_not_refused(items)
             deployment = next((item for item in items if item["kind"] == "Deployment"), None)
@@ -87,20 +87,18 @@ class Rollout:
         return ""
 
     def _require_not_refused(self, items: list[dict[str, Any]]) -> None:
-        """StateError if no pod could be created for a while."""
+        """Raise StateError if no pod could be created for `REFUSED` seconds."""
         if not (refusal := self._refusal(items)):
             self._refused_since = None
             return
         self._refused_since = self._refused_since or time.monotonic()
         if time.monotonic() - self._refused_since > REFUSED:
-            hint = (
-                "have the namespace's quota, limits or policy changed, or change `limits`; then `invoke up`"
-            )
+            hint = "change `limits`, or ask for other quotas, limits or policies there; then `invoke up`"
             raise StateError(f"{self.name}: no pod can be created: {refusal}", hint)
 
     @staticmethod
     def _is_current(stateful_set: Document) -> bool:
-        """Return whether the controller has seen what was applied."""
+        """Return whether the controller has seen the applied spec."""
         status, generation = stateful_set.get("status", {}), stateful_set["metadata"]["generation"]
         return bool(status.get("observedGeneration", 0) >= generation and status.get("updateRevision"))
 
@@ -119,7 +117,7 @@ class Rollout:
     def _examine(self, pod: Document, stuck_since: dict[str, float]) -> bool:
         """Return whether ``pod`` is ready; StateError if it never will be.
 
-        A pod of before that has a node is deleted once instead: what kept it from starting may be mended.
+        An earlier pod that has a node is deleted once instead: the reason may have been mended.
         """
         try:
             return self._is_up(pod, stuck_since)
@@ -154,7 +152,7 @@ class Rollout:
         return False
 
     def _refused_pull(self, pod: Document) -> str:
-        """Return what the registry answered to the last attempt to pull an image of ``pod``; "" if it did."""
+        """Return the registry's error in the last failed pull of an image of ``pod``; "" without one."""
         found = [each for each in self.events(pod["metadata"]["uid"]) if each.startswith(PULL)]
         return found[-1].removeprefix(PULL).rpartition('": ')[2] if found else ""
 
@@ -177,14 +175,14 @@ def _age(pod: Document) -> str:
 
 
 def _has_newest(deployment: Document) -> bool:
-    """Return whether ``deployment`` has a pod of what was applied."""
+    """Return whether ``deployment`` has a pod with the applied spec."""
     status = deployment.get("status", {})
     is_current = status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
     return bool(is_current and status.get("updatedReplicas"))
 
 
 def _is_complete(deployment: Document) -> bool:
-    """Return whether the pod of what was applied is ready, and no other is left."""
+    """Return whether the pod with the applied spec is ready, and no other is left."""
     status = deployment["status"]
     return bool(status.get("availableReplicas") == status.get("replicas") == status["updatedReplicas"])
 

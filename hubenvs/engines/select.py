@@ -14,8 +14,8 @@ from .process import Programs
 def select_engine(folder: Path | None, programs: Programs, cluster: Cluster | None, checkout: str) -> Engine:
     """Return the engine of ``cluster``; None: podman.
 
-    ``folder``: where it may write configuration (None: nowhere). ``checkout``: what stands for this
-    checkout in labels.
+    ``folder``: where it may write configuration (None: nowhere). ``checkout``: this checkout's id in
+    labels.
     """
     if cluster:
         return Kubernetes(folder, programs, cluster, checkout)

@@ -1,4 +1,4 @@
-"""Part of `up`: what it says at its end."""
+"""Part of `up`: the messages at its end."""
 
 from __future__ import annotations
 

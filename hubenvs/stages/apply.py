@@ -1,4 +1,4 @@
-"""Stage `apply`: bring a deployment up in a Kubernetes cluster, or change it into what is defined now."""
+"""Stage `apply`: bring a deployment up in a Kubernetes cluster, or update it to the current definition."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..session import Session
 def rehearse(session: Session, engine: ClusterEngine) -> None:
     """Have the server check all documents, so that it refuses them before images are built and not after.
 
-    StateError if the namespace or a right is missing, or a claim is being deleted.
+    Raises StateError if the namespace or a right is missing, or if a claim is being deleted.
     """
     env = session.env
     for claim in engine.claims_being_deleted(env.pod):
@@ -36,13 +36,13 @@ def apply(
 ) -> None:
     """Bring images, Secrets and everything else into the cluster of ``engine``, and wait for the rollout.
 
-    StateError as soon as it can't succeed, with the event and the log's end that say why.
+    Raises StateError as soon as the rollout can't succeed, with the event and the end of the log.
     """
     env, console = session.env, session.console
     of_containers = container_builds(env, builds)
     images = {name: build.tag for name, build in of_containers.items()}
     documents = manifest(env, read_templates(env.root), images, values)
-    # Before anything is there, so that `down` finds it.
+    # Before the first resource is created: `down` looks here for the cluster.
     record_definition(env, folder.read_record(env.deploy_folder))
     # First, and by standard input: the pod needs them, and nobody else sees them.
     engine.apply(dump([item for item in documents if item["kind"] == "Secret"]))

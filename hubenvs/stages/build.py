@@ -25,8 +25,7 @@ from .clone import clone, copy_files
 from .refresh import refreshed
 from .sbom import write_sboms
 
-# A copy of this host's trusted certificates, for builds; what else is in that folder isn't the build's
-# business.
+# A copy of this host's trusted certificates. Builds mount its folder: the host's may contain other files.
 CERTIFICATES = "certificates/ca-certificates.crt"
 _NOTE = "note: "  # starts a line of a build's output that is meant for the user
 
@@ -38,8 +37,8 @@ def build(
 
     ``sbom``: a folder for a bill of materials of each image. ``refresh``: look at Debian's mirrors, and
     build all images anew if they have other packages than at the last refresh. ``with_debian``: the Debian
-    base too where nothing needs it now. Raises StateError with the last lines of a step that fails; images
-    that were built before remain.
+    base too, even if no missing image is built on it. Raises StateError with the last lines of a step that
+    fails; images that were built before remain.
     """
     clone(session)
     with session.locked(), refreshed(session) if refresh else nullcontext():
@@ -80,7 +79,10 @@ def _require_emulation(session: Session) -> None:
 
 
 def independent_chains(builds: Sequence[Build]) -> list[list[Build]]:
-    """Return each container's build, after that of the image below it if no other is built on that."""
+    """Return lists of builds that can run side by side, one for each container.
+
+    A container's build comes after that of its base image, if no other image is built on that base.
+    """
     uses = Counter(build.base for build in builds)
     bases = {build.tag: build for build in builds if build.name not in CONTAINERS and uses[build.tag] == 1}
     containers = [build for build in builds if build.name in CONTAINERS]
@@ -92,7 +94,7 @@ def missing_builds(
 ) -> tuple[Build, ...]:
     """Return the builds whose images are missing.
 
-    An image below one that exists isn't needed, except, ``with_debian``, the Debian base.
+    A base is needed only for a missing image above it; ``with_debian``: the Debian base always.
     """
     by_tag = {build.tag: build for build in builds}
     products = [build.tag for build in builds if build.name in CONTAINERS or (with_debian and build.debian)]

@@ -101,7 +101,7 @@ def _copy_bundled(session: Session, repository: str, target: Path) -> None:
 
 
 def _clone_url(session: Session, repository: str, target: Path) -> None:
-    """Clone the source of ``repository`` into ``target``; StateError if URL or ref can't be had."""
+    """Clone the source of ``repository`` into ``target``; StateError if URL or ref can't be fetched."""
     source, key = session.env.repositories[repository], f"repositories.{repository}"
     try:
         git.clone(session.programs, source.url, target)
@@ -119,7 +119,7 @@ def _clone_url(session: Session, repository: str, target: Path) -> None:
 
 
 def _update(session: Session, repository: str, text: str) -> str:
-    """Check out the ref of the definition if nothing is lost by it; return ``text`` with remarks."""
+    """Check out the definition's ref if that loses no edits or commits; return ``text`` with remarks."""
     source = session.env.repositories[repository]
     run = Git(session.programs, session.env.working_copy(repository), is_root=True)
     if source.ref:

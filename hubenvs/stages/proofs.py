@@ -1,6 +1,6 @@
 """The proofs of `check`.
 
-Fabric's TCP connection is opened inside the hub container by a relay, so it takes the same way as the hub's.
+Fabric's TCP connection is opened by a relay in the hub container, so it takes the same route as the hub's.
 The hub's own ``ssh`` runs too: it proves the key and the pinned host key that are mounted there.
 """
 
@@ -37,7 +37,7 @@ TIMEOUT = 30
 # Without output: sudo keeps the service account's folder, where the user can't write, and a job that can't
 # write its output fails at once.
 JOB = "#!/bin/sh\n#SBATCH --chdir=/ --output=/dev/null\nsleep 60\n"
-# Algorithms of host keys that Paramiko has.
+# Algorithms of host keys that Paramiko knows.
 HOST_KEYS = (
     "ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "rsa-sha2-512",
     "rsa-sha2-256",
@@ -77,9 +77,9 @@ def prove(session: Session) -> list[Proof]:
 
 
 class Server:
-    """Slurm's sshd as the hub reaches it: its address, the hub's key, and the host key that it must have.
+    """Slurm's sshd as the hub reaches it: its address, the hub's key, and the host keys to trust.
 
-    ``relays`` ends what connections go through.
+    ``relays``: a context that ends the relays of all connections.
     """
 
     def __init__(self, session: Session) -> None:
@@ -92,8 +92,8 @@ class Server:
         self.key = paramiko.PKey.from_path(secrets / "ssh_key")  # a site's key can be of any kind
         self._engine = session.engine
         self._known_hosts = (secrets / "known_hosts").read_text()
-        # -N ends the relay with its input. Otherwise its connection would remain, and sshd waits for that at
-        # its end.
+        # -N ends the relay with its input. Otherwise its connection would remain, and sshd would wait for it
+        # when it ends.
         relay = session.engine.exec_command(self.hub, "nc", "-N", self.host, str(self.port), interactive=True)
         self._connected = partial(session.programs.connected, relay)
         self.relays = ExitStack()
@@ -112,7 +112,7 @@ class Server:
                 "allow_agent": False,
                 "look_for_keys": False,
                 "banner_timeout": TIMEOUT,
-                # Of several host keys the server shows one of a kind that is known here.
+                # A server with several host keys then shows one that is in known_hosts.
                 "disabled_algorithms": {"keys": [name for name in HOST_KEYS if not self._is_known(name)]},
                 **credentials,
             },
@@ -129,7 +129,7 @@ class Server:
 
     @cached_property
     def host_keys(self) -> frozenset[PublicKey]:
-        """The host keys to trust. Paramiko takes no certificates: the server's are looked at here."""
+        """The host keys to trust. Paramiko knows no host certificates, so these are verified here."""
         trust = host_trust(self._known_hosts, self.host, self.port)
         if not trust.authorities:
             return trust.keys
@@ -203,7 +203,7 @@ def _job_id(output: str) -> str:
 
 
 def _service_account(session: Session, server: Server) -> list[Proof]:
-    """Log in as the service account, and try what it may do and what it must not be able to do."""
+    """Log in as the service account, and try allowed and forbidden commands."""
     with server.connect(SERVICE_ACCOUNT, pkey=server.key) as connection:
         commands = Commands(session.env.slurm.wrappers_bin, connection)
         return [*_allowed(session.env, commands), *_forbidden(session.env, commands)]
@@ -232,7 +232,7 @@ def _allowed(env: Environment, commands: Commands) -> Iterator[Proof]:
 
 
 def _forbidden(env: Environment, commands: Commands) -> Iterator[Proof]:
-    """Try as the service account what sudo must refuse, and where Slurm is ours, sshd before it."""
+    """Try commands that sudo must refuse to the service account, or sshd already where Slurm is ours."""
     if env.slurm_elsewhere:
         yield from _no_other_command(env, commands.run)
     else:
@@ -254,7 +254,7 @@ def _forbidden(env: Environment, commands: Commands) -> Iterator[Proof]:
 
 
 def _local_sudo(session: Session) -> list[Proof]:
-    """Try sudo inside our own container: over SSH, sshd refuses what sudo must refuse as well."""
+    """Try sudo inside our own container: over SSH, sshd refuses such commands before sudo sees them."""
     container = session.env.container_name("slurm")
 
     def run(*command: str) -> Result:
@@ -276,7 +276,7 @@ def _no_other_command(env: Environment, run: Callable[..., Result]) -> Iterator[
 
 
 def _strangers(session: Session, server: Server) -> list[Proof]:
-    """Try to log in as nobody must be able to."""
+    """Try log-ins that sshd must refuse."""
     other_key = paramiko.Ed25519Key.from_private_key(io.StringIO(ssh_key_pair("stranger")[0]))
     root = server.connect("root", pkey=server.key)
     stranger = server.connect(SERVICE_ACCOUNT, pkey=other_key)

@@ -1,4 +1,4 @@
-"""Part of `build`: what Debian's mirrors have now."""
+"""Part of `build`: look for updates at Debian's mirrors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DEFAULT_MIRROR = "http://deb.debian.org/debian"
 
 @contextmanager
 def refreshed(session: Session) -> Iterator[None]:
-    """Record what the mirrors have now, for the builds of the block.
+    """Record the mirrors' current packages, for the builds of the block.
 
     If the block fails, the former record counts again. Raises StateError if the mirrors can't be asked.
     """
@@ -36,7 +36,7 @@ def refreshed(session: Session) -> Iterator[None]:
 
 
 def _mirrors(session: Session) -> dict[str, str]:
-    """Return a digest of what the mirrors of each Debian have that images are built from here."""
+    """Return a digest of the mirrors' packages for each Debian release that images are built from."""
     bootstrapped = [item.debian for item in desired_builds(session.env, session.engine) if item.debian]
     if not bootstrapped:
         problem = "no image is built from Debian's mirrors here: the base is pulled from a registry"

@@ -43,7 +43,7 @@ def generate_secrets(session: Session, rotate: bool = False) -> dict[str, str]:
     env = session.env
     site_values = read_site_files(env)
     local = folder.read_secrets(env.deploy_folder)
-    # A cluster's own count: another checkout may have brought them there.
+    # A cluster's Secrets win: another checkout may have created them.
     old = local | session.engine.secret_values([secret.name for secret in env.secrets])
     # After `down --keep-volumes` the old crypt key is still here, and stays.
     wanted = env.secret_keys - site_values.keys()

@@ -79,7 +79,7 @@ def _preflight(session: Session) -> tuple[Session, Existing]:
     Returns the session, whose ports are free, and the existing resources.
     """
     _require_same_place(session)
-    # The first error counts: an engine that is too old comes before what it can't list.
+    # The first error is raised: an engine that is too old may fail at the listing too.
     _, existing = session.programs.at_once((session.engine.version, session.own_existing))
     while True:
         try:

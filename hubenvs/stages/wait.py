@@ -26,7 +26,7 @@ LOOK_AT_CONTAINERS = 1
 class Condition:
     """Something to wait for. The logs of ``container`` explain a failure.
 
-    ``port``: its port in the pod, if it is a page; ``url``: where that is published.
+    Of a page, ``port`` is its port in the pod, and ``url`` its published address.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Condition:
 def wait(session: Session, timeout: float | None = None, ssh: Callable[[], bool] | None = None) -> None:
     """Wait until everything answers.
 
-    ``ssh``: tries more than whether the hub's SSH connection to our own Slurm works, and returns that. Raises
+    ``ssh``: returns whether the hub's SSH to our own Slurm works (None: `ssh … true` is tried). Raises
     StateError after ``timeout`` seconds (None: wait_timeout of the definition), or as soon as a container has
     ended, with the last lines of its log.
     """
@@ -83,10 +83,9 @@ def _wait_for(session: Session, condition: Condition, started: float, seconds: f
 
 
 def conditions(session: Session, ssh: Callable[[], bool] | None = None) -> list[list[Condition]]:
-    """Return what to wait for: lists that are waited for side by side, each in its order.
+    """Return lists of conditions. The lists are waited for side by side, each in its order.
 
-    ``ssh``: see `wait`. Pages come first: asking for one starts no program beside the hub, which takes
-    longest to start.
+    ``ssh``: see `wait`. Pages come first: a request starts no program, which would slow down the hub's start.
     """
     env, engine = session.env, session.engine
     pages: list[Condition] = []
@@ -119,9 +118,9 @@ def _answers(url: str, status: int) -> bool:
 
 
 def hub_answers(session: Session, url: str | None) -> bool:
-    """Return whether the hub's API answers through the proxy. Until the hub has registered, that answers 404.
+    """Return whether the hub's API answers through the proxy, which answers 404 until the hub has registered.
 
-    ``url``: where the hub is published, if it is. It is asked there first, which costs no program in the pod.
+    ``url``: where the hub is published (None: it isn't). A request there comes first: it starts no program.
     """
     if url and http_status(f"{url}/hub/api/") == 200:
         return True

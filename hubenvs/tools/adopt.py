@@ -27,7 +27,7 @@ from ..session import Session
 from ..stages.up import up
 
 DATABASE = "jupyterhub.sqlite"
-# What is taken of the old deployment, by the names that its file can have.
+# The old deployment's files by name, and our name for the content of each.
 FILES = {
     DATABASE: DATABASE,
     "jupyterhub_crypt_key": "crypt_keys",
@@ -37,7 +37,7 @@ FILES = {
     "ssh_key": "ssh_key",
     "ssh_known_hosts": "known_hosts",
 }
-# Present with content while a hub writes to its database, or after it was killed while it did.
+# Not empty while a hub writes to its database, or after it was killed while writing.
 UNFINISHED = (f"{DATABASE}-wal", f"{DATABASE}-journal")
 RECORD = "adopted.json"  # in the deploy folder: the digest of what was adopted
 KEY_BYTES = 32
@@ -46,7 +46,7 @@ SHOWN = 5  # users that are shown by name
 
 @dataclass(frozen=True)
 class Users:
-    """The contents of a hub's database, for a person: users, tokens, and servers with their jobs' numbers."""
+    """Summary of a hub's database: names of users, number of tokens, job number of each server."""
 
     names: tuple[str, ...]
     tokens: int
@@ -80,11 +80,11 @@ def adopt(session: Session, sources: Sequence[str], config_map: str | None, dry_
         up(session, config_map)
 
 
-# -- what the old deployment has -----------------------------------------------------------------------
+# -- the old deployment --------------------------------------------------------------------------------
 
 
 def _read_old_files(engine: Engine, sources: Sequence[str]) -> dict[str, bytes]:
-    """Return the content of the old deployment's files, by their names in `FILES`' values."""
+    """Return the content of the old deployment's files, by our names for them (`FILES`)."""
     old_files: dict[str, bytes] = {}
     for source in sources:
         for path, content in _files(engine, source):
@@ -107,7 +107,7 @@ def _read_old_files(engine: Engine, sources: Sequence[str]) -> dict[str, bytes]:
 
 
 def _files(engine: Engine, source: str) -> Iterator[tuple[str, bytes]]:
-    """Yield path and content of the files of ``source`` that matter."""
+    """Yield path and content of the files in ``source`` that `_matters` picks."""
     path = Path(source)
     if path.is_dir():
         yield from _files_of_folder(path)
@@ -161,11 +161,11 @@ def _process_with(path: Path) -> str | None:
 
 
 def read_users(database: Path, crypt_key: bytes) -> Users:
-    """Return what is in ``database``; DefinitionError unless it is a hub's, and ``crypt_key`` decrypts it."""
+    """Return a summary of ``database``; DefinitionError if it isn't a hub's or ``crypt_key`` doesn't fit."""
     keys = MultiFernet([Fernet(base64.urlsafe_b64encode(key)) for key in crypt_keys(crypt_key)])
     try:
         with contextlib.closing(sqlite3.connect(database)) as connection:
-            # A view's rows need not have an end.
+            # A view can have rows without end.
             if connection.execute("SELECT 1 FROM sqlite_master WHERE type IN ('view', 'trigger')").fetchone():
                 raise ValueError("it has views or triggers")
             _require_readable(connection, keys)
@@ -194,7 +194,7 @@ def _require_readable(connection: sqlite3.Connection, keys: MultiFernet) -> None
 
 
 def adopt_servers(database: Path) -> None:
-    """Add to the state of each running server in ``database`` what our spawner keeps there."""
+    """Add account and home, which our spawner expects, to each running server's state in ``database``."""
     with contextlib.closing(sqlite3.connect(database)) as connection, connection:
         for number, _, _, state, options in _servers(connection):
             new = json.dumps(adopted_state(state, options))
@@ -256,7 +256,7 @@ def _say(session: Session, old_files: Mapping[str, bytes], users: Users) -> None
 
 
 def _wanted(session: Session, old_files: Mapping[str, bytes]) -> set[str]:
-    """Return what of ``old_files`` is taken; our own Slurm has SSH keys of its own."""
+    """Return the names of ``old_files`` to take; our own Slurm has SSH keys of its own."""
     return {key for key in old_files if session.env.slurm_elsewhere or key not in ("ssh_key", "known_hosts")}
 
 

@@ -19,7 +19,7 @@ from websockets.exceptions import WebSocketException
 from ..errors import HubEnvsError, StateError
 from ..polling import poll
 
-# What a step of a user's can raise.
+# Errors that a user's step can raise.
 BROKEN = (HubEnvsError, OSError, ValueError, LookupError, httpx.HTTPError, WebSocketException)
 
 
@@ -39,7 +39,7 @@ def form_fields(page: str) -> tuple[dict[str, str], dict[str, list[str]]]:
 class HubUser:
     """A browser's session with the hub at ``url`` (such as http://127.0.0.1:8000/jupyter).
 
-    ``timeout``: seconds that any one answer may take, a cell's too. Methods raise StateError, with the hub's
+    ``timeout``: most seconds for one answer, or for one cell. Methods raise StateError, with the hub's
     answer, when a step fails.
     """
 

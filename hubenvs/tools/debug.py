@@ -28,7 +28,7 @@ ESTABLISHED = "01"
 def debug(session: Session, port: int) -> None:
     """Run the hub under debugpy, reached at ``port`` of this host's loopback, until Ctrl-C.
 
-    Only whoever calls this can connect there. Raises StateError if the port is taken, the environment isn't
+    Only the user who runs the task can connect. Raises StateError if the port is taken, the environment isn't
     one for development, the system doesn't say who connects, or the hub doesn't start.
     """
     session.require_here("debug", f"invoke logs {session.env.options} --container jupyterhub --follow")
@@ -61,7 +61,7 @@ def debug(session: Session, port: int) -> None:
 
 
 def _is_ours(connection: socket.socket) -> bool:
-    """Return whether the other end of ``connection``, on this host's loopback, is of the task's user."""
+    """Return whether the other end of ``connection``, on this host's loopback, belongs to the task's user."""
     ours = {str(os.geteuid()), os.environ.get("SUDO_UID", str(os.geteuid()))}
     ends = [_proc_address(*connection.getpeername()), _proc_address(*connection.getsockname())]
     for line in CONNECTIONS.read_text().splitlines()[1:]:

@@ -26,7 +26,7 @@ PATIENCE = 10
 
 
 def doctor(root: Path, engine: Engine, console: Console, json: bool) -> bool:
-    """Print a finding about everything that is needed of this host; return whether all is in order."""
+    """Print the findings about this host; return whether all is in order."""
     findings = examine(root, engine)
     if json:
         console.result([item._asdict() | {"remedy": item.remedy or None} for item in findings])

@@ -63,10 +63,10 @@ def down(
     if not to_remove:
         console.say("down", "there is nothing to take down")
     if not env and not engine.cluster_engine():
-        _say_what_is_in_clusters(root, console)
+        _say_what_runs_in_clusters(root, console)
 
 
-def _say_what_is_in_clusters(root: Path, console: Console) -> None:
+def _say_what_runs_in_clusters(root: Path, console: Console) -> None:
     for path, cluster in recorded_clusters(root).items():
         where = f"--context {cluster.context} --namespace {cluster.namespace}"
         console.say("down", f"{path.name} is in a cluster: `invoke down --engine kubernetes {where}`")
@@ -106,7 +106,7 @@ def _exists(existing: Existing, root: Path, keep_volumes: bool) -> bool:
 
 
 def _recorded(existing: Existing, root: Path) -> Mapping[str, Any]:
-    """Return the definition that is recorded; nothing if there is none or it is damaged."""
+    """Return the recorded definition; empty if there is none or it is damaged."""
     path = existing.deploy_folder(root)
     with suppress(StateError):
         return (folder.read_record(path).definition if path else None) or {}
@@ -114,7 +114,7 @@ def _recorded(existing: Existing, root: Path) -> Mapping[str, Any]:
 
 
 def forgotten_jobs(definition: Mapping[str, Any]) -> str:
-    """Return what becomes of users' servers when a deployment goes with its volumes; empty if they go too."""
+    """Return a warning about jobs at a site that outlive the hub's database; empty if there can't be any."""
     containers, slurm = definition.get("containers") or (), definition.get("slurm")
     if "jupyterhub" not in containers or "slurm" in containers or not isinstance(slurm, dict):
         return ""

@@ -37,7 +37,7 @@ RESTART_HUB = ((*WARM, "check"), (*WARM, "restart"))
 
 @dataclass
 class Change:
-    """What is to be changed in one container.
+    """The changes to one container.
 
     ``files`` and ``deleted`` have absolute paths, ``commands`` must succeed afterwards, ``notes`` are for the
     user. ``complete``: with this change the container equals a new one.
@@ -80,7 +80,7 @@ def _reload_once(session: Session) -> None:
         pod = engine.pod(env.pod)
         if pod is None:
             raise StateError(f"{env.pod} is not up", f"invoke up {env.options}")
-        if env.engine:  # whose pods are compared by what `up` applies
+        if env.engine:  # a cluster's pods have no fingerprint to record
             changes, failure = _change_containers(session)
             if changes:
                 text = f"until the pod is replaced; `invoke up {env.options}` makes an image of it"
@@ -206,7 +206,7 @@ def _not_ignored(session: Session, folder: Path, names: Sequence[str]) -> list[s
 
 
 def _plan_volume(change: Change, volume: PodVolume, seeds: Tree, present: Tree, lasts: bool) -> None:
-    """Plan the change of ``volume``. One that doesn't outlast its pod has no edits of its own to keep."""
+    """Plan the change of ``volume``. ``lasts``: it outlives its pod, so files edited in it are kept."""
     base = f"{volume.path}/"
     old = _below(present, base)
     seeding = merge_seeds(seeds, old) if lasts else replace_seeds(seeds, old)

@@ -1,4 +1,4 @@
-"""Task `render`: the manifest, or the folder that a Kubernetes cluster takes."""
+"""Task `render`: the manifest, or a folder for `kubectl apply -k`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..session import Session
 
 
 def render(session: Session, output: str | None, target: str, with_secrets: bool) -> None:
-    """Print the manifest or write it to ``output``, a file, or for ``target`` kubernetes a folder.
+    """Print the manifest, or write it to the file ``output``; for ``target`` kubernetes write a folder.
 
     Secrets are redacted unless ``with_secrets``. Raises DefinitionError if the options contradict each other.
     """

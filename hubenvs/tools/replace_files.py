@@ -2,8 +2,8 @@
 
 Uses the standard library only. Standard input is a tar of the files; the argument is JSON with ``delete``
 (paths) and ``commands``, which must succeed in order. If a Python file doesn't compile, nothing is replaced.
-On failure the files are restored, the commands after the first that had been started are run again, and the
-exit status is 1.
+On failure the files are restored, and the exit status is 1. The commands up to the failed one, without the
+first, are run again.
 """
 
 import io

@@ -72,7 +72,7 @@ def _row(existing: Existing, root: Path, engine: Engine, console: Console) -> di
 def _environment(existing: Existing, root: Path) -> Environment | None:
     """Return the definition that the deployment was brought up with, else the one in envs/, else None."""
     path = existing.deploy_folder(root)
-    with suppress(StateError):  # a damaged record keeps nobody from seeing what is up
+    with suppress(StateError):  # the status is shown even if the record is damaged
         if path and (recorded := folder.read_record(path).environment):
             return recorded
     with suppress(DefinitionError):
@@ -81,7 +81,7 @@ def _environment(existing: Existing, root: Path) -> Environment | None:
 
 
 def _published_url(existing: Existing, env: Environment | None, name: str) -> str | None:
-    """Return where port ``name`` is published, by the engine's word: the definition may have changed."""
+    """Return the URL of port ``name`` as the engine reports it: the definition may have changed."""
     base_url = env.base_path if env else "/"
     for container in existing.containers:
         for port in container.ports:

@@ -151,7 +151,7 @@ def _start_and_compute(walk: Walk, project: str, account: str) -> str:
     user, started = walk.user, time.monotonic()
     if "slurm" in walk.env.containers:
         _submit(walk, project, account)
-    else:  # other jobs in a site's queue aren't ours to look at
+    else:  # at a site, the hub can't list the user's jobs
         with walk.step("sbatch", "jupyterhub"):
             user.spawn({"brics_project": project}, walk.server)
     with walk.step("callback", "slurm"):
