@@ -1,4 +1,4 @@
-"""Where a job's server listens: the host is Slurm's word, the port the job's own."""
+"""The address of a job's server: Slurm reports the host, the job itself the port."""
 
 import asyncio
 import contextlib
@@ -57,9 +57,9 @@ class ReachableJob(SubmittedJob):
         return self.ip, self.port
 
     def take_port(self, port: int) -> bool:
-        """Record the server's port. Return True while it isn't in use yet; the job then tells it again.
+        """Record the server's port. Return True while it isn't in use yet; the job then sends it again.
 
-        A job that Slurm has started anew tells another port than it had.
+        A job that Slurm has started anew sends a new port.
         """
         self.port = port
         if self.pending or not self.server:
@@ -70,19 +70,19 @@ class ReachableJob(SubmittedJob):
         return True
 
     def _react(self, reaction: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Begin `reaction`, which runs commands, unless it is under way: a job can tell the same thing without end."""
+        """Begin `reaction`, which runs commands, unless it is under way: a job can send the same message endlessly."""
         under_way = self._reactions.get(reaction.__name__)
         if under_way is None or under_way.done():
             self._reactions[reaction.__name__] = task = asyncio.ensure_future(reaction())
             keep(task)
 
     def take_failure(self, said: str) -> None:
-        """Take what the job says of why it ends, so that a hub which starts before it has ended knows it too."""
+        """Save the job's reason for ending, for a hub that starts before the job has ended too."""
         self.job_failure = said
         self._save()
 
     async def _move(self) -> None:
-        """Move the route to the restarted job's host and port. A failure is only logged: the job tells them again."""
+        """Move the route to the restarted job's host and port. A failure is only logged: the job sends them again."""
         self.log.info("%s: job %s was started anew, and listens at port %s", self._log_name, self.job_id, self.port)
         try:
             self.job_status = await self.query_alone()

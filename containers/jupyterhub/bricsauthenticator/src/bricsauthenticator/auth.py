@@ -38,7 +38,7 @@ class MissingTokenError(web.HTTPError):
 
 
 class InvalidTokenError(web.HTTPError):
-    """401: the request has an ID token that doesn't hold."""
+    """401: the request's ID token isn't valid."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(401, "Your sign-in could not be verified: %s. Please sign in again.", reason)
@@ -46,7 +46,7 @@ class InvalidTokenError(web.HTTPError):
 
 
 class UnavailableError(web.HTTPError):
-    """503: whether the ID token holds can't be told now."""
+    """503: the ID token can't be verified now."""
 
     def __init__(self) -> None:
         super().__init__(503, "The sign-in service does not answer. Please try again in a moment.")
@@ -54,7 +54,7 @@ class UnavailableError(web.HTTPError):
 
 
 class TokenScrubber(logging.Formatter):
-    """Formats as `formatter` does, less JWTs: JupyterHub logs the headers of a request that ends in a 500."""
+    """Removes JWTs from what `formatter` returns: JupyterHub logs a request's headers if it ends in a 500."""
 
     def __init__(self, formatter: logging.Formatter) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class BricsLoginHandler(BaseHandler):
     """Logs the user in by the request's ID token; there is no form."""
 
     def set_login_cookie(self, user: User) -> None:
-        """Log this browser in as `user`; one that was another's loses that user's sessions with servers as well."""
+        """Log this browser in as `user`, and end the sessions with servers that another user had in it."""
         before = self.get_current_user_cookie()
         if before and before.name != user.name:
             self.clear_login_cookie()
@@ -129,12 +129,12 @@ class BricsAuthenticator(Authenticator):
 
     @default("auth_refresh_age")
     def _auth_refresh_age_default(self) -> int:
-        # So that refresh_user() sees every request: a browser may be another person's from one to the next.
+        # So that refresh_user() sees every request: another person may use the browser from one to the next.
         return 1
 
     @default("allow_all")
     def _allow_all_default(self) -> bool:
-        # A project on the platform is what allows a user; a site may name users besides.
+        # A project on the platform allows a user in; a site may name further users.
         return not self.allowed_users
 
     def __init__(self, **kwargs: Any) -> None:
@@ -145,7 +145,7 @@ class BricsAuthenticator(Authenticator):
     def get_handlers(self, app: Any) -> list[tuple[str, type[web.RequestHandler]]]:
         """Return the pages for log-in and log-out, and keep tokens out of the log of `app`.
 
-        Raises ValueError if a trait without which nobody could log in is not set.
+        Raises ValueError if a trait that log-ins need is not set.
         """
         for name in ("oidc_server", "brics_platform", "jwt_audience"):
             if not getattr(self, name):
@@ -173,7 +173,7 @@ class BricsAuthenticator(Authenticator):
         except ProviderUnavailableError as error:
             self.log.error("OpenID Connect provider unavailable: %s", error)
             raise UnavailableError from None
-        except Exception as error:  # a token over which a library stumbles is a bad token, not a fault of the hub
+        except Exception as error:  # a token that makes a library fail is a bad token, not a fault of the hub
             known = _REASONS.get(type(error), "the ID token is invalid")
             reason = str(error) if isinstance(error, ClaimError) else known
             self.log.warning("ID token refused (%s): %s", type(error).__name__, reason)
@@ -207,7 +207,7 @@ class BricsAuthenticator(Authenticator):
         return refreshed
 
     async def _verified_claims(self, token: str) -> dict[str, Any]:
-        """Return the claims of a token that is the provider's, for us and of now; any exception means that it isn't."""
+        """Return the claims of a token from the provider, for us, valid now; any exception means that it is refused."""
         header = jwt.get_unverified_header(token)
         algorithm, key_id = header.get("alg"), header.get("kid")
         if algorithm not in SAFE_ALGORITHMS or not isinstance(key_id, str):
@@ -217,7 +217,7 @@ class BricsAuthenticator(Authenticator):
             raise ClaimError("the token is not an ID token")
         try:
             claims = await self._signed_claims(token, key_id, algorithm)
-        except jwt.InvalidSignatureError:  # a provider that starts anew may give new keys the names of before
+        except jwt.InvalidSignatureError:  # a provider that starts anew may reuse the names of its old keys
             claims = await self._signed_claims(token, key_id, algorithm, again=True)
         if claims.get("typ", "ID") != "ID":
             raise ClaimError("the token is not an ID token")

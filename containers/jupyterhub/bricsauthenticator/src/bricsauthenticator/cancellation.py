@@ -1,4 +1,4 @@
-"""Jobs are cancelled, however long that takes: the hub forgets a job when its stop has ended."""
+"""Cancels jobs, however long that takes: the hub forgets a job when its stop has ended."""
 
 import asyncio
 from typing import Any
@@ -20,9 +20,9 @@ class CancellableJob(WatchedJob):
     """A job that can be cancelled, also when its id isn't known yet."""
 
     async def stop(self, now: bool = False) -> None:
-        """Cancel the job; with `now` return when Slurm has the order, else when the job has ended too.
+        """Cancel the job; return when it has ended, or with `now` when Slurm has accepted the cancellation.
 
-        The hub forgets the job when this returns, so it goes on for long if Slurm can't be reached.
+        The hub forgets the job when this returns, so it keeps trying for long if Slurm can't be reached.
         """
         if await self._cancel_until_taken() and not now:
             await self._wait_until_gone()
@@ -32,7 +32,7 @@ class CancellableJob(WatchedJob):
         await self._run_for_job(self.batch_cancel_cmd)
 
     async def _cancel_until_taken(self) -> bool:
-        """Tell Slurm to cancel the job until it takes the order; False if there is none, or no hope to cancel it."""
+        """Cancel the job, again until Slurm accepts; False if there is no job, or it can't be cancelled."""
         deadline = asyncio.get_running_loop().time() + CANCEL_GIVE_UP_TIME
         for pause in pauses(self.startup_poll_interval):
             if not self.job_id:
@@ -66,7 +66,7 @@ class CancellableJob(WatchedJob):
             await asyncio.sleep(self.startup_poll_interval)
 
     def _withdraw(self, submission: asyncio.Future[str], variables: dict[str, Any]) -> None:
-        """Cancel the job that comes of `submission`, whose start has been given up, once its id is known."""
+        """Cancel the job of `submission` once its id is known: its start has been given up."""
 
         async def cancel() -> None:
             try:

@@ -51,7 +51,7 @@ class CommandError(RuntimeError):
 
     @property
     def never_arrived(self) -> bool:
-        """Whether Slurm has certainly not heard of the command, so that it can be run again."""
+        """Whether Slurm certainly hasn't received the command, so that it can be run again."""
         return bool(_NEVER_ARRIVED.search(str(self)))
 
     @property
@@ -81,7 +81,7 @@ def pauses(first: float) -> Iterator[float]:
 
 
 class Queue:
-    """Where commands wait for their turn: `at_once` run at the same time, STARTS_A_SECOND start in any second."""
+    """The queue of commands: `at_once` run at the same time, STARTS_A_SECOND start in any second."""
 
     def __init__(self) -> None:
         self.at_once = 8
@@ -108,7 +108,7 @@ class Queue:
             self._next()
 
     def _next(self) -> None:
-        """Let as many start as may."""
+        """Start as many waiting commands as the limits allow."""
         loop = asyncio.get_running_loop()
         if self._timer:
             self._timer.cancel()
@@ -136,7 +136,7 @@ def queue() -> Queue:
 async def run(cmd: str, input: str, env: dict[str, str] | None, timeout: float) -> str:
     """Run `cmd` in a shell with `input` on its standard input and return its standard output, stripped.
 
-    Raises CommandError if it exits other than 0, prints nothing but Slurm's word that it has failed, or takes longer
+    Raises CommandError if it exits other than 0, prints only Slurm's message that it has failed, or takes longer
     than `timeout` seconds. However this ends, also by cancellation, the command isn't left running.
 
     Its streams are files, not pipes: ssh with ControlMaster hands them to another process, which keeps a pipe open when

@@ -25,9 +25,9 @@ class DatabaseBusy(web.HTTPError):
 
 
 async def get_current_user(self: BaseHandler, original: Callable = BaseHandler.get_current_user) -> object:
-    """Find out who asks, and keep the database's error, which prepare() takes for a wrong token.
+    """Return the user who asks. Keeps a database error, which prepare() would take for a wrong token.
 
-    One that can be read but not written, as on a full disk, knows it: then nothing is recorded of the visit.
+    A database that can only be read, as on a full disk, still knows the user; the visit isn't recorded.
     """
     try:
         return await original(self)
@@ -54,7 +54,7 @@ async def prepare(self: BaseHandler, original: Callable = BaseHandler.prepare) -
 def handle_exception(
     self: BaseHandler, error: BaseException, original: Callable = BaseHandler._handle_request_exception
 ) -> None:
-    """Answer a request that has failed; 503 if it was for the database."""
+    """Answer a request that has failed; 503 if the database was the reason."""
     if isinstance(error, FAILED):
         self.log.warning("Rolling back session due to database error %s", error)
         self.db.rollback()
@@ -63,7 +63,7 @@ def handle_exception(
 
 
 async def stop(self: User, server_name: str = "", original: Callable = User.stop) -> None:
-    """Stop the server, again until the database has it: JupyterHub's stop would end half-way, and pend for ever."""
+    """Stop the server, again until the database has recorded it: JupyterHub's stop would stay pending for ever."""
     spawner = None
     for pause in pauses(1.0):
         try:

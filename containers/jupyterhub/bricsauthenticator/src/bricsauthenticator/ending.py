@@ -1,4 +1,4 @@
-"""Jobs that end by themselves: nobody's requests go to their servers' ports any more."""
+"""Jobs that end by themselves: the hub stops sending requests to their servers' ports."""
 
 import asyncio
 
@@ -32,7 +32,7 @@ class EndingJob(ReachableJob):
     async def poll_and_notify(self) -> int | None:
         """Poll the job, clear up after its server if it has ended, and return what the poll did.
 
-        JupyterHub's own callbacks stop whatever server of that name the user has by the time that they come to it.
+        JupyterHub's own callbacks run later, and would stop a new server that has the same name by then.
         """
         status = await self.poll()
         if status is not None and self._is_current:
@@ -47,12 +47,12 @@ class EndingJob(ReachableJob):
         await self.user.settings["proxy"].delete_user(self.user, self.name)
 
     def take_failure(self, said: str) -> None:
-        """Take what the job says of why it ends; one that Slurm had started anew leaves a server that was up."""
+        """Save the job's reason for ending. A job that Slurm had started anew had a server in use."""
         super().take_failure(said)
         self.take_end()
 
     def take_end(self) -> None:
-        """Send nobody's requests to the job's port any more: another user's job may listen there soon."""
+        """Stop sending requests to the job's port: another user's job may listen there soon."""
         if self._is_current:
             self.log.info("%s: the server of job %s has ended", self._log_name, self.job_id)
             self._react(self._end)

@@ -1,4 +1,4 @@
-"""Pages and API of the hub that stand in for JupyterHub's and batchspawner's own."""
+"""Pages and API handlers that replace JupyterHub's and batchspawner's own."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ MOST_SAID = 4000
 
 
 class JobHandler(apihandlers.APIHandler):
-    """What a job tells the hub, with the token of its server, and its number as `job`, which may be left out."""
+    """A message of a job to the hub, with its server's token and, optionally, its number as `job`."""
 
     def spawner_of_token(self) -> Spawner:
         """Return the spawner of the server whose token the request carries; 403 if there is none.
@@ -41,7 +41,7 @@ class JobHandler(apihandlers.APIHandler):
 
 
 class RunningHandler(JobHandler):
-    """Tells a job whether its start is known: 403 if it isn't. Such a job has no reason to go on."""
+    """Tells a job whether its start is known: 403 if it isn't, and the job should end."""
 
     @web.authenticated
     def post(self) -> None:
@@ -76,7 +76,7 @@ class PortHandler(JobHandler):
 
 
 class FailedHandler(JobHandler):
-    """Takes what a job that can't go on says of the reason, as `{"message": "..."}`, for its user to read."""
+    """Takes the reason for which a job can't go on, as `{"message": "..."}`, for its user to read."""
 
     @web.authenticated
     def post(self) -> None:
@@ -92,7 +92,7 @@ class FailedHandler(JobHandler):
 
 
 class EndedHandler(JobHandler):
-    """Is told by a job that its server has ended, so that nobody's requests go to its port any more."""
+    """Takes a job's message that its server has ended, and stops sending requests to its port."""
 
     @web.authenticated
     def post(self) -> None:
@@ -103,17 +103,17 @@ class EndedHandler(JobHandler):
 
 
 class ProgressHandler(SpawnProgressAPIHandler):
-    """Tells how a start goes on: all news once, and only while somebody reads them."""
+    """Streams the progress of a start: each event once, and only while somebody reads."""
 
     told: dict[str, Any] = {}
     gone = False
 
     def on_connection_close(self) -> None:
-        """Note that nobody reads any more; JupyterHub's handler waits for the next news to notice."""
+        """Note that nobody reads any more; JupyterHub's handler notices only at the next event."""
         self.gone = True
 
     async def send_event(self, event: dict[str, Any]) -> None:
-        """Send `event`, unless that was said before."""
+        """Send `event`, unless it was sent before."""
         if self.gone:
             raise web.Finish
         if event != self.told:

@@ -1,4 +1,4 @@
-"""A Slurm job: its account, what the hub's database keeps of it, and the commands to Slurm about it."""
+"""A Slurm job: its account, its state in the hub's database, and the commands to Slurm about it."""
 
 import asyncio
 import functools
@@ -56,7 +56,7 @@ class Job(batchspawner.SlurmSpawner):
         self.job_failure = state.get("failure", "")
 
     def get_state(self) -> dict[str, Any]:
-        """Return what another hub needs to query and cancel the job."""
+        """Return the state with which another hub can query and cancel the job."""
         state = super().get_state()
         if self.job_id:
             state.update(username=self.req_username, homedir=self.req_homedir)
@@ -104,10 +104,10 @@ class Job(batchspawner.SlurmSpawner):
         return await self.run_command(self._command(template, job_id, variables), env=env, delay=delay)
 
 
-_background: set[asyncio.Future[None]] = set()  # tasks that nobody waits for; asyncio itself wouldn't keep them
+_background: set[asyncio.Future[None]] = set()  # tasks that nobody waits for; asyncio keeps no reference
 
 
 def keep(task: asyncio.Future[None]) -> None:
-    """Keep `task`, which nobody waits for, until it has ended."""
+    """Keep a reference to `task`, which nobody waits for, until it has ended."""
     _background.add(task)
     task.add_done_callback(_background.discard)

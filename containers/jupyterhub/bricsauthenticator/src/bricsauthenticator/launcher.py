@@ -95,7 +95,7 @@ class Hub:
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def ask_once(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Send `body` and return the answer; OSError if that isn't the hub's word, UnknownStart if it is a no."""
+        """Send `body` and return the answer; OSError if it isn't the hub's, UnknownStart if the hub refuses."""
         connection = self.connection()
         headers = {
             "Authorization": f"token {os.environ['JUPYTERHUB_API_TOKEN']}",
@@ -134,7 +134,7 @@ class Hub:
         self.tell("/batchspawner/failed", {"message": message}, REPORT_TIME)
 
     def tell(self, path: str, body: dict[str, Any], seconds: float) -> None:
-        """Send `body` at the job's end, for so many seconds, whatever the hub says to it."""
+        """Send `body` at the job's end, for so many seconds, and ignore the answer."""
         self.deadline = min(self.deadline, time.monotonic() + seconds)
         with contextlib.suppress(UnknownStart):
             self.ask(path, body)
@@ -168,7 +168,7 @@ def open_log(home: str, pattern: str) -> tuple[int, int]:
 
 
 def last_lines(log: int, start: int) -> str:
-    """Return the end of what the log file has got since it had `start` bytes."""
+    """Return the last lines of the log file after its first `start` bytes."""
     try:
         end = os.fstat(log).st_size
         text = os.pread(log, REPORTED, max(start, end - REPORTED))
@@ -187,7 +187,7 @@ def log_trouble(log: int) -> str:
 
 
 def reserve() -> socket.socket:
-    """Return a socket that keeps others from being given its port. Who asks for just that port can listen there."""
+    """Return a socket whose port the system gives to nobody else. A program that asks for just that port gets it."""
     reserved = socket.socket()
     reserved.bind(("", 0))
     # Not before: some kernels choose a port that is in use for a socket which may share it.
@@ -205,7 +205,7 @@ def listens(host: str, port: int) -> bool:
 
 
 def listeners(port: int) -> Iterator[int]:
-    """Yield the user ids of those who listen at the port."""
+    """Yield the user ids of the processes that listen at the port."""
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
             with open(table) as lines:

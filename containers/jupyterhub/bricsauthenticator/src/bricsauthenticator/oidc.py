@@ -1,4 +1,4 @@
-"""What an OpenID Connect provider publishes: its discovery document and its signing keys."""
+"""An OpenID Connect provider's discovery document and signing keys."""
 
 import asyncio
 import json
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class ProviderUnavailableError(Exception):
-    """The provider doesn't answer, or what it answers makes no sense."""
+    """The provider doesn't answer, or its answer can't be used."""
 
 
 class Document(Generic[T]):
@@ -67,7 +67,7 @@ class Document(Generic[T]):
             try:
                 body, cache_control = await self._fetch()
                 content = self._parse(json.loads(body))
-            except Exception as error:  # whatever goes wrong there, it is the provider that can't be used
+            except Exception as error:  # any error there means that the provider can't be used
                 self._retry_after = time.monotonic() + RETRY_INTERVAL
                 raise ProviderUnavailableError(f"{self.url}: {error}") from error
             self._content = content
@@ -75,7 +75,7 @@ class Document(Generic[T]):
             return content
 
     async def _fetch(self) -> tuple[bytes, str]:
-        """Return what is at the URL, and its `Cache-Control`. Tornado's own client knows no web proxies."""
+        """Return the content of the URL and its `Cache-Control`. Tornado's simple client knows no web proxies."""
         if self._proxy:
             return await asyncio.wait_for(asyncio.to_thread(_fetch_by, self._proxy, self.url), 2 * FETCH_TIMEOUT)
         response = await AsyncHTTPClient().fetch(

@@ -1,4 +1,4 @@
-"""What the page of a starting server says."""
+"""The progress messages on the page of a starting server."""
 
 from datetime import datetime, timezone
 
@@ -6,7 +6,7 @@ from bricsauthenticator.submission import SubmittedJob
 
 
 def progress_of(job: SubmittedJob) -> tuple[int, str]:
-    """Return how far the start of `job` is, in percent, and a line that says so."""
+    """Return the progress of the start of `job` in percent, and a line about it."""
     if not job.job_id:
         trouble = f": {job.submit_trouble}; trying again" if job.submit_trouble else ""
         return 10, f"Submitting the Slurm job{trouble}"
@@ -21,7 +21,7 @@ def progress_of(job: SubmittedJob) -> tuple[int, str]:
 
 
 def expected_start(time: str) -> str:
-    """Return in how long Slurm expects the job to start; empty if it doesn't say."""
+    """Return the time until Slurm expects the job to start, as text; empty if it doesn't say."""
     try:
         start = datetime.fromisoformat(time).replace(tzinfo=timezone.utc)
     except ValueError:

@@ -19,7 +19,7 @@ MOST_JOBS = 5000
 
 
 class Asker(Protocol):
-    """What a spawner is to a query: a job, and the means to ask for it."""
+    """The attributes of a spawner that a query uses: its job, and how to ask Slurm about it."""
 
     job_id: str
     log: Logger
@@ -35,7 +35,7 @@ class Asker(Protocol):
 
 
 class JobState(NamedTuple):
-    """What Slurm says of a job: squeue's `%u`, `%T`, `%B`, `%r` and, from newer wrappers, `%S` in UTC."""
+    """Slurm's answer about a job: squeue's `%u`, `%T`, `%B`, `%r` and, from newer wrappers, `%S` in UTC."""
 
     user: str
     state: str
@@ -74,7 +74,7 @@ class SharedQuery:
         self.warned = False
 
     async def ask(self, spawner: Asker) -> JobState | None:
-        """Return what Slurm says of the job of `spawner`; None if its own query has to tell.
+        """Return Slurm's answer about the job of `spawner`; None if the job has to be queried alone.
 
         Raises CommandError if Slurm can't be asked now.
         """
@@ -120,7 +120,7 @@ class SharedQuery:
         return parse(output)
 
     async def _answers_alone(self, spawner: Asker) -> bool:
-        """Return whether Slurm can be asked about the one job of `spawner`: then it's the command that is at fault."""
+        """Return whether a query for the job of `spawner` alone works: then the shared command is at fault."""
         try:
             await spawner.query_alone()
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Servers that an earlier hub has started, taken up by one that starts."""
+"""Takes over servers that an earlier hub has started."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -17,10 +17,10 @@ CHECK_TIME = 5.0
 
 
 class RunningServer(Server):
-    """The server of a job that Slurm says is alive, or says nothing of: it may be slow to answer, or suspended."""
+    """The server of a job that isn't known to have ended: it may be slow to answer, or suspended."""
 
     async def wait_up(self, timeout: float = 10, **options: Any) -> Any:
-        """Wait for an answer for CHECK_TIME at most, and do without: JupyterHub would stop the server otherwise."""
+        """Wait at most CHECK_TIME for an answer, and ignore its absence: else JupyterHub would stop the server."""
         try:
             return await super().wait_up(min(timeout, CHECK_TIME), **options)
         except AnyTimeoutError:

@@ -10,7 +10,7 @@ from traitlets import Bool, Dict, default
 
 import bricsauthenticator.database
 import bricsauthenticator.handlers
-import bricsauthenticator.stopping  # noqa: F401  all three put what is in them in the place of JupyterHub's
+import bricsauthenticator.stopping  # noqa: F401  all three replace parts of JupyterHub when they are imported
 from bricsauthenticator.progress import progress_of
 from bricsauthenticator.projects import USERNAME, Projects, project_of
 from bricsauthenticator.resumption import ResumedJob
@@ -77,7 +77,7 @@ class BricsSlurmSpawner(ResumedJob):
         return lambda spawner, options: spawner.apply_options(options)
 
     def apply_options(self, options: object) -> None:
-        """Check `options`, from the form or the REST API, and take account, home and what else makes the job.
+        """Check `options`, from the form or the REST API, and set account, home and the job's requests by them.
 
         Raises OptionsError. JupyterHub calls it before the pre-spawn hook, so that a site's hook finds the account;
         start() calls it again, because the hook may have changed the options, or the site `apply_user_options`.
@@ -103,7 +103,7 @@ class BricsSlurmSpawner(ResumedJob):
         return env
 
     async def progress(self) -> AsyncIterator[dict[str, Any]]:
-        """Yield what the page of a pending server says, and how far its bar is, each time that changes.
+        """Yield message and percentage for the page of a pending server, each time that they change.
 
         And every REPEAT_TIME, so that the handler can end if the page has been left.
         """

@@ -1,4 +1,4 @@
-"""The options of a server: the form that asks for them, and the check of what comes back."""
+"""The options of a server: the form that asks for them, and the check of the values sent."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -84,7 +84,7 @@ def validate_options(
 
 
 def _offered(choices: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the values of each field that accepts no others."""
+    """Return the allowed values of each field that has a fixed list."""
     offered = {"ngpus": [str(choice["count"]) for choice in choices.get("gpus") or []]}
     if not choices.get("free_text", True):
         offered |= {field: choices.get(name) or [] for field, name in _CHOICES.items()}

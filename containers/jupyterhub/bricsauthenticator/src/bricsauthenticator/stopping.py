@@ -1,7 +1,7 @@
 """Servers can be stopped at any moment, by several people at once: a stop that is asked for never fails, and ends.
 
-JupyterHub's own answers 500 while something else goes on with the server, such as another stop, and gives up if the
-proxy can't be reached. The service that stops idle servers is refused one whose kernel computes.
+JupyterHub's own stop answers 500 while the server is being started or stopped already, and gives up if the proxy
+can't be reached. The service that stops idle servers can't stop one whose kernel computes.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ _stops: weakref.WeakKeyDictionary[Spawner, Stop] = weakref.WeakKeyDictionary()
 
 
 def stop(handler: BaseHandler, user: User, spawner: Spawner, remove: bool = False) -> asyncio.Future[None]:
-    """Begin to stop a server, or join a stop that has begun, and return what is done when it has stopped."""
+    """Begin to stop a server, or join a stop that has begun, and return its task."""
     under_way = _stops.get(spawner)
     if under_way is None or under_way.task.done():
         under_way = _stops[spawner] = Stop()
@@ -83,7 +83,7 @@ async def _remove(user: User, spawner: Spawner) -> None:
 
 
 async def delete_user(self: Proxy, user: User, server_name: str = "", original: Callable = Proxy.delete_user) -> None:
-    """Take a stopping server's route; if the proxy is away, the hub does so when it compares routes and servers."""
+    """Delete a stopping server's route; if the proxy is away, the hub's next comparison of routes does it."""
     try:
         await original(self, user, server_name)
     except Exception as error:
@@ -94,7 +94,7 @@ Proxy.delete_user = delete_user
 
 
 async def computes(spawner: Spawner, token: str) -> bool:
-    """Return whether the server says that a kernel of its is busy; to JupyterHub one that prints nothing is idle."""
+    """Return whether one of the server's kernels is busy; to JupyterHub one that prints nothing is idle."""
     try:
         answer = await AsyncHTTPClient().fetch(
             f"{spawner.server.url}api/kernels",
@@ -103,7 +103,7 @@ async def computes(spawner: Spawner, token: str) -> bool:
             request_timeout=KERNELS_TIME,
         )
         return any(kernel["execution_state"] == "busy" for kernel in json.loads(answer.body))
-    except Exception as error:  # whatever it says: it is no server with kernels
+    except Exception as error:  # a server without a kernels API
         spawner.log.debug("%s: kernels not known: %s", spawner._log_name, error)
         return False
 

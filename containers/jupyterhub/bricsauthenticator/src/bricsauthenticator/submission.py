@@ -1,4 +1,4 @@
-"""Jobs are submitted, until Slurm has heard of them."""
+"""Submits jobs, again until Slurm has received them."""
 
 import asyncio
 import functools
@@ -85,7 +85,7 @@ class SubmittedJob(CancellableJob):
         return self.job_id
 
     async def _submit(self, cmd: str, script: str, env: dict[str, str]) -> str:
-        """Run `cmd` until Slurm has heard of it, for `command_timeout` at most, and return the job's id."""
+        """Run `cmd`, again until Slurm has received it, for `command_timeout` at most, and return the job's id."""
         loop = asyncio.get_running_loop()
         deadline, waits = loop.time() + self.command_timeout, pauses(1.0)
         try:

@@ -1,4 +1,4 @@
-"""What Slurm says of a job, what that means, and how often it is asked."""
+"""Queries Slurm about a job at intervals, and interprets the answers."""
 
 import asyncio
 import re
@@ -31,7 +31,7 @@ class JobEndedError(RuntimeError):
 
 
 class WatchedJob(Job):
-    """A job that Slurm is asked for. It counts as gone only when Slurm says so: a command that fails says nothing."""
+    """A job that is looked up in Slurm. It counts as gone only when Slurm says so, not when a command fails."""
 
     batch_query_many_cmd = Unicode(
         help="""Command line that reads job numbers, a line each, and prints `number|user|state|host|reason|start` of
@@ -78,7 +78,7 @@ class WatchedJob(Job):
             raise
         if found and output:
             raise CommandError(f"its number is that of a job of {found.user}")
-        self.job_reason = self.job_start = ""  # it tells none, and the last one known may be of another state
+        self.job_reason = self.job_start = ""  # Slurm gives none, and the last one known may belong to another state
         return output
 
     async def _gone_with_account(self, found: JobState | None) -> bool:
@@ -100,7 +100,7 @@ class WatchedJob(Job):
             return JobStatus.NOTFOUND
         try:
             output = await self._query()
-        except Exception as error:  # whatever failed, it says nothing about the job
+        except Exception as error:  # a failed command says nothing about the job
             if isinstance(error, CommandError) and error.says_no_such_job:
                 return JobStatus.NOTFOUND
             self.log.warning("%s: state of job %s unknown: %s", self._log_name, self.job_id, error)

@@ -64,7 +64,7 @@ def _is_job_id(text: str) -> bool:
 
 
 def _slurm_bin() -> str:
-    """Return the folder of Slurm's commands. No variable says it, since sudo's caller could set that."""
+    """Return the folder of Slurm's commands. It isn't in a variable, because sudo's caller could set that."""
     try:
         with open(BIN_FILE) as file:
             status = os.fstat(file.fileno())
