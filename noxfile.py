@@ -14,7 +14,7 @@ import nox
 
 ROOT = Path(__file__).parent
 ENVIRONMENTS = sorted(path.parent.name for path in ROOT.glob("envs/*/env.yaml"))
-# Those that have all that a browser needs in the pod.
+# Environments whose pod has everything that a browser needs.
 BROWSED = ["dev_dummyauth", "dev_realauth"]
 # Releases of Slurm that the images can have, and the tests of `slurm_quick`.
 SLURM = ["24.11", "26.05"]
@@ -32,13 +32,13 @@ LANES: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "cluster": (["kubernetes", "faults"], ()),
     "packages": (["packages", "rootless", "slurm_quick"], ()),
 }
-# The modules whose tests an ordinary user's engine may answer otherwise.
+# The test modules whose results may differ with an ordinary user's podman.
 ROOTLESS = "not prod and (changes or check or programs or refusals or reload or servers or tasks or volumes)"
 QUICK = "submitting_environment or survives_a_restart or requeued_job"
 
 
 def has_python(version: str) -> bool:
-    """Return whether this Python starts. A version manager has programs for versions that it hasn't installed."""
+    """Return whether this Python starts. Version managers have programs for versions that aren't installed."""
     path = shutil.which(f"python{version}")
     if path is None:
         return False
@@ -46,7 +46,7 @@ def has_python(version: str) -> bool:
 
 
 PYTHONS = [version for version in ("3.10", "3.11", "3.12", "3.13", "3.14") if has_python(version)]
-# Input file -> Python version (in the images Debian 13's). What constrains later locks comes first.
+# Input file -> Python version (in the images Debian 13's). A lock that constrains others comes before them.
 LOCKS = {
     "requirements/tools.in": "3.10",
     "requirements/tests.in": "3.10",
@@ -87,7 +87,7 @@ nox.options.sessions = ["lint", "tests", "pods"]
 
 
 def install(session: nox.Session, *locks: str) -> None:
-    """Install the locked packages of ``locks``, every one of them hash-checked, for what keeps compiled files."""
+    """Install the packages of ``locks`` with their hashes checked; Python keeps compiled files (COMPILED)."""
     session.env.update(COMPILED)
     session.install("--require-hashes", *(f"-rrequirements/{lock}.txt" for lock in locks))
 
@@ -106,7 +106,7 @@ def lint(session: nox.Session) -> None:
 
 
 def _tracked(session: nox.Session) -> list[Path]:
-    """Return the files of this checkout that Git has or would take, relative to it."""
+    """Return the files of this checkout that Git tracks or doesn't ignore, relative to it."""
     command = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     listing = session.run(*command, silent=True, external=True)
     return [Path(name) for name in str(listing).split("\0") if (ROOT / name).is_file()]
@@ -129,7 +129,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("package", [nox.param(folder, id=Path(folder).name) for folder in PACKAGES])
 def packages(session: nox.Session, package: str) -> None:
-    """The bundled packages' own tests, with what the images install."""
+    """The bundled packages' own tests, with the versions that the images install."""
     install(session, "tests")
     pins = ("-c", f"{HUB_BASE}/requirements.txt", "--overrides", f"{HUB_BASE}/overrides.txt")
     session.install(*pins, "-e", f"{package}[dev]", env=BUILT_BY)
@@ -234,7 +234,7 @@ def slurm_quick(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("env", BROWSED, ids=BROWSED)
 def browser(session: nox.Session, env: str) -> None:
-    """All that a person does, in headless Chromium (Debian's); its pictures are in artifacts/ENVIRONMENT."""
+    """A person's whole way in headless Chromium (Debian's); its pictures are in artifacts/ENVIRONMENT."""
     if not shutil.which("chromium"):
         if os.geteuid() != 0 or not shutil.which("apt-get"):
             session.skip(
@@ -276,7 +276,7 @@ def kubernetes(session: nox.Session) -> None:
 
 @nox.session
 def load(session: nox.Session) -> None:
-    """100 users at once, each with a server: what starts, stays and costs how much (`-- --users 30 --keep 60`)."""
+    """100 users at once, each with a server: losses, latencies, CPU and memory (`-- --users 30 --keep 60`)."""
     install(session, "tools")
     session.run("python", "-m", "bench.load", *session.posargs)
 
@@ -321,15 +321,15 @@ def rootless(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 @nox.parametrize("release", MACHINES, ids=MACHINES)
 def podman(session: nox.Session, release: str) -> None:
-    """The integration tests on a Debian release with its podman, whatever this machine has. Root only; not in CI."""
+    """The integration tests on a Debian release with its podman, not this machine's. Root only; not in CI."""
     machine = ROOT / f".nox/debian-{release}"
     if not machine.exists():
         half = machine.with_suffix(".half")
         half.parent.mkdir(exist_ok=True)  # in a fresh clone this session is the first that needs it
         shutil.rmtree(half, ignore_errors=True)
-        # catatonit is what `tests/enter` starts with, ss and ip what the tests look with; bootstrap brings the rest.
+        # `tests/enter` needs catatonit, and the tests need ss and ip; bootstrap installs the rest.
         options = ["--variant=minbase", "--quiet", "--include=ca-certificates,catatonit,iproute2"]
-        if release == "sid":  # a mirror of it that stands still is past its validity
+        if release == "sid":  # a mirror that isn't updated is refused after a week
             options.append('--aptopt=Acquire::Check-Valid-Until "false"')
         session.run("mmdebstrap", *options, release, str(half), external=True)
         half.rename(machine)
@@ -363,7 +363,7 @@ def machine_environment(**variables: str) -> Mapping[str, str]:
 
 @nox.session
 def audit(session: nox.Session) -> None:
-    """Known vulnerabilities of all that is locked; `-- unanswered-ok` accepts that no feed of them answers."""
+    """Known vulnerabilities of all locked packages; `-- unanswered-ok` ends well even if no feed answers."""
     install(session, "audit")
     session.run("python", "scripts/audit.py", *session.posargs)
 

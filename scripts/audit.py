@@ -1,6 +1,6 @@
-"""Look for known vulnerabilities of all that is locked. `nox -s audit` runs this beside pip-audit.
+"""Look for known vulnerabilities of all locked packages. `nox -s audit` runs this beside pip-audit.
 
-With the argument `unanswered-ok` it ends well where no feed of vulnerabilities answers.
+With the argument `unanswered-ok` it ends well even if no feed of vulnerabilities answers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print what is vulnerable or unanswered, and return the exit status."""
+    """Print the vulnerable packages and the locks without an answer, and return the exit status."""
     listing = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     names = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
     files = [ROOT / name for name in names if (ROOT / name).is_file()]
