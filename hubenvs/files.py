@@ -149,4 +149,5 @@ def file_system(path: str, mounts: str) -> str:
     """Return the type of the file system that ``path`` is in; ``mounts``: the text of /proc/mounts."""
     rows = enumerate(line.split() for line in mounts.splitlines())
     mounted = [(len(row[1]), order, row[2]) for order, row in rows if Path(path).is_relative_to(row[1])]
+    # The longest mount point contains the path; of two mounts there, the later one is visible.
     return max(mounted, default=(0, 0, ""))[2]

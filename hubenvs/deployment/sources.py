@@ -25,8 +25,8 @@ from ..plan.seeds import render_seeds
 COMMON = "common"
 # Not part of an image's build context: working copies, and the bundled source of a development repository.
 _NOT_CONTEXT = (WORKING_COPIES, *REPOSITORIES)
-# Folder beside an image's Containerfile: files that another version of JupyterHub needs in place of its own.
-_OF_VERSION = "jupyterhub-"
+# A folder jupyterhub-<version> beside a Containerfile: files that replace the others for that version.
+_VERSION_FOLDER = "jupyterhub-"
 
 
 @functools.cache
@@ -75,8 +75,8 @@ def context_files(env: Environment, image: str) -> dict[str, Path]:
     """Return the files of the build context of ``image``, by their path in it, for ``hub.version``."""
     folder = env.root / "containers" / image
     files = paths(folder, _NOT_CONTEXT)
-    shared = {name: path for name, path in files.items() if not name.startswith(_OF_VERSION)}
-    return shared | paths(folder / f"{_OF_VERSION}{env.hub.version}")
+    shared = {name: path for name, path in files.items() if not name.startswith(_VERSION_FOLDER)}
+    return shared | paths(folder / f"{_VERSION_FOLDER}{env.hub.version}")
 
 
 def on_host(debian: Debian) -> Debian:

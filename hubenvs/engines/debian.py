@@ -40,7 +40,7 @@ def host_mirrors(files: Iterable[str]) -> tuple[str | None, str | None]:
 
 
 def _uris(text: str) -> Iterator[str]:
-    """Return the addresses in a file of apt sources, one-line or deb822; disabled ones are left out."""
+    """Yield the addresses in a file of apt sources, one-line or deb822, except disabled ones."""
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     for line in lines:
         if one_line := re.match(r"\s*deb\s+(\[[^\]]*\]\s+)?(\S+)", line):

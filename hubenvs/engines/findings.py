@@ -58,7 +58,7 @@ def diagnose(version: Callable[[], tuple[int, ...]], info: Callable[[], Info]) -
         "runtime": lambda: _runtime(info()),
         "storage": lambda: _storage(info()),
         "resource limits": _limits,
-        "memory of containers": lambda: (True, host.unenforced() or "limited as `limits` says", ""),
+        "memory of containers": lambda: (True, host.unenforced_limits() or "limited as `limits` says", ""),
         "user namespaces": _user_namespaces,
         "after log-out": lambda: (True, host.ends_at_logout() or "pods stay", ""),
         "base image": _base_image,

@@ -98,7 +98,7 @@ def emulation_problem(architecture: str) -> str:
     return f"{handler} lacks the flag {missing[0]}: {lacking[missing[0]]}" if missing else ""
 
 
-def unenforced() -> str:
+def unenforced_limits() -> str:
     """Return why the memory limits of containers aren't enforced here; empty if they are."""
     if platform.system() != "Linux":
         return ""

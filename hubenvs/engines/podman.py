@@ -202,7 +202,7 @@ class Podman(PodmanImages):
 
     def remarks(self, pod_name: str, ports: Sequence[PublishedPort]) -> list[tuple[str, str]]:
         """Return headings and texts that `up` prints at its end: what this host doesn't support."""
-        problems = {"limits": host.unenforced(), "log-out": host.ends_at_logout()}
+        problems = {"limits": host.unenforced_limits(), "log-out": host.ends_at_logout()}
         return [(heading, problem) for heading, problem in problems.items() if problem]
 
 

@@ -83,7 +83,7 @@ def _entry(line: str) -> tuple[str, str, PublicKey] | None:
     key = " ".join(fields[1:3])
     try:
         if fields[0].startswith("|"):
-            _is_about(fields[0], "")
+            _is_about(fields[0], "")  # raises ValueError if it is malformed
         load_ssh_public_key(key.encode())
     except UnsupportedAlgorithm:
         return None

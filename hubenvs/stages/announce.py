@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..definition.layers import shown
 from ..deployment import folder
 from ..deployment.existing import all_existing
 from ..session import Session
@@ -17,7 +18,7 @@ def announce(session: Session) -> None:
         return
     say("up", env.url or "the hub is not published on this host")
     path = folder.password_file(env)
-    password = f" with the password in {_from_here(path)}" if path else ""
+    password = f" with the password in {shown(path, Path.cwd())}" if path else ""
     if env.auth.kind == "dummy":
         say("", f"log in as {env.user}{password}")
     elif env.gateway_url:
@@ -48,8 +49,3 @@ def _pods_sharing_cookies(session: Session) -> list[str]:
     }
     running = all_existing(session.engine.listing()) if others else {}
     return sorted(pod for pod in others if pod in running and running[pod].pod)
-
-
-def _from_here(path: Path) -> str:
-    """Return ``path`` relative to the current folder if it is below that."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -6,7 +6,7 @@ from ..deployment import folder
 from ..deployment.desired import Desired, desired_builds, desired_pod, is_desired, record_definition
 from ..deployment.existing import Existing, remove_pod
 from ..deployment.ports import require_free
-from ..engines.host import unenforced
+from ..engines.host import unenforced_limits
 from ..errors import CommandError, StateError
 from ..plan.manifest import dump, without_limits
 from ..session import Session
@@ -54,7 +54,7 @@ def play_pod(session: Session, desired: Desired, existing: Existing) -> bool:
     require_free(env, engine)
     # The volumes exist by now. podman<5: 4.3 refuses a claim for an existing volume.
     documents = [item for item in desired.documents if item["kind"] != "PersistentVolumeClaim"]
-    if unenforced():  # runc refuses to start a container with a limit that it can't set
+    if unenforced_limits():  # runc refuses to start a container with a limit that it can't set
         documents = without_limits(documents)
     try:
         # Killing the engine midway leaves network state that can't be cleaned up.

@@ -27,7 +27,7 @@ from hubenvs.engines.engine import Engine as Engine
 from hubenvs.engines.git import working_files as working_files
 from hubenvs.engines.host import ca_bundle as ca_bundle
 from hubenvs.engines.host import rootless as rootless
-from hubenvs.engines.host import unenforced as unenforced
+from hubenvs.engines.host import unenforced_limits as unenforced_limits
 from hubenvs.errors import CommandError as CommandError
 from hubenvs.errors import StateError as StateError
 from hubenvs.files import write as write_private  # noqa: F401

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from .helpers import ACCOUNT, HOME, START, STOP, Deployment, inside, spawned, unenforced, wait_until
+from .helpers import ACCOUNT, HOME, START, STOP, Deployment, inside, spawned, unenforced_limits, wait_until
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
@@ -41,7 +41,7 @@ def test_a_job_takes_no_more_than_its_share(deployment: Deployment) -> None:
     """The containers' memory has a limit, where the host enforces one, and an account's processes have theirs."""
     job = ("srun", "--quiet", "--chdir=/", "python3", "-c", FORKS)
     assert 1500 < int(deployment.run_in("slurm", "runuser", "-u", ACCOUNT, "--", *job)) < 2048
-    if not unenforced():
+    if not unenforced_limits():
         read = "cat /sys/fs/cgroup/memory.max 2>/dev/null || cat /sys/fs/cgroup/memory/memory.limit_in_bytes"
         limits = [int(deployment.run_in(name, "sh", "-c", read)) for name in ("slurm", "jupyterhub")]
         assert limits == [20 * 2**30, 2 * 2**30]
