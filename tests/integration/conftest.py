@@ -31,7 +31,7 @@ from .helpers import (
 )
 from .tokens import Tokens
 
-# A session of its own has what drives a browser.
+# Only the session `browser` installs a browser's driver.
 collect_ignore = [] if importlib.util.find_spec("playwright") else ["test_browser.py"]
 
 
@@ -52,7 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is about other environments; of several marks the nearest counts."""
+    """Deselect tests of other environments; of several marks the nearest counts."""
     env = config.getoption("--env")
     left_out = []
     for item in items:
@@ -84,7 +84,7 @@ def env_name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def here() -> str:
-    """This host's address as others see it, which pods can come to as well."""
+    """This host's address as others see it, which pods can reach as well."""
     with socket.socket(type=socket.SOCK_DGRAM) as probe:
         probe.connect(("192.0.2.1", 9))  # says which way it would go; nothing is sent
         return str(probe.getsockname()[0])
@@ -116,7 +116,7 @@ def deployment(env_name: str, instance: str, engine: Engine) -> Iterator[Deploym
 
 @pytest.fixture(scope="module")
 def tokens(deployment: Deployment) -> Tokens:
-    """What makes ID tokens for a hub that takes them."""
+    """A maker of ID tokens for a hub that accepts them."""
     return Tokens(deployment)
 
 

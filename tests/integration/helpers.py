@@ -1,4 +1,4 @@
-"""What the integration tests share: running tasks, a deployment that is up, and what it leaves on this host.
+"""Helpers of the integration tests: running tasks, a deployment that is up, and its traces on this host.
 
 The tests take what they need of the package from here as well, so that its layout is known in one file.
 """
@@ -43,17 +43,17 @@ from hubenvs.web import http_status as http_status
 # Alice's account for her first project, and its home.
 ACCOUNT, HOME = "alice.project1", "/home/project1/alice.project1"
 ROOT = Path(__file__).parents[2]
-# Seconds that a server may take to start, and what should take a moment may take, on a busy machine too.
+# Seconds, on a busy machine too, for a server's start, and for things that should take a moment.
 START, STOP = 180, 120
 # For a shell in the hub's container: the Python that runs the hub.
 HUB_PYTHON = '$(sed -n "1s/^#! *//p" "$(command -v jupyterhub)")'
-# What is the same whoever logs in, and is tried with the simplest way to do so.
+# Tests that don't depend on the kind of log-in run with the simplest one.
 once = pytest.mark.environments("dev_dummyauth")
-# What goes on in the containers alone: it is the same whoever runs them, and `rootless` leaves it out.
+# Tests of programs in the containers alone: `rootless` skips them, because the engine's user doesn't matter.
 inside = pytest.mark.inside
 # The programs that a pod keeps running.
 ENGINE_PROGRAMS = ("conmon", "catatonit", "s6-svscan", "slirp4netns", "pasta", "rootlessport")
-# What is added to the text of a process that can only be of this user's pods.
+# Added to the text of a process that can only belong to this user's pods.
 ALONE = "(a pod's, by its name)"
 
 
@@ -80,7 +80,7 @@ def settings(**values: str) -> tuple[str, ...]:
 SETTINGS = settings(
     hub__poll_interval="2", hub__warn_minutes="10", hub__idle_timeout="86400", slurm__gpus_per_node="4"
 )
-# Ports that stay the same when a test takes the pod down and brings it up; and what is personal.
+# Ports that stay the same when a test takes the pod down and brings it up; and settings that each user chooses.
 PUBLISHED = settings(publish__jupyterhub=f"127.0.0.1:{free_port()}")
 PERSONAL = {
     "dev_realauth": settings(
@@ -91,7 +91,7 @@ PERSONAL = {
 }
 
 
-# One whose names below it browsers take for this host: for `hub.subdomain_host`.
+# A domain whose subdomains browsers resolve to this host: for `hub.subdomain_host`.
 DOMAIN = "hub.localhost"
 FURTHER: list[str] = []  # of the command line: `pytest --set slurm.release=26.05`
 
@@ -180,17 +180,17 @@ class Deployment:
 
     @property
     def health(self) -> int | None:
-        """Return the HTTP status of the hub's own word that it is well."""
+        """Return the HTTP status of the hub's health page."""
         return http_status(f"{self.status['url']}/hub/health")
 
     def run_in(self, container: str, *command: str, check: bool = True) -> str:
-        """Run ``command`` in ``container`` and return what it prints."""
+        """Run ``command`` in ``container`` and return its output."""
         return self.engine.run(
             ("podman", "exec", f"{self.status['pod']}-{container}", *command), check=check
         ).text
 
     def log(self, container: str) -> str:
-        """Return all that ``container`` has printed."""
+        """Return the whole log of ``container``."""
         printed = self.engine.run(("podman", "logs", f"{self.status['pod']}-{container}"))
         return printed.text + printed.stderr
 
@@ -211,14 +211,14 @@ class Deployment:
 
 
 def entry(instance: str) -> dict[str, Any] | None:
-    """Return what `status --json` says of ``instance``, or None."""
+    """Return the entry of ``instance`` in `status --json`, or None."""
     environments = json.loads(invoke("status", "--json").stdout)["environments"]
     return next((item for item in environments if item["instance"] == instance), None)
 
 
 def spawned(deployment: Deployment, user: HubUser) -> str:
     """Start the user's server and return its job's number."""
-    if user.server():  # a test that failed has left it
+    if user.server():  # left by a test that failed
         user.stop(STOP)
     before = set(deployment.jobs())
     _, options = user.spawn_form()
@@ -229,24 +229,24 @@ def spawned(deployment: Deployment, user: HubUser) -> str:
 
 
 def service(deployment: Deployment, container: str, name: str) -> str:
-    """Return the process number of a service, -1 while it is down, nothing once its container has ended."""
+    """Return the process number of a service, -1 while it is down, empty once its container has ended."""
     return deployment.run_in(container, "s6-svstat", "-o", "pid", f"/run/service/{name}", check=False)
 
 
 def restart(deployment: Deployment, container: str, name: str) -> None:
-    """Restart a service and return as soon as the process of before has ended."""
+    """Restart a service and return as soon as the old process has ended."""
     before = service(deployment, container, name)
     deployment.run_in(container, "s6-svc", "-r", f"/run/service/{name}")
     wait_until(lambda: service(deployment, container, name) != before, STOP, f"{name} did not go away")
 
 
 def restart_hub(deployment: Deployment) -> None:
-    """Restart the hub and return as soon as the process of before has ended."""
+    """Restart the hub and return as soon as the old process has ended."""
     restart(deployment, "jupyterhub", "jupyterhub")
 
 
 def slowdown() -> float:
-    """Return how many times longer than alone a computation takes now; limits of time are multiplied by it."""
+    """Return how many times longer a computation takes now than on an idle machine: the factor for time limits."""
     wall, cpu = time.monotonic(), time.process_time()
     while time.process_time() - cpu < 0.2:
         pass
@@ -287,7 +287,7 @@ def traces(engine: Engine) -> dict[str, str]:
 
 
 def marks(engine: Engine, pod: str) -> set[str]:
-    """Return by what the traces of ``pod`` can be told from those of other people's: its name and identifiers."""
+    """Return the marks that tell the traces of ``pod`` from other people's: its name and identifiers."""
     listed = ("podman", "ps", "--all", "--no-trunc", f"--filter=pod={pod}", "--format={{.Pod}} {{.ID}}")
     identifiers = set(engine.listed(listed).text.split())
     inspect = (
@@ -299,6 +299,6 @@ def marks(engine: Engine, pod: str) -> set[str]:
 
 
 def left_behind(before: dict[str, str], after: dict[str, str], marks: set[str]) -> set[str]:
-    """Return the identifiers of what was added, as far as it has one of ``marks``."""
+    """Return the identifiers of added things that contain one of ``marks``."""
     pattern = re.compile("|".join(rf"{re.escape(mark)}(?![0-9])" for mark in marks))
     return {name for name in after.keys() - before.keys() if pattern.search(after[name])}

@@ -1,4 +1,4 @@
-"""What a site has, in a pod of its own: its Slurm, its identity provider, and the far end of a tunnel."""
+"""A site in a pod of its own: its Slurm, its identity provider, and the far end of a tunnel."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .helpers import (
     write_private,
 )
 
-# What of each environment is the site's.
+# The site's containers, by the hub's environment.
 SITES = {
     "dev_realauth": ("oidc-provider",),
     "dev_dummyauth_extslurm": ("slurm",),
@@ -36,7 +36,7 @@ HOST, PORT = "login.site.example", 2222
 USERS = "dev_users=[alice.project1, alice.project2, bob.project1]"
 # Both ends of a tunnel.
 TUNNEL = "localhost/jupyterhub-slurm-tests/tunnel:1"
-# Seconds for a tunnel to be there, again too: the client waits 5 before it tries again.
+# Seconds until a tunnel is up, or up again: the client waits 5 before it tries again.
 CONNECTED = START
 # The beginning of a ConfigMap as isambard-sc/brics_jupyterhub_envs has it.
 CONFIG_MAP = """\
@@ -61,7 +61,7 @@ def address(engine: Engine, container: str) -> str:
 
 @dataclass(frozen=True)
 class Site:
-    """What a site's administrator does: lets a key in, says which host keys are the site's, gives tokens."""
+    """The site's administrator: allows a key, publishes the host keys, issues tokens."""
 
     named: tuple[str, ...]
     issuer: str
@@ -80,7 +80,7 @@ class Site:
         return f"[{HOST}]:{PORT} {self.engine.run(self.engine.exec_command(self.slurm, *command)).text}\n"
 
     def let_in(self, line: str) -> None:
-        """Let who has the key in ``line`` in, and nobody else."""
+        """Allow the key in ``line`` to log in, and no other."""
         command = ("tee", "/etc/ssh/authorized_keys/jupyterspawner")
         self.engine.run(self.engine.exec_command(self.slurm, *command, interactive=True), stdin=line.encode())
 
@@ -93,7 +93,7 @@ class FarEnd:
     engine: Engine
 
     def url(self, before: str | None = None) -> str:
-        """Return where the tunnel comes out, once that is somewhere else than ``before``."""
+        """Return the tunnel's public address, once it differs from ``before``."""
         deadline = time.monotonic() + CONNECTED
         while True:
             told = self.engine.run(
@@ -142,7 +142,7 @@ class Hub:
             for key, value in {"logLevel": "DEBUG", "baseUrl": "/jupyter", **data}.items()
         )
         (self.folder / "deploy_config.yaml").write_text("\n".join((CONFIG_MAP, *lines)) + "\n")
-        for known in ("site_folder", "zenith.server_address"):  # what the files beside it say
+        for known in ("site_folder", "zenith.server_address"):  # the files beside the ConfigMap set these
             values.pop(known, None)
         rest = options(*(f"{key}={value}" for key, value in values.items()))
         return ("up", *self.named, "--configmap", str(self.folder / "deploy_config.yaml"), *rest, "--yes")
@@ -150,7 +150,7 @@ class Hub:
 
 @pytest.fixture(scope="module", name="site")
 def site_fixture(env_name: str, instance: str, here: str, engine: Engine) -> Iterator[Site]:
-    """What the site has, up."""
+    """The site, up."""
     provider = f"{here}:{free_port(here)}"
     named = ("--env", "dev_realauth", "--instance", f"{instance}-site")
     containers = f"containers=[{', '.join(SITES[env_name])}]"
@@ -168,7 +168,7 @@ def site_fixture(env_name: str, instance: str, here: str, engine: Engine) -> Ite
 
 @pytest.fixture(scope="module", name="far_end")
 def far_end_fixture(instance: str, site: Site, engine: Engine) -> Iterator[FarEnd]:
-    """A server that takes the tunnel."""
+    """A server that accepts the tunnel."""
     command = engine.build_command(
         tag=TUNNEL, context=ROOT / "tests/integration/tunnel", base=image_of("slurm"), ca_bundle=ca_bundle()
     )

@@ -1,4 +1,4 @@
-"""ID tokens of alice's for the running pod: as its provider makes them, changed, and forged."""
+"""ID tokens of alice for the running pod: valid, changed and forged ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Claims = dict[str, Any]
 
 
 class Tokens:
-    """Makes tokens of alice's as the provider would, and others."""
+    """Makes tokens of alice as the provider would, and others that must be refused."""
 
     def __init__(self, deployment: Deployment) -> None:
         self.url = deployment.status["url"]

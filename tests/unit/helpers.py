@@ -1,4 +1,4 @@
-"""What unit tests share: a session whose engine starts nothing."""
+"""Helpers of the unit tests: a session whose engine starts nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hubenvs.session import Session
 
 
 class NoGit(Programs):
-    """Answers every command as Git does about a plain folder, which is no repository."""
+    """Answers every command as Git does in a folder that is no repository."""
 
     def run(self, argv: Sequence[str], **options: Any) -> Completed:
         """Return Git's exit status; refuse any other program."""

@@ -20,7 +20,7 @@ from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
 from tornado.web import Application, ErrorHandler, RequestHandler, stream_request_body
 
-LOWEST_PORT = "/proc/sys/net/ipv4/ip_unprivileged_port_start"  # that who isn't root can listen on
+LOWEST_PORT = "/proc/sys/net/ipv4/ip_unprivileged_port_start"  # lowest port that jobs can listen on
 
 c = get_config()  # from JupyterHub's configuration loader
 
@@ -93,7 +93,7 @@ c.JupyterHub.init_spawners_timeout = 1
 HTTPServer.initialize = partialmethod(HTTPServer.initialize, max_header_size=128 * 1024)
 
 # Requests that bypass the proxy, as those of servers do, reach the API only: no page to log in at.
-# Without a token of the proxy's no request is the proxy's.
+# Without CONFIGPROXY_AUTH_TOKEN no request counts as the proxy's.
 proxy_token = os.environ.get("CONFIGPROXY_AUTH_TOKEN") or secrets.token_hex()
 PROXIED = hashlib.sha256(f"proxied {proxy_token}".encode()).hexdigest()
 SHORT = re.compile("[0-9]{0,6}")  # Content-Length of a body that is read
@@ -118,7 +118,7 @@ class TooLong(RequestHandler):
 
 
 def find_handler(app: Application, request: HTTPServerRequest, find=Application.find_handler, **more):
-    """Return what answers ``request``: 404 for one that didn't come by the proxy, unless it is for the API.
+    """Return the handler of ``request``: 404 for one that bypassed the proxy, unless it is for the API.
 
     And 400 for a path with control characters: a server's name is part of lines in the log. 413 for 1 MB and more (the
     end, if no length was said): JupyterHub takes 100 MB, and keeps a server's options in its database as sent.
@@ -179,7 +179,7 @@ c.BricsSlurmSpawner.gres_enabled = setting("REQUEST_GPUS") == "true"
 # A service of the hub stops servers that nobody uses. Its role allows that, and to see whether kernels compute.
 if idle_timeout := int(setting("IDLE_TIMEOUT", "0")):
     culler = [sys.executable, "-m", "jupyterhub_idle_culler", f"--timeout={idle_timeout}"]
-    # Its first look comes when the hub, which asks the proxy every 3 s, knows who has used what while it was away.
+    # The first look waits until the hub has learnt from the proxy, asked every 3 s, of use while it was away.
     culler = ["sh", "-c", 'sleep 15; exec "$@"', "sh", *culler]
     culler = ["setpriv", "--pdeathsig=TERM", *culler]  # else it outlives a hub that is killed
     # Not by append(): load_subconfig would append it twice.
