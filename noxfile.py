@@ -139,7 +139,7 @@ def packages(session: nox.Session, package: str) -> None:
 @nox.session
 @nox.parametrize("release", ["5", "6"], ids=["5", "6"])
 def newest(session: nox.Session, release: str) -> None:
-    """The hub's package with the newest JupyterHub of a major release, whatever is pinned."""
+    """The hub's package with the newest JupyterHub of a major release, not the pinned one."""
     install(session, "tests")
     package = PACKAGES[0]
     session.install("--upgrade", f"jupyterhub=={release}.*", "-e", f"{package}[dev]", env=BUILT_BY)
@@ -190,7 +190,7 @@ def pods(session: nox.Session) -> None:
             running[lane] = subprocess.Popen(argv, stdout=log, stderr=log)
 
     try:
-        start("packages")  # begins with what needs no image
+        start("packages")  # begins with tests that need no image
         # Once, before two lanes would build the same.
         build = ("invoke", "build", "--env", "dev_realauth", "--set", "dev_users=[alice.project1]")
         session.run("scripts/bootstrap", *build, external=True)
@@ -310,7 +310,7 @@ def rootless(session: nox.Session) -> None:
     as_user = ("setpriv", f"--reuid={USER}", f"--regid={user.pw_gid}", "--init-groups")
     chosen = ("-m", "not inside and not faults")  # of several the last one counts
     which = ("--", "-k", ROOTLESS, *session.posargs, *chosen)
-    # pytest's own folder in /tmp may be that of a user who had this name before.
+    # pytest's own folder in /tmp may belong to an earlier user of this name.
     environment = machine_environment(
         HOME=str(home), USER=USER, XDG_RUNTIME_DIR=str(runtime), PYTEST_DEBUG_TEMPROOT=str(runtime)
     )

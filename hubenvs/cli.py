@@ -218,9 +218,9 @@ def cluster_settings(engine: Option, context: Option, namespace: Option) -> list
     if engine is None and not context and not namespace:
         return []
     if engine != "kubernetes":
-        what = f"--engine {engine}: unknown" if engine else "--context, --namespace: only for a cluster"
+        problem = f"--engine {engine}: unknown" if engine else "--context, --namespace: only for a cluster"
         raise DefinitionError(
-            what, "give --engine kubernetes --context X --namespace Y, or none of them for this host"
+            problem, "give --engine kubernetes --context X --namespace Y, or none of them for this host"
         )
     if not context or not namespace:
         problem = "the cluster has to be named; the kubeconfig's current one is never taken"
@@ -261,13 +261,13 @@ def whole_number(option: str, text: str, numbers: range = range(10**9)) -> int:
     return int(text)
 
 
-def confirm(what: str, env: str, is_prod: bool, yes: bool) -> None:
-    """Ask before doing ``what`` to ``env`` if it ``is_prod``, unless ``yes``; without a yes end the task."""
+def confirm(task_name: str, env: str, is_prod: bool, yes: bool) -> None:
+    """Ask before running ``task_name`` on a production ``env``, unless ``yes``; without a yes end it."""
     if yes or not is_prod:
         return
     if not sys.stdin.isatty():
-        raise DefinitionError(f"{what} --env {env}: there is nobody to ask", "give --yes")
-    if not ask(f"{what} {env}?"):
+        raise DefinitionError(f"{task_name} --env {env}: there is nobody to ask", "give --yes")
+    if not ask(f"{task_name} {env}?"):
         raise Exit("nothing was done", code=1)
 
 

@@ -60,7 +60,7 @@ class CommandError(HubEnvsError):
     """A program that we started failed.
 
     ``argv``: its command line. ``returncode``: its exit status (None: stopped after a time limit).
-    ``output``: what it printed; the last 12 lines become the details.
+    ``output``: its output; the last 12 lines become the details.
     """
 
     def __init__(self, argv: Sequence[str], returncode: int | None, output: str, hint: str = "") -> None:

@@ -39,7 +39,7 @@ def digest(*parts: str | bytes | Mapping[str, bytes]) -> str:
 
 
 def sha256(stream: IO[bytes]) -> str:
-    """Return the SHA-256 of what is left to read in ``stream``, as hexadecimal digits."""
+    """Return the SHA-256 of the rest of ``stream``, as hexadecimal digits."""
     total = hashlib.sha256()
     while chunk := stream.read(_CHUNK):
         total.update(chunk)

@@ -126,7 +126,7 @@ def open_session(
     dry: bool = False,
     as_deployed: bool = False,
 ) -> Session:
-    """Return a session for environment ``name`` of the checkout ``root``; DefinitionError if there is none.
+    """Return a session for environment ``name`` of the checkout ``root``; DefinitionError without one.
 
     ``settings`` to ``config_map``: see `read_environment`. ``dry``: only query the engine. ``as_deployed``:
     use the definition with which the deployment was brought up, unless there are ``settings``.

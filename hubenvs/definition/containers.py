@@ -218,7 +218,7 @@ _TABLE = (
 )
 
 CONTAINERS: Mapping[str, Container] = {row.name: row for row in _TABLE}
-# Images that no container runs, and what each is built on, in an order in which they can be built.
+# Images that no container runs, each with the image below it, in an order in which they can be built.
 BASE_IMAGES: Mapping[str, str | None] = {
     "debian-base": None,
     "tools": "debian-base",

@@ -171,7 +171,7 @@ class Environment(schema.Frozen):
         }
 
     def _site_file(self, name: str, *other_names: str) -> Path:
-        """Return the path of the first of the files that exists; without any, that of ``name``."""
+        """Return the path of the first of these files that exists; if none does, the path of ``name``."""
         paths = [self.site_data / each for each in (name, *other_names)]
         return next((path for path in paths if os.path.lexists(path)), paths[0])
 

@@ -53,7 +53,7 @@ class Existing:
 
     @property
     def held_ports(self) -> set[int]:
-        """Return the ports of this host that the pod has bound, in whatever state its containers are."""
+        """Return the ports of this host that the pod has bound, even if its containers have ended."""
         if self.pod is None or not self.pod.holds_ports:
             return set()
         return {port.host_port for container in self.containers for port in container.ports}

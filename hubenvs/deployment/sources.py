@@ -1,4 +1,4 @@
-"""Read what goes into images, volumes and the manifest from this checkout."""
+"""Read the source files of images, volumes and the manifest from this checkout."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def read_apt_sources() -> list[str]:
 def host_mirrors(files: Iterable[str]) -> tuple[str | None, str | None]:
     """Return the mirrors of Debian and of its security updates in apt's ``files``; None if there is none.
 
-    A Debian mirror's path ends in /debian, as Debian asks of its mirrors, and that of security updates in
+    A Debian mirror's path ends in /debian, as Debian asks of its mirrors, and a security mirror's in
     /debian-security. A mirror with a user's name or password is left out: command lines would show it.
     """
     mirrors: dict[str, str] = {}

@@ -46,7 +46,7 @@ class Pod(Resource):
 
 @dataclass(frozen=True)
 class ListedContainer(Resource):
-    """A container. ``state`` is the engine's word, such as running, exited or paused."""
+    """A container. ``state``: as the engine calls it, such as running, exited or paused."""
 
     state: str = ""
     pod: str = ""

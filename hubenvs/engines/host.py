@@ -1,4 +1,4 @@
-"""This host: its certificates and package index, its build caches, and what its podman can't do."""
+"""This host: its certificates and package index, its build caches, and limits of its podman."""
 
 from __future__ import annotations
 

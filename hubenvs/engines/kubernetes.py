@@ -111,7 +111,7 @@ class Kubernetes(Kubectl):
         return self.command(*APPLY)
 
     def apply(self, documents: str, dry_run: bool = False) -> None:
-        """Apply ``documents``; what somebody else has set in fields of ours is replaced.
+        """Apply ``documents``. Our values replace those that somebody else has set in the same fields.
 
         ``dry_run``: let the server check them, and change nothing.
         """
@@ -162,7 +162,7 @@ class Kubernetes(Kubectl):
     # -- Secrets -----------------------------------------------------------------------------------
 
     def secret_values(self, secrets: Sequence[str]) -> dict[str, str]:
-        """Return the values of ``secrets`` by key; those that don't exist have none."""
+        """Return the values of those ``secrets`` that exist, by key."""
         values: dict[str, str] = {}
         for item in self._get("secrets", *secrets):
             for key, value in item.get("data", {}).items():

@@ -87,7 +87,7 @@ class Podman(PodmanImages):
         return ("podman", "network", "create", "--disable-dns", "--opt=isolate=true", *options, name)
 
     def remove(self, removal: Removal) -> None:
-        """Remove pods and networks of ``removal``, and what exists of its containers, Secrets and volumes."""
+        """Remove pods and networks of ``removal``, and its containers, Secrets and volumes that exist."""
         for pod in removal.pods:
             self._remove_pod(pod, removal.grace)
         listing, names = removal.listing, removal.container_names

@@ -152,7 +152,7 @@ class Programs:
         with self._started(argv, variables, **streams) as process:
             assert process.stdout
             with process.stdout as output:
-                for line in output:  # in UTF-8, whatever the terminal's own encoding
+                for line in output:  # always UTF-8: the terminal's encoding may lack characters
                     sys.stdout.buffer.write(log_line(line.decode(errors="replace")).encode())
                     sys.stdout.buffer.flush()
             process.wait()
@@ -162,9 +162,9 @@ class Programs:
     def pipe(
         self, source: Sequence[str], target: Sequence[str], variables: Mapping[str, str] | None = None
     ) -> None:
-        """Run ``source`` and ``target`` side by side; what the first prints is the input of the second.
+        """Run ``source`` and ``target`` side by side; the output of the first is the input of the second.
 
-        ``variables``: added to the environment of ``source``. Raises CommandError for the one that failed.
+        ``variables``: added to the environment of ``source``. Raises CommandError if one fails.
         """
         ends = os.pipe()
         reader, writer = os.fdopen(ends[0], "rb"), os.fdopen(ends[1], "wb")

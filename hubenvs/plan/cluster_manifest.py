@@ -56,7 +56,7 @@ _KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}\Z")
 
 
 def kustomize_folder(files: Mapping[str, list[Document]]) -> dict[str, str]:
-    """Return the folder for `kubectl apply -k`, by file; ``files`` is what `cluster_manifest` returns."""
+    """Return the folder for `kubectl apply -k`, by file; ``files``: from `cluster_manifest`."""
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",

@@ -1,4 +1,4 @@
-"""Which images an environment needs, what each is built from, and its tag.
+"""The images that an environment needs: source files, base image and tag of each.
 
 A tag contains a digest of every input, so an image whose tag exists is up to date. Images for another
 architecture than the host's have the same tag, with the architecture appended.

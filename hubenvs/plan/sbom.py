@@ -1,4 +1,4 @@
-"""A software bill of materials of an image, as CycloneDX, from what its package managers have recorded."""
+"""A software bill of materials of an image, as CycloneDX, from the records of its package managers."""
 
 from __future__ import annotations
 

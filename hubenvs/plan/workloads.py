@@ -61,7 +61,7 @@ def _hub(env: Environment, spec: Document, ports: Ports, probes: Probes) -> Work
 def _hub_and_proxy(
     env: Environment, pod: Document, ports: Ports, probes: Probes
 ) -> tuple[Workload, Workload]:
-    """Return the hub's workload, and that of the proxy and the containers in front of it."""
+    """Return two workloads: the hub's, and one for the proxy and the containers in front of it."""
     in_front = [item for item in pod["containers"] if item["name"] in FRONT_ENDS]
     behind = [item for item in pod["containers"] if item not in in_front]
     (combined,) = (item for item in behind if item["name"] == "jupyterhub")

@@ -51,7 +51,7 @@ def build(
 def build_images(session: Session, *, with_debian: bool = False, pull: bool = True) -> tuple[Build, ...]:
     """Build the missing images, those of different containers side by side, and return all builds.
 
-    ``pull``: and pull those that come from a registry.
+    ``pull``: also pull the images that come from a registry.
     """
     builds = desired_builds(session.env, session.engine)
     wanted = [item for item in builds if pull or not item.pulled]
@@ -137,7 +137,7 @@ def build_commands(session: Session, build: Build, scratch: Path) -> tuple[Argv,
 
 
 def copy_sources(session: Session, build: Build, scratch: Path) -> None:
-    """Copy what the image is built from into ``scratch``, with the modes that Git knows: 0644 or 0755.
+    """Copy the image's source files into ``scratch``, with the modes that Git knows: 0644 or 0755.
 
     The user's umask must not become part of an image: munge and sshd refuse files that a group can write, and
     users' jobs have to be able to read.

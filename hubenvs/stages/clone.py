@@ -35,7 +35,7 @@ def clone(session: Session) -> None:
 
 
 def _clone(session: Session, repository: str) -> str:
-    """Create the working copy of ``repository`` if it doesn't exist; return what to say about it."""
+    """Create the working copy of ``repository`` if it doesn't exist; return a message about it."""
     env = session.env
     source, target = env.repositories[repository], env.working_copy(repository)
     if source.is_folder:
@@ -76,7 +76,7 @@ def _in_place(repository: str, folder: Path) -> str:
 
 
 def _adopt_older_layout(session: Session, repository: str) -> None:
-    """hubenvs<0.2: `<repository>` was the copy in use, whatever its source. Rename it after its source."""
+    """hubenvs<0.2: `<repository>` was the copy in use, from any source. Rename it after its source."""
     root = session.env.root
     folder = working_copy(root, repository, "bundled")
     aside = folder.with_name(f"{repository}.{digest('bundled')}")

@@ -1,4 +1,4 @@
-"""`up --dry-run`: what `up` would do."""
+"""`up --dry-run`: print the commands of `up` instead of running them."""
 
 from __future__ import annotations
 

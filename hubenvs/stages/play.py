@@ -39,7 +39,7 @@ def _ensure_network(session: Session, existing: Existing) -> str | None:
 def play_pod(session: Session, desired: Desired, existing: Existing) -> bool:
     """Create the pod ``desired``, or replace one that differs; return False if it is running already.
 
-    If this fails or is interrupted, what it created is removed.
+    If this fails or is interrupted, pod, Secrets and network are removed.
     """
     env, engine, console = session.env, session.engine, session.console
     if existing.pod and is_desired(env, existing.pod, desired) and existing.state(env) == "up":

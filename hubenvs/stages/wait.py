@@ -105,7 +105,7 @@ def conditions(session: Session, ssh: Callable[[], bool] | None = None) -> list[
         nodes = partial(engine.exec, env.container_name("slurm"), *sinfo, check=False)
         slurm.append(Condition("Slurm", "slurm", lambda: nodes_answer(nodes().text)))
     if "slurm" in env.containers and "jupyterhub" in env.containers:
-        # The hub's own ssh; the connection that this opens is the one that the hub then shares.
+        # The hub's own ssh: the hub then shares the connection that this opens.
         hub_ssh = partial(
             engine.exec, env.container_name("jupyterhub"), "ssh", env.ssh_target, "true", check=False
         )

@@ -39,7 +39,7 @@ FILES = {
 }
 # Not empty while a hub writes to its database, or after it was killed while writing.
 UNFINISHED = (f"{DATABASE}-wal", f"{DATABASE}-journal")
-RECORD = "adopted.json"  # in the deploy folder: the digest of what was adopted
+RECORD = "adopted.json"  # in the deploy folder: the digest of the adopted files
 KEY_BYTES = 32
 SHOWN = 5  # users that are shown by name
 

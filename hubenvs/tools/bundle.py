@@ -113,7 +113,7 @@ def _commits(session: Session) -> dict[str, str]:
 def _tags(session: Session, builds: tuple[Build, ...]) -> list[str]:
     """Return the tags to save: the containers' images and the Debian base, whose layers they contain.
 
-    Where there is no mmdebstrap, the base tells `load` what the images are built on.
+    Where there is no mmdebstrap, the base tells `load` which Debian the images are built on.
     """
     for item in builds:
         if "@" in item.tag:  # the engine forgets the digest by which an image was pulled

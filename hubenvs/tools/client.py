@@ -177,7 +177,7 @@ class HubUser:
 
     @contextmanager
     def kernel(self, server: str = "") -> Iterator[Callable[[str], str]]:
-        """Start a kernel and give a function that runs code in it and returns what it prints."""
+        """Start a kernel and give a function that runs code in it and returns its output."""
         from websockets.sync.client import connect
 
         kernel = self.notebook_api("POST", "/kernels", server, {"name": "python3"}).json()["id"]
@@ -224,7 +224,7 @@ def _message(page: str) -> list[str]:
 
 
 def execute(socket: Any, session: str, code: str, timeout: float) -> str:
-    """Run ``code`` over a kernel's websocket and return what it printed; StateError if the code raised."""
+    """Run ``code`` over a kernel's websocket and return its output; StateError if the code raised."""
     request = uuid.uuid4().hex
     header = {"msg_id": request, "msg_type": "execute_request", "session": session}
     content = {"code": code, "silent": False, "user_expressions": {}}

@@ -129,7 +129,7 @@ def _take_down(existing: Existing, root: Path, engine: Engine, keep_volumes: boo
         kept = {key: values[key] for key in KEPT_WITH_VOLUMES if key in values}
         remove_pod(engine, existing, networks=existing.networks)
     else:
-        # No grace: what the containers would still write goes with the volumes.
+        # No grace: the containers' last writes would go with the volumes.
         remove_pod(engine, existing, existing.volumes, existing.networks, grace=0)
     if path := existing.deploy_folder(root):
         folder.remove(path, keep=KEPT_WITH_VOLUMES if keep_volumes else ())

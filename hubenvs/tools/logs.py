@@ -1,4 +1,4 @@
-"""Task `logs`: what the containers print."""
+"""Task `logs`: the logs of the containers."""
 
 from __future__ import annotations
 

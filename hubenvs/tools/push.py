@@ -15,7 +15,7 @@ _REGISTRY = re.compile(r"[a-z0-9][a-z0-9.-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)*\Z")
 def push(session: Session, registry: str) -> None:
     """Build the images, push them to ``registry``, and print lines of local.yaml that pull them by digest.
 
-    Each becomes part of a manifest list; what another architecture's `push` has put there stays.
+    Each becomes part of a manifest list, beside the images of other architectures that `push` put there.
     ``registry`` may have a path (``registry.example.org/site``). Raises DefinitionError if it can't be a
     registry, StateError if it refuses an image.
     """

@@ -43,7 +43,7 @@ def status(root: Path, engine: Engine, console: Console, json: bool) -> None:
 
 
 def _row(existing: Existing, root: Path, engine: Engine, console: Console) -> dict[str, Any]:
-    """Return the entry of a deployment in what `status --json` prints."""
+    """Return the entry of a deployment for `status --json`."""
     path = existing.deploy_folder(root)
     env = _environment(existing, root)
     session = Session(env, engine, console) if env else None
