@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -29,6 +29,8 @@ GIT_HOOK = {
 LONGEST, ANSWER, GRACE = 600, 30, 5
 # Seconds that a command with `finish_on_interrupt` gets after Ctrl-C.
 FINISH = 30
+# Connections that `relay` serves at a time; further ones wait.
+RELAYS = 32
 
 
 @dataclass(frozen=True)
@@ -220,23 +222,28 @@ class Programs:
 
         A connection for which ``accepts`` returns False is closed.
         """
-        relays: list[tuple[socket.socket, subprocess.Popen[bytes]]] = []
-        try:
-            while True:
-                connection, _ = server.accept()
-                if not accepts(connection):
-                    connection.close()
-                    continue
-                end = connection.fileno()
-                process = subprocess.Popen(argv, env=environment(), stdin=end, stdout=end)
-                relays.append((connection, process))
-        finally:
-            for connection, process in relays:
-                with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-                    connection.shutdown(socket.SHUT_RDWR)  # end of file: the program can clean up
-                    process.wait(GRACE)
-                connection.close()
-                _end(process)
+        relays: list[tuple[socket.socket, Future[None]]] = []
+
+        def serve(connection: socket.socket) -> None:
+            end = connection.fileno()
+            with connection, self._started(argv, stdin=end, stdout=end) as process:
+                process.wait()
+
+        with ThreadPoolExecutor(RELAYS) as pool:
+            try:
+                while True:
+                    connection, _ = server.accept()
+                    if accepts(connection):
+                        relays.append((connection, pool.submit(serve, connection)))
+                    else:
+                        connection.close()
+            finally:
+                for connection, _ in relays:
+                    with contextlib.suppress(OSError):  # its program has ended
+                        connection.shutdown(socket.SHUT_RDWR)  # end of file: the program can clean up
+                wait([future for _, future in relays], GRACE)
+                for process in tuple(self._running):
+                    _end(process)
 
     def at_once(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
         """Run ``calls`` side by side and return their results in order; a call may use this itself.

@@ -57,6 +57,7 @@ def host_trust(text: str, hostname: str, port: int) -> HostTrust:
     A host key counts only if it is listed for that port, an authority or a revoked key also if it is listed
     for the host name alone. Raises ValueError, with the line as its message, for a malformed line.
     """
+    hostname = hostname.lower()  # as ssh does, so hashed names are those of this spelling
     keys: dict[str, set[PublicKey]] = {"": set(), "@cert-authority": set(), "@revoked": set()}
     for line in text.splitlines():
         if entry := _entry(line):

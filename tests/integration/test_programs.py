@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -49,6 +51,23 @@ def test_a_program_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(process, "GRACE", 0.2)
     programs = Programs()
     assert interrupted(programs, lambda: programs.run(STUBBORN)) < 5
+
+
+def test_a_relay_ends_with_its_program() -> None:
+    """A client hears of it, and could otherwise wait until the task ends."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def relay() -> None:
+            with contextlib.suppress(OSError):  # the server's end
+                Programs().relay(server, ("true",), accepts=lambda _: True)
+
+        thread = threading.Thread(target=relay)
+        thread.start()
+        with socket.create_connection(server.getsockname(), timeout=10) as client:
+            assert client.recv(1) == b""
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+    assert not thread.is_alive()
 
 
 def test_a_program_that_was_being_started_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:

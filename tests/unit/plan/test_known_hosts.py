@@ -43,6 +43,7 @@ KEY, OTHER = (ssh_key_pair("")[1].strip() for _ in range(2))
 def test_the_keys_of_a_server(text: str, port: int, keys: set[str]) -> None:
     """Patterns, hashed names, ports and markers mean what sshd(8) says."""
     assert host_trust(text, HOST, port).keys == keys
+    assert host_trust(text, HOST.title(), port).keys == keys
 
 
 @pytest.mark.parametrize("text", [f"{HOST} ssh-ed25519", f"{HOST} ssh-ed25519 A", f"@authority {HOST} {KEY}"])
