@@ -38,6 +38,9 @@ def user(deployment: Deployment) -> Iterator[HubUser]:
     """A user who has logged in, and whose server the tests share."""
     with deployment.user() as user:
         yield user
+        with contextlib.suppress(StateError):
+            user.stop(STOP)
+    wait_until(lambda: not deployment.jobs(), STOP, "the job has not ended")
 
 
 def job_of(deployment: Deployment, user: HubUser) -> str:

@@ -43,7 +43,7 @@ def test_a_packages_own_tests_run_in_its_image(deployment: Deployment) -> None:
 @inside
 def test_an_image_has_a_bill_of_materials(deployment: Deployment, tmp_path: Path) -> None:
     """It names what Debian, PyPI and npm have given, in the versions that are in the image."""
-    invoke("build", "--env", deployment.env, "--sbom", str(tmp_path))
+    invoke("build", "--env", deployment.env, *deployment.settings, "--sbom", str(tmp_path))
     bills = {path.name: json.loads(path.read_text()) for path in tmp_path.iterdir()}
     assert bills.keys() == {"jupyterhub.cdx.json", "slurm.cdx.json"}
     purls = {item["purl"] for bill in bills.values() for item in bill["components"]}

@@ -157,7 +157,7 @@ class Hub:
             # JupyterHub runs `alembic` to upgrade its database.
             "PATH": f"{Path(self.python).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(TESTS),
-            "JUPYTERHUB_CRYPT_KEY": "0" * 64,
+            "JUPYTERHUB_CRYPT_KEY": f"{'0' * 64};{'1' * 64}",  # as after a rotation
             "TEST_FOLDER": str(self.folder),
             "TEST_PORT": str(self.port),
             "TEST_ISSUER": self.provider.issuer,

@@ -62,6 +62,7 @@ def test_disk_full(alice: Hub) -> None:
     with full_disk(alice):
         for headers in [("Authorization", f"token {token}")], cookies:
             assert alice.request("GET", "/api/user", headers)[0] == 200
+        assert alice.request("GET", "/home", cookies)[0] == 200
         assert alice.api("POST", "/users/alice/tokens", {})[0] == 503
     start_and_stop(alice)
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from jupyterhub.crypto import decrypt
 from jupyterhub.handlers.base import BaseHandler
 from jupyterhub.user import User
 from sqlalchemy.exc import OperationalError, PendingRollbackError
@@ -93,8 +94,20 @@ async def spawn(self: User, server_name: str = "", *args: Any, original: Callabl
         raise DatabaseBusy from None
 
 
+async def save_auth_state(self: User, auth_state: dict, original: Callable = User.save_auth_state) -> None:
+    """Save the state. JupyterHub also does this when it reads one after `invoke secrets --rotate`: that can wait."""
+    try:
+        await original(self, auth_state)
+    except FAILED as error:
+        self.db.rollback()
+        if not self.encrypted_auth_state or await decrypt(self.encrypted_auth_state) != auth_state:
+            raise
+        self.log.warning("The log-in's state isn't encrypted with the newest key yet: %s", error)
+
+
 BaseHandler.get_current_user = get_current_user
 BaseHandler.prepare = prepare
 BaseHandler._handle_request_exception = handle_exception
+User.save_auth_state = save_auth_state
 User.stop = stop
 User.spawn = spawn
