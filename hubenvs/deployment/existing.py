@@ -52,11 +52,11 @@ class Existing:
         return self.pod_name.removeprefix(names.pod_name(self.environment, None)).removeprefix("-") or None
 
     @property
-    def held_ports(self) -> set[int]:
-        """Return the ports of this host that the pod has bound, even if its containers have ended."""
+    def held_ports(self) -> set[tuple[str, int]]:
+        """Return addresses and ports that the pod has bound on this host, even if its containers ended."""
         if self.pod is None or not self.pod.holds_ports:
             return set()
-        return {port.host_port for container in self.containers for port in container.ports}
+        return {(port.address, port.host_port) for container in self.containers for port in container.ports}
 
     def state(self, env: Environment | None) -> str:
         """Return ``up``, ``degraded``, ``stopped``, or ``partial`` (there is no pod).
@@ -129,6 +129,10 @@ def refuse_foreign(env: Environment, existing: Existing) -> None:
     listing = existing.listing
     if existing.pod is None and any(pod.name == env.pod for pod in listing.pods):
         raise StateError(f"there is a pod {env.pod} without this suite's labels", hint)
+    pods_and_containers = *listing.pods, *listing.containers  # which can't have the same name
+    taken = {item.name for item in pods_and_containers if _pod_name_of(item) != env.pod}
+    if others := {env.pod, *map(env.container_name, env.containers)} & taken:
+        raise StateError(f"there is a pod or container {min(others)} already", "use --instance NAME")
     if others := {volume.name for volume in env.volumes} & listing.volume_names - set(existing.volumes):
         raise StateError(f"there is a volume {min(others)} without this suite's labels", hint)
     if env.pod in listing.network_names - set(existing.networks):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 import socket
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Container, Mapping
 from typing import TYPE_CHECKING
 
 from ..engines.engine import Engine
@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
 # How many ports after the declared one an instance may get.
 RANGE = 1000
+TAKEN = "is taken"
+_EVERY = {"0.0.0.0", "::"}  # addresses: each stands for all
 
 
-def require_free(env: Environment, engine: Engine, held: Container[int] = ()) -> None:
+def require_free(env: Environment, engine: Engine, held: Collection[tuple[str, int]] = ()) -> None:
     """Raise PortError, with the holder if it is known, unless every port of ``env`` can be published.
 
-    ``held``: ports that the deployment's own pod has bound.
+    ``held``: addresses and ports that the deployment's own pod has bound.
     """
     for name, endpoint in env.published.items():
         if problem := engine.address_problem(endpoint.address):
@@ -30,10 +32,11 @@ def require_free(env: Environment, engine: Engine, held: Container[int] = ()) ->
                 f"--set publish.{name}=127.0.0.1:{endpoint.port}, and a web server of this host's before it"
             )
             raise PortError(f"publish.{name}: {endpoint} {problem}", hint)
-        if endpoint.port in held:
+        problem = port_problem(endpoint)
+        if problem == TAKEN and is_held(endpoint, held):
             continue
-        if problem := port_problem(endpoint):
-            holder = _holder(endpoint.port, engine) if problem == "is taken" else ""
+        if problem:
+            holder = _holder(endpoint.port, engine) if problem == TAKEN else ""
             by = f" by {holder}" if holder else ""
             hint = f"--set publish.{name}=127.0.0.1:PORT"
             if holder == "kubectl":  # somebody's browser uses it
@@ -51,8 +54,14 @@ def port_problem(endpoint: Endpoint) -> str | None:
     except PermissionError:
         return "needs root (it is below 1024)"
     except OSError as error:
-        return "is taken" if error.errno == errno.EADDRINUSE else f"can't be used ({error.strerror})"
+        return TAKEN if error.errno == errno.EADDRINUSE else f"can't be used ({error.strerror})"
     return None
+
+
+def is_held(endpoint: Endpoint, held: Collection[tuple[str, int]]) -> bool:
+    """Return whether ``held`` addresses and ports alone keep ``endpoint`` from being bound."""
+    addresses = {address for address, port in held if port == endpoint.port}
+    return endpoint.address in addresses or bool(addresses and _EVERY & {endpoint.address, *addresses})
 
 
 def _holder(port: int, engine: Engine) -> str:

@@ -8,6 +8,7 @@ from itertools import chain
 
 from ..definition.parts import PodVolume
 from ..deployment.sources import read_seeds
+from ..errors import CommandError
 from ..files import Tree, not_executable, pack, unpack
 from ..plan.seeds import SEED_DIGESTS, merge_seeds
 from ..session import Session
@@ -21,14 +22,23 @@ def volumes(session: Session) -> None:
 
 
 def fill_volumes(session: Session, existing: Container[str]) -> None:
-    """Do the work of `volumes`; ``existing`` has the names of all volumes."""
+    """Do the work of `volumes`; ``existing`` has the names of all volumes.
+
+    Raises StateError if another checkout has created the deployment meanwhile.
+    """
     env = session.env
     seeds = read_seeds(env)
     calls = [
         partial(_fill, session, volume, seeds.get(volume.name), volume.name in existing)
         for volume in env.volumes
     ]
-    notes = session.programs.at_once(calls)
+    try:
+        # The first one alone: of two checkouts' `up` at once, only one can create it and goes on.
+        notes = [call() for call in calls[:1]]
+    except CommandError:
+        session.own_existing()
+        raise
+    notes += session.programs.at_once(calls[1:])
     kept = sum(volume.name in existing for volume in env.volumes)
     counts = ((len(env.volumes) - kept, "made"), (kept, "kept"))
     session.console.say("volumes", ", ".join(f"{word} {count}" for count, word in counts if count))

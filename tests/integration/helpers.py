@@ -35,7 +35,9 @@ from hubenvs.plan.keys import signing_keys as signing_keys
 from hubenvs.plan.keys import ssh_key_pair as ssh_key_pair
 from hubenvs.plan.tokens import sign as sign
 from hubenvs.session import open_engine as open_engine
+from hubenvs.session import open_session as open_session
 from hubenvs.stages.clone import copy_files as copy_files
+from hubenvs.stages.volumes import fill_volumes as fill_volumes
 from hubenvs.tools.client import HubUser as HubUser
 from hubenvs.tools.client import execute as execute
 from hubenvs.web import http_status as http_status

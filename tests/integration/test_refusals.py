@@ -5,13 +5,25 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from .helpers import ROOT, Deployment, Engine, entry, invoke, settings
+from .helpers import (
+    ROOT,
+    Console,
+    Deployment,
+    Engine,
+    StateError,
+    entry,
+    fill_volumes,
+    invoke,
+    open_session,
+    settings,
+)
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
@@ -115,6 +127,34 @@ def test_another_up_may_take_the_port_first(tmp_path: Path) -> None:
     done = invoke("up", *named, *site, check=False, path=tmp_path)
     assert "publish.jupyterhub" not in done.stderr
     assert "--init" in done.stderr
+
+
+def test_another_checkout_may_create_the_volumes_first(deployment: Deployment) -> None:
+    """It creates the first one while we build: we create none of the others, and say whose it is."""
+    session = open_session(ROOT, deployment.env, instance=f"{deployment.instance}-vol", console=Console(True))
+    names = [volume.name for volume in session.env.volumes]
+    theirs = {**session.env.labels, "jupyterhub-slurm/checkout": "other"}
+    session.engine.run(session.engine.create_volume_command(names[0], theirs))
+    try:
+        with pytest.raises(StateError, match="brought up from another checkout"):
+            fill_volumes(session, ())
+        assert session.existing().volumes == (names[0],)
+    finally:
+        session.engine.run(("podman", "volume", "rm", names[0]))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.2", "192.0.2.1"])
+def test_a_pod_stays_whose_port_cannot_move_to_an_address(deployment: Deployment, address: str) -> None:
+    """The port that the pod has is taken at that address, or this host lacks the address."""
+    port = int(deployment.status["url"].rpartition(":")[2].partition("/")[0])
+    with socket.socket() as other:
+        other.bind(("127.0.0.2", port))
+        other.listen()
+        moved = settings(publish__jupyterhub=f"{address}:{port}")
+        done = invoke("up", *deployment.options, *deployment.settings, *moved, check=False)
+    assert f"error: publish.jupyterhub: port {port}" in done.stderr
+    assert "replacing" not in done.stdout
+    assert deployment.health == 200
 
 
 def test_a_git_url_that_cannot_be_reached_offers_bundled(env_name: str, tmp_path: Path) -> None:

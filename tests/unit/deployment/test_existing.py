@@ -48,6 +48,19 @@ def test_a_pod_without_labels_is_somebody_elses(env: Environment) -> None:
         refuse_foreign(env, found)
 
 
+def test_an_instance_named_like_anothers_container_is_refused(env: Environment) -> None:
+    """Podman's pods and containers can't have the same name: `x-slurm` isn't possible beside `x`, nor after it."""
+    other = {**env.labels, LABEL_INSTANCE: "other"}
+    for name, listed in (
+        (env.pod, Listing(containers=(ListedContainer(env.pod, other),))),
+        (env.container_name("slurm"), Listing(pods=(Pod(env.container_name("slurm"), other),))),
+        (env.container_name("slurm"), Listing(containers=(ListedContainer(env.container_name("slurm")),))),
+    ):
+        with pytest.raises(StateError, match=rf"there is a pod or container {name} already: .*--instance"):
+            refuse_foreign(env, find_existing(listed, env.root, env.name, env.instance))
+    refuse_foreign(env, find_existing(listing(env), env.root, env.name, env.instance))
+
+
 def test_the_network_is_the_deployments_own_or_exists(env: Environment) -> None:
     """One without labels that has the pod's name is somebody else's, and `up` creates none that others made."""
     of_pod = find_existing(Listing(networks=(Resource(env.pod, env.labels),)), env.root, env.name, None)
@@ -63,7 +76,7 @@ def test_the_network_is_the_deployments_own_or_exists(env: Environment) -> None:
 def test_a_pod_holds_its_ports_while_it_runs(env: Environment) -> None:
     """`up` needs no free port for what its own pod has; one that has stopped may have lost it."""
     resources = listing(env)
-    assert find_existing(resources, env.root, env.name, env.instance).held_ports == {8000}
+    assert find_existing(resources, env.root, env.name, env.instance).held_ports == {("127.0.0.1", 8000)}
     stopped = Listing((replace(resources.pods[0], holds_ports=False),), resources.containers)
     assert find_existing(stopped, env.root, env.name, env.instance).held_ports == set()
 

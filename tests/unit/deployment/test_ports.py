@@ -8,7 +8,8 @@ import pytest
 
 from hubenvs.definition.environment import Environment
 from hubenvs.definition.read import read_environment
-from hubenvs.deployment.ports import instance_ports
+from hubenvs.definition.schema import Endpoint
+from hubenvs.deployment.ports import instance_ports, is_held
 from hubenvs.session import declared_ports
 
 
@@ -49,3 +50,18 @@ def test_set_declares_a_port_however_it_is_written(setting: str) -> None:
     """Key by key or as a mapping; other keys declare none."""
     assert declared_ports([setting, "slurm.nodes=2"]) == {"jupyterhub"}
     assert declared_ports(["slurm.nodes=2"]) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("address", "own", "held"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("0.0.0.0", "127.0.0.1", True),
+        ("127.0.0.1", "0.0.0.0", True),
+        ("127.0.0.2", "127.0.0.1", False),
+    ],
+)
+def test_a_port_is_held_at_its_address(address: str, own: str, held: bool) -> None:
+    """At another address the same port may be somebody else's, unless one of the two is every address."""
+    assert is_held(Endpoint(address=address, port=8000), {(own, 8000)}) == held
+    assert not is_held(Endpoint(address=address, port=8001), {(own, 8000)})
