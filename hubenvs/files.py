@@ -95,12 +95,17 @@ def read_tree(folder: Path, within: Path | None = None) -> dict[str, bytes]:
     ``within``: the folder that links must not leave (None: ``folder``). Raises StateError for a link that
     does: another file of this host would be copied into a volume or a ConfigMap.
     """
-    top = (within or folder).resolve()
     files = paths(folder)
-    for path in files.values():
-        if not path.resolve().is_relative_to(top):
-            raise StateError(f"{path}: leads out of {within or folder}", "put a copy in its place")
+    require_within(files.values(), within or folder)
     return {name: path.read_bytes() for name, path in files.items()}
+
+
+def require_within(paths: Iterable[Path], folder: Path) -> None:
+    """Raise StateError if one of ``paths`` is, or is below, a link that leads out of ``folder``."""
+    top = folder.resolve()
+    for path in paths:
+        if not path.resolve().is_relative_to(top):
+            raise StateError(f"{path}: leads out of {folder}", "put a copy in its place")
 
 
 def is_program(content: bytes) -> bool:

@@ -45,13 +45,18 @@ def clone(programs: Programs, source: str, target: Path) -> None:
 
 
 def working_files(programs: Programs, folder: Path, is_root: bool = False) -> dict[str, Path]:
-    """Return the files that Git tracks or doesn't ignore, or all of a plain folder, by relative path."""
+    """Return the files that Git tracks or doesn't ignore, or all of a plain folder, by relative path.
+
+    Raises StateError for a link that leads out of a clone (``is_root``): what it leads to on this host would
+    get into an image.
+    """
     git = Git(programs, folder, is_root)
     listed = git("ls-files", "-z", "--cached", "--others", "--exclude-standard")
     if listed.returncode != 0:
-        return files.paths(folder, skip=(".git",))
-    return {
-        name: folder / name
-        for name in sorted(listed.stdout.decode().split("\0"))
-        if (folder / name).is_file()
-    }
+        found = files.paths(folder, skip=(".git",))
+    else:
+        names = sorted(listed.stdout.decode().split("\0"))
+        found = {name: folder / name for name in names if (folder / name).is_file()}
+    if is_root:
+        files.require_within(found.values(), folder)
+    return found

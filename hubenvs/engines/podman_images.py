@@ -6,12 +6,13 @@ import json
 import os
 import platform
 import re
+import tarfile
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from .. import files
 from ..definition.names import LABEL_PART_OF, PART_OF
@@ -226,6 +227,24 @@ class PodmanImages:
     def save_command(self, tags: Sequence[str]) -> Argv:
         """Return the command that writes the images ``tags`` to standard output."""
         return ("podman", "save", "--quiet", "--multi-image-archive", "--format=docker-archive", *tags)
+
+    def archived_tags(self, archive: IO[bytes]) -> set[str]:
+        """Return the tags that `load_images` would give to images; ValueError if it isn't `save_images`'s."""
+        try:
+            with tarfile.open(fileobj=archive, mode="r:") as tar:
+                names: list[str] = []
+                for member in tar:
+                    names.append(Path(member.name).name)
+                    if member.size < 0:  # it leads back to where it was read
+                        raise ValueError("a file of negative size")
+                # Podman would take another format's index first, and perhaps the other one of two files.
+                if names.count("manifest.json") != 1 or {"index.json", "oci-layout"} & set(names):
+                    raise ValueError("not one archive in docker's format")
+                manifest = tar.extractfile("manifest.json")
+                rows = json.loads(manifest.read(2**20)) if manifest else ()
+                return {str(tag) for row in rows for tag in row["RepoTags"] or ()}
+        except (tarfile.TarError, EOFError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
+            raise ValueError(str(error)) from None
 
     def load_images(self, tar: Path) -> None:
         """Load the images in the file ``tar``; see `save_images`."""

@@ -149,3 +149,42 @@ def test_a_bundle_replaces_files_alone(env: Environment, tmp_path: Path) -> None
     for target in (tmp_path, pipe):
         with pytest.raises(StateError, match="not a file"):
             bundle.bundle(session(env), target)
+
+
+def archive(manifest: object, *more: str, tags: tuple[str, ...] = ("a:1",)) -> bytes:
+    """Return an archive of images with ``tags``; ``manifest``, if any, is what it says instead."""
+    said = manifest or [{"Config": "c.json", "RepoTags": list(tags), "Layers": []}]
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name in ("manifest.json", *more):
+            data = json.dumps(said).encode()
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        archive(None, tags=("docker.io/library/debian:stable",)),
+        archive(None, tags=("a:1", "b:1")),
+        archive(None, tags=()),
+        archive(None, "x/index.json"),
+        archive(None, "manifest.json"),
+        archive({"RepoTags": 1}),
+        archive([[]]),
+        b"no tar",
+    ],
+    ids=["another", "one more", "none", "OCI's index", "two", "a mapping", "a list", "no tar"],
+)
+def test_only_declared_images_are_loaded(root: Path, tmp_path: Path, images: bytes) -> None:
+    """An image with another tag would replace this host's own of that name; nothing is created before."""
+    env = read_environment(root, "dev_dummyauth", settings=["debian.architecture=amd64"])
+    content = CONTENT | {"images.tar": images}
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
+    index = RIGHT | {"files": digests, "images": ["a:1"]}
+    path = made(tmp_path / "site.tar", index, content)
+    with pytest.raises(StateError, match="nothing was loaded"):
+        load(session(env), bundle.read_index(path), path)
+    assert not env.deploy_folder.exists()
