@@ -65,11 +65,12 @@ def python_index() -> str | None:
 def build_caches() -> Path | None:
     """Return the folder for the cache mounts of this user's builds; None: podman's own.
 
-    podman<5: 4.3 shares /var/tmp/buildah-cache between users. Only the first who builds can use it.
+    Podman would take a folder of a fixed name there, whoever owns it: root's images could get another user's
+    files. podman<5: 4.3 has one for all users, and only the first who builds can use it.
     """
-    if platform.system() != "Linux" or not rootless() or "TMPDIR" in os.environ:
+    if platform.system() != "Linux":
         return None
-    return Path(f"/var/tmp/hubenvs-{os.geteuid()}")
+    return Path(os.environ.get("TMPDIR") or "/var/tmp") / f"hubenvs-{os.geteuid()}"
 
 
 def make_build_caches() -> None:

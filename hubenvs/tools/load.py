@@ -13,6 +13,7 @@ from pathlib import Path
 from ..deployment.desired import desired_builds
 from ..deployment.mirrors import write_mirrors
 from ..errors import CommandError, StateError
+from ..files import writing
 from ..plan.images import container_builds
 from ..session import Session
 from ..stages.clone import restore
@@ -105,6 +106,6 @@ def _member(source: Path, name: str) -> Iterator[Path]:
         path = Path(folder) / "content"
         stream = tar.extractfile(name)
         assert stream
-        with path.open("wb") as copy:
+        with writing(path) as copy:
             shutil.copyfileobj(stream, copy, CHUNK)
         yield path

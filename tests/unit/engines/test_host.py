@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hubenvs.engines import host
+from hubenvs.errors import StateError
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,21 @@ def test_an_ordinary_users_pods_end_at_logout(
     monkeypatch.setattr(host, "SYSTEMD", tmp_path / "systemd")
     monkeypatch.setattr(host, "LINGER", tmp_path / "linger")
     assert ("loginctl enable-linger" in host.ends_at_logout()) is ends
+
+
+def test_builds_have_a_cache_of_their_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root too takes nothing that another user has put where all can write."""
+    monkeypatch.setattr(host.platform, "system", lambda: "Linux")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    folder = host.build_caches()
+    assert folder == tmp_path / f"hubenvs-{os.geteuid()}"
+    host.make_build_caches()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    another = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: another)
+    folder.rename(tmp_path / f"hubenvs-{os.geteuid()}")  # somebody else's
+    with pytest.raises(StateError, match="another user owns it"):
+        host.make_build_caches()
 
 
 @pytest.mark.parametrize(
