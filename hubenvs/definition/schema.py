@@ -99,7 +99,10 @@ class Endpoint(Frozen):
     @classmethod
     def _address(cls, value: str) -> str:
         # The manifest's hostIP takes no host names.
-        return str(ipaddress.ip_address(value))
+        address = ipaddress.ip_address(value)
+        if address.is_multicast or str(address) == "255.255.255.255":  # can be bound, and nobody comes there
+            raise ValueError("should be the address of one host")
+        return str(address)
 
     def conflicts_with(self, other: Endpoint) -> bool:
         """Return whether both can't be bound at once."""

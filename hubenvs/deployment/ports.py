@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 # How many ports after the declared one an instance may get.
 RANGE = 1000
 TAKEN = "is taken"
-_EVERY = {"0.0.0.0", "::"}  # addresses: each stands for all
 
 
 def require_free(env: Environment, engine: Engine, held: Collection[tuple[str, int]] = ()) -> None:
@@ -33,7 +32,8 @@ def require_free(env: Environment, engine: Engine, held: Collection[tuple[str, i
             )
             raise PortError(f"publish.{name}: {endpoint} {problem}", hint)
         problem = port_problem(endpoint)
-        if problem == TAKEN and is_held(endpoint, held):
+        own = [endpoint.model_copy(update={"address": address, "port": port}) for address, port in held]
+        if problem == TAKEN and any(map(endpoint.conflicts_with, own)):
             continue
         if problem:
             holder = _holder(endpoint.port, engine) if problem == TAKEN else ""
@@ -56,12 +56,6 @@ def port_problem(endpoint: Endpoint) -> str | None:
     except OSError as error:
         return TAKEN if error.errno == errno.EADDRINUSE else f"can't be used ({error.strerror})"
     return None
-
-
-def is_held(endpoint: Endpoint, held: Collection[tuple[str, int]]) -> bool:
-    """Return whether ``held`` addresses and ports alone keep ``endpoint`` from being bound."""
-    addresses = {address for address, port in held if port == endpoint.port}
-    return endpoint.address in addresses or bool(addresses and _EVERY & {endpoint.address, *addresses})
 
 
 def _holder(port: int, engine: Engine) -> str:

@@ -93,7 +93,7 @@ def _certificates(env: Environment, path: Path) -> str:
     """Return the certificates at ``path``, in PEM format; without the file, a text without certificates."""
     from cryptography import x509
 
-    if not path.exists():
+    if not os.path.lexists(path):  # a link that leads nowhere is an error
         return NO_CERTIFICATES
     name, text = shown(path, env.root), read_text(path, env.root)
     if "PRIVATE KEY" in text:

@@ -103,6 +103,10 @@ def test_later_layers_win_key_by_key(root: Path) -> None:
         ),
         ("publish: {jupyterhub: nowhere}", "publish.jupyterhub: should be address:port"),
         ("publish: {jupyterhub: {127.0.0.1: }}", "publish.jupyterhub: should be address:port"),
+        (
+            "publish: {jupyterhub: 224.0.0.1:8000}",
+            "publish.jupyterhub.address: should be the address of one host",
+        ),
         ("publish: {jupyterhub: 127.0.0.1:99999}", "less than or equal to 65535"),
         ("auth: {user: carol}", "local.yaml:1: auth.user: 'carol' is not in dev_users (alice, bob)"),
         (

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 
 from hubenvs.definition.environment import Environment
 from hubenvs.definition.read import read_environment
-from hubenvs.definition.schema import Endpoint
-from hubenvs.deployment.ports import instance_ports, is_held
+from hubenvs.deployment import ports as ports_module
+from hubenvs.deployment.ports import instance_ports, require_free
+from hubenvs.errors import PortError
 from hubenvs.session import declared_ports
+
+from ..helpers import session
 
 
 @pytest.fixture
@@ -52,16 +56,16 @@ def test_set_declares_a_port_however_it_is_written(setting: str) -> None:
     assert declared_ports(["slurm.nodes=2"]) == frozenset()
 
 
-@pytest.mark.parametrize(
-    ("address", "own", "held"),
-    [
-        ("127.0.0.1", "127.0.0.1", True),
-        ("0.0.0.0", "127.0.0.1", True),
-        ("127.0.0.1", "0.0.0.0", True),
-        ("127.0.0.2", "127.0.0.1", False),
-    ],
-)
-def test_a_port_is_held_at_its_address(address: str, own: str, held: bool) -> None:
+def test_a_port_is_held_at_its_address(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At another address the same port may be somebody else's, unless one of the two is every address."""
-    assert is_held(Endpoint(address=address, port=8000), {(own, 8000)}) == held
-    assert not is_held(Endpoint(address=address, port=8001), {(own, 8000)})
+    monkeypatch.setattr(ports_module, "_holder", lambda *_: "")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        env = read_environment(root, "dev_dummyauth", settings=[f"publish.jupyterhub=127.0.0.1:{port}"])
+        for address in ("127.0.0.1", "0.0.0.0"):
+            require_free(env, session(env).engine, {(address, port)})
+        for held in (("127.0.0.2", port), ("127.0.0.1", port + 1)):
+            with pytest.raises(PortError, match="is taken"):
+                require_free(env, session(env).engine, {held})

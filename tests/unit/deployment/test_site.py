@@ -209,6 +209,13 @@ def test_what_are_no_authorities_is_refused(abroad: Environment, content: str, t
     assert "\n" not in str(caught.value)
 
 
+def test_a_link_that_leads_nowhere_is_no_site_without_authorities(abroad: Environment) -> None:
+    """The hub would not trust the provider, and nobody would know why."""
+    abroad.site_files["ca_certificates"].symlink_to("absent")
+    with pytest.raises(DefinitionError, match=r"ca\.pem: can't be read"):
+        site.read_site_files(abroad)
+
+
 def test_nobody_elses_provider_needs_no_authorities(root: Path) -> None:
     """The bundled provider is asked without TLS, and a password by nobody."""
     for name in ("dev_realauth", "dev_dummyauth"):
