@@ -79,14 +79,27 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
 
 def paths(folder: Path, skip: Iterable[str] = ()) -> dict[str, Path]:
-    """Return the files under ``folder`` by relative path, without those below a name in ``skip``."""
+    """Return the files under ``folder`` by relative path, without those below a name in ``skip``.
+
+    Raises StateError as `require_text` does.
+    """
     skipped = {*skip, "__pycache__"}
     files = {}
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
         if path.is_file() and not skipped.intersection(relative.parts):
             files[str(relative)] = path
+    require_text(files, folder)
     return files
+
+
+def require_text(names: Iterable[str], folder: Path) -> None:
+    """Raise StateError for the first of ``names`` in ``folder`` that isn't UTF-8, which no image keeps."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise StateError(f"{folder / name}: its name is not UTF-8", "rename or remove it") from None
 
 
 def read_tree(folder: Path, within: Path | None = None) -> dict[str, bytes]:

@@ -16,6 +16,7 @@ from ..definition.schema import Debian
 from ..engines import git
 from ..engines.debian import host_mirrors, read_apt_sources
 from ..engines.process import Programs
+from ..errors import StateError
 from ..files import paths, read_tree
 from ..plan.images import Sources, repositories_in
 from ..plan.manifest import compiled_templates
@@ -42,14 +43,23 @@ def seed_folders(env: Environment) -> tuple[Path, ...]:
 
 
 def read_seeds(env: Environment) -> dict[str, dict[str, bytes]]:
-    """Return the rendered seed files of each seeded volume, by the volume's name."""
+    """Return the rendered seed files of each seeded volume, by the volume's name.
+
+    Raises StateError if one of them is where another one's folder is.
+    """
     result: dict[str, dict[str, bytes]] = {}
     for volume in env.volumes:
         if volume.seeded:
             tree: dict[str, bytes] = {}
             for folder in seed_folders(env):
                 tree.update(read_tree(folder / volume.suffix, within=folder))
-            result[volume.name] = render_seeds(env, read_templates(env.root), tree)
+            seeds = result[volume.name] = render_seeds(env, read_templates(env.root), tree)
+            parents = {str(parent) for name in seeds for parent in Path(name).parents}
+            if both := sorted(parents & seeds.keys()):
+                problem = (
+                    f"{volume.suffix}/{both[0]}: a file in one folder of seed files, a folder in another"
+                )
+                raise StateError(problem, "rename the one in the overlay")
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from .. import files
@@ -55,7 +56,8 @@ def working_files(programs: Programs, folder: Path, is_root: bool = False) -> di
     if listed.returncode != 0:
         found = files.paths(folder, skip=(".git",))
     else:
-        names = sorted(listed.stdout.decode().split("\0"))
+        names = sorted(os.fsdecode(listed.stdout).split("\0"))
+        files.require_text(names, folder)
         found = {name: folder / name for name in names if (folder / name).is_file()}
     if is_root:
         files.require_within(found.values(), folder)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hubenvs.errors import StateError
-from hubenvs.files import digest, file_system, not_executable, pack, read_tree, unpack, write
+from hubenvs.files import digest, file_system, not_executable, pack, paths, read_tree, unpack, write
 
 
 def test_a_tar_depends_on_nothing_but_its_content() -> None:
@@ -73,3 +73,11 @@ def test_the_file_system_of_a_folder() -> None:
     assert file_system("/home/me/.local/share", mounts) == "nfs4"
     assert file_system("/homestead/me", mounts) == "xfs"
     assert file_system("/srv", mounts) == "ext4"
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """Neither an image's digest nor a volume's tar has a place for it."""
+    (tmp_path / os.fsdecode(b"a\xff")).touch()
+    with pytest.raises(StateError, match="its name is not UTF-8") as refused:
+        paths(tmp_path)
+    assert refused.value.report.isascii()
