@@ -10,7 +10,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -74,6 +74,7 @@ def task(changes: bool = False, **options: Any) -> Callable[[Callable[..., Any]]
                 if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
                     signal.signal(number, _interrupt)
             with _errors_shown(changes, as_json=bool(kwargs.get("json"))):
+                _require_values(kwargs)
                 return function(*args, **kwargs)
 
         arguments = inspect.signature(function).parameters
@@ -84,6 +85,14 @@ def task(changes: bool = False, **options: Any) -> Callable[[Callable[..., Any]]
         )
 
     return decorate
+
+
+def _require_values(arguments: Mapping[str, Any]) -> None:
+    """Raise DefinitionError for an empty one: a variable that isn't set is no wish for the default."""
+    for name, value in arguments.items():
+        if value == "":
+            option = name.strip("_").replace("_", "-")
+            raise DefinitionError(f"--{option}: is empty", "give a value, or leave the option out")
 
 
 @contextlib.contextmanager

@@ -25,6 +25,20 @@ def test_an_option_that_is_no_such_number_is_named(text: str) -> None:
         cli.whole_number("--port", text, range(1, 65536))
 
 
+def test_an_empty_option_is_not_taken_for_none() -> None:
+    """`down --env "$ENV"` without that variable would take down whatever is up."""
+    done = []
+
+    @cli.task()
+    def down(ctx: Context, env: str | None = None, set_: cli.Settings = None) -> None:
+        done.append((env, set_))
+
+    with pytest.raises(Exit, match="error: --env: is empty"):
+        down(Context(), env="")
+    down(Context(), env=None, set_=[])
+    assert done == [(None, [])]
+
+
 def test_prod_is_not_touched_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without --yes somebody has to say so at a terminal; other environments are never asked about."""
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
