@@ -32,14 +32,15 @@ def fill_volumes(session: Session, existing: Container[str]) -> None:
         partial(_fill, session, volume, seeds.get(volume.name), volume.name in existing)
         for volume in env.volumes
     ]
+    kept = sum(volume.name in existing for volume in env.volumes)
+    # A new deployment's first one alone: of two checkouts' `up` at once, only one can create it and goes on.
+    alone = 0 if kept else 1
     try:
-        # The first one alone: of two checkouts' `up` at once, only one can create it and goes on.
-        notes = [call() for call in calls[:1]]
+        notes = [call() for call in calls[:alone]]
     except CommandError:
         session.own_existing()
         raise
-    notes += session.programs.at_once(calls[1:])
-    kept = sum(volume.name in existing for volume in env.volumes)
+    notes += session.programs.at_once(calls[alone:])
     counts = ((len(env.volumes) - kept, "made"), (kept, "kept"))
     session.console.say("volumes", ", ".join(f"{word} {count}" for count, word in counts if count))
     for note in chain.from_iterable(notes):
