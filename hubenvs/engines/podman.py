@@ -108,10 +108,10 @@ class Podman(PodmanImages):
     def _remove_pod(self, pod: Pod, grace: int) -> None:
         if not pod.is_running:  # podman 5 can't stop a paused container
             self.run(("podman", "pod", "unpause", pod.id), check=False)
-        if grace:
-            # podman<5: `pod rm --force` of 4.3 waits its timeout for each container in turn: stop first.
-            stop = ("podman", "pod", "stop", "--ignore", f"--time={grace}", pod.id)
-            self.run(stop, check=False, finish_on_interrupt=True)
+        # podman<5: `pod rm --force` of 4.3 waits its timeout for each container in turn. Without a timeout it
+        # waits 3 s for the containers' clean-up, which waits for it.
+        stop = ("podman", "pod", "stop", "--ignore", f"--time={grace}", pod.id)
+        self.run(stop, check=False, finish_on_interrupt=True)
         remove = ("podman", "pod", "rm", "--force", "--ignore", f"--time={grace}", pod.id)
         removed = self.run(remove, check=False, finish_on_interrupt=True)
         if removed.returncode and self.run(("podman", "pod", "exists", pod.id), check=False).returncode == 0:
