@@ -31,11 +31,7 @@ def require_free(env: Environment, engine: Engine, held: Collection[tuple[str, i
                 f"--set publish.{name}=127.0.0.1:{endpoint.port}, and a web server of this host's before it"
             )
             raise PortError(f"publish.{name}: {endpoint} {problem}", hint)
-        problem = port_problem(endpoint)
-        own = [endpoint.model_copy(update={"address": address, "port": port}) for address, port in held]
-        if problem == TAKEN and any(map(endpoint.conflicts_with, own)):
-            continue
-        if problem:
+        if problem := port_problem(endpoint, held):
             holder = _holder(endpoint.port, engine) if problem == TAKEN else ""
             by = f" by {holder}" if holder else ""
             hint = f"--set publish.{name}=127.0.0.1:PORT"
@@ -44,8 +40,8 @@ def require_free(env: Environment, engine: Engine, held: Collection[tuple[str, i
             raise PortError(f"publish.{name}: port {endpoint.port} {problem}{by}", hint)
 
 
-def port_problem(endpoint: Endpoint) -> str | None:
-    """Return why this user can't bind ``endpoint``, or None."""
+def port_problem(endpoint: Endpoint, held: Collection[tuple[str, int]] = ()) -> str | None:
+    """Return why this user can't bind ``endpoint``, or None; ``held`` may have bound it."""
     family = socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET
     try:
         with socket.socket(family) as probe:
@@ -54,7 +50,10 @@ def port_problem(endpoint: Endpoint) -> str | None:
     except PermissionError:
         return "needs root (it is below 1024)"
     except OSError as error:
-        return TAKEN if error.errno == errno.EADDRINUSE else f"can't be used ({error.strerror})"
+        if error.errno != errno.EADDRINUSE:
+            return f"can't be used ({error.strerror})"
+        own = [endpoint.model_copy(update={"address": address, "port": port}) for address, port in held]
+        return None if any(map(endpoint.conflicts_with, own)) else TAKEN
     return None
 
 

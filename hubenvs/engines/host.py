@@ -94,9 +94,12 @@ def emulation_problem(architecture: str) -> str:
     if not handler.is_file():
         return ""
     lacking = {"F": "its containers don't have QEMU", "C": "sudo doesn't work in its containers"}
-    flags = re.search(r"^flags: *(\w*)$", handler.read_text(), re.MULTILINE)
-    missing = [flag for flag in lacking if flag not in (flags[1] if flags else "")]
-    return f"{handler} lacks the flag {missing[0]}: {lacking[missing[0]]}" if missing else ""
+    found = re.search(r"^flags: *(\w*)$", handler.read_text(), re.MULTILINE)
+    flags = found[1] if found else ""
+    problems = (
+        f"{handler} lacks the flag {flag}: {what}" for flag, what in lacking.items() if flag not in flags
+    )
+    return next(problems, "")
 
 
 def unenforced_limits() -> str:

@@ -52,8 +52,8 @@ class Programs:
 
     def __init__(self, echo: Callable[[str], None] | None = None) -> None:
         self._echo = echo
-        self._running: set[subprocess.Popen[bytes]] = set()
-        self._sockets: set[socket.socket] = set()
+        # With the socket, if any, at which somebody waits for the program.
+        self._running: dict[subprocess.Popen[bytes], socket.socket | None] = {}
         self._interrupted = False
 
     def run(
@@ -100,11 +100,15 @@ class Programs:
 
     @contextlib.contextmanager
     def _started(
-        self, argv: Sequence[str], variables: Mapping[str, str] | None = None, **options: Any
+        self,
+        argv: Sequence[str],
+        variables: Mapping[str, str] | None = None,
+        peer: socket.socket | None = None,
+        **options: Any,
     ) -> Iterator[subprocess.Popen[bytes]]:
         """Run ``argv`` during the block, and end it if it still runs then; ``options`` are those of Popen.
 
-        Raises StateError if it can't be started.
+        ``peer``: the socket at which the block waits for it. Raises StateError if it can't be started.
         """
         if self._echo:
             self._echo(quoted(argv))
@@ -116,13 +120,13 @@ class Programs:
             raise StateError(f"{argv[0]} is not installed", hint) from None
         except PermissionError:
             raise StateError(f"{argv[0]} can't be started: permission denied", "make it executable") from None
-        self._running.add(process)
+        self._running[process] = peer
         try:
             self._raise_if_interrupted()  # Ctrl-C came before the process was in _running
             yield process
         finally:
             _end(process)
-            self._running.discard(process)
+            del self._running[process]
 
     def _raise_if_interrupted(self) -> None:
         """Raise KeyboardInterrupt in a call of `at_once` after Ctrl-C: it starts no further program."""
@@ -132,12 +136,12 @@ class Programs:
     def _interrupt(self) -> None:
         """End all running programs, and wake the threads that read from one at a socket."""
         self._interrupted = True
-        running = tuple(self._running)
-        for process in running:
+        running = dict(self._running)
+        for process, peer in running.items():
             process.terminate()
-        for socket_here in tuple(self._sockets):
-            with contextlib.suppress(OSError):  # closed meanwhile
-                socket_here.shutdown(socket.SHUT_RDWR)
+            if peer:
+                with contextlib.suppress(OSError):  # closed meanwhile
+                    peer.shutdown(socket.SHUT_RDWR)
         for process in running:
             _end(process)
 
@@ -150,8 +154,8 @@ class Programs:
         if not sys.stdout.isatty():
             self.run(argv, terminal=True, timeout=None, variables=variables)
             return
-        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        with self._started(argv, variables, **streams) as process:
+        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
+        with self._started(argv, variables, **streams, stderr=subprocess.STDOUT) as process:
             assert process.stdout
             with process.stdout as output:
                 for line in output:  # always UTF-8: the terminal's encoding may lack characters
@@ -207,13 +211,9 @@ class Programs:
         socket_here, other_end = socket.socketpair()
         with socket_here, other_end:
             end = other_end.fileno()
-            with self._started(argv, stdin=end, stdout=end, stderr=subprocess.DEVNULL):
+            with self._started(argv, peer=socket_here, stdin=end, stdout=end, stderr=subprocess.DEVNULL):
                 other_end.close()  # only the program has it now: when that ends, so does our input
-                self._sockets.add(socket_here)
-                try:
-                    yield socket_here
-                finally:
-                    self._sockets.discard(socket_here)
+                yield socket_here
 
     def relay(
         self, server: socket.socket, argv: Sequence[str], accepts: Callable[[socket.socket], bool]

@@ -100,7 +100,7 @@ def manifest(
         "settings": container_settings(env),
         "security": {row.name: security_context(env, row, restricted) for row in env.rows},
         "secret_modes": {row.name: secret_mode(row, restricted) for row in env.rows},
-        "scratch": {row.name: scratch_volumes(env, row, restricted) for row in env.rows},
+        "scratch": {row.name: scratch_mounts(env, row, restricted) for row in env.rows},
     }
     result = tuple(document for name in TEMPLATES for document in render_template(templates, name, context))
     check_references(result)
@@ -112,7 +112,7 @@ def can_be_restricted(env: Environment) -> bool:
     return all(row.uid or not row.capabilities for row in env.rows)
 
 
-def scratch_volumes(env: Environment, row: Container, restricted: bool) -> list[tuple[str, str]]:
+def scratch_mounts(env: Environment, row: Container, restricted: bool) -> list[tuple[str, str]]:
     """Return path and name of each emptyDir volume of a container; ``restricted`` as in `manifest`."""
     if not row.uid or not (restricted or env.stage == "prod"):
         return []  # it can write to its root file system

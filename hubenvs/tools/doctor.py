@@ -56,12 +56,11 @@ def _git() -> Result:
 
 def _ports(root: Path, engine: Engine) -> Result:
     containers = [container for container in engine.listing().containers if belongs_to_us(container)]
-    ours = {port.host_port for container in containers for port in container.ports}
+    ours = {(port.address, port.host_port) for container in containers for port in container.ports}
     free = []
     for name, env in readable_environments(root).items():
         for published, endpoint in env.published.items():
-            problem = None if endpoint.port in ours else port_problem(endpoint)
-            if problem:
+            if problem := port_problem(endpoint, ours):
                 remedy = f"end the program that has it, or use --set publish.{published}=127.0.0.1:PORT"
                 return False, f"{endpoint} of {name} {problem}", remedy
             free.append(f"{endpoint} ({name})")

@@ -1,4 +1,4 @@
-"""Calls of `at_once` on Ctrl-C, with programs that run."""
+"""How programs end: on Ctrl-C during `at_once`, and behind a relay."""
 
 from __future__ import annotations
 
