@@ -20,6 +20,7 @@ from ..plan.images import (
 )
 from ..plan.manifest import Document, Documents, Fingerprint, fingerprint, labelled, manifest
 from . import folder
+from .existing import Existing
 from .mirrors import read_mirrors
 from .sources import read_seeds, read_sources, read_templates
 
@@ -68,8 +69,13 @@ def desired_in_cluster(
     return cluster_manifest(env, read_templates(env.root), images, read_seeds(env), version, secrets)
 
 
-def is_desired(env: Environment, pod: Pod, desired: Desired) -> bool:
-    """Return whether ``pod`` is what ``desired`` describes, as created or as `reload` changed it."""
+def is_desired(env: Environment, existing: Existing, desired: Desired) -> bool:
+    """Return whether the pod runs and is what ``desired`` describes, as created or as `reload` changed it.
+
+    If not, `up` replaces it.
+    """
+    if not (pod := existing.pod) or existing.state(env) != "up":
+        return False
     reloaded = folder.read_record(env.deploy_folder).reloaded
     base, _, content = pod.labels.get(LABEL_FINGERPRINT, "").partition("-")
     if reloaded.get("pod") == pod.id:

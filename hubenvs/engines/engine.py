@@ -37,7 +37,7 @@ class Resource:
 
 @dataclass(frozen=True)
 class Pod(Resource):
-    """A pod. ``holds_ports``: its published ports are in use."""
+    """A pod; in a cluster the StatefulSet that has it. ``holds_ports``: its published ports are in use."""
 
     id: str = ""
     holds_ports: bool = False

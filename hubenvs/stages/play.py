@@ -42,7 +42,7 @@ def play_pod(session: Session, desired: Desired, existing: Existing) -> bool:
     If this fails or is interrupted, pod, Secrets and network are removed.
     """
     env, engine, console = session.env, session.engine, session.console
-    if existing.pod and is_desired(env, existing.pod, desired) and existing.state(env) == "up":
+    if is_desired(env, existing, desired):
         console.say("play", f"pod {env.pod} is up and unchanged")
         record_definition(env, folder.read_record(env.deploy_folder))
         return False
