@@ -246,8 +246,12 @@ class Environment(schema.Frozen):
 
     @property
     def proxy_address(self) -> str:
-        """Return the address in the pod at which the hub's proxy listens; empty for all of them."""
-        loopback = "jupyterhub" not in self.published and set(FRONT_ENDS) & set(self.containers)
+        """Return the address in the pod at which the hub's proxy listens; empty for all of them.
+
+        Loopback if it isn't published. In a cluster a Service leads there instead, unless a front end does.
+        """
+        reached = self.engine and not set(FRONT_ENDS) & set(self.containers)
+        loopback = "jupyterhub" not in self.published and not reached
         return self.hub.proxy_address or ("127.0.0.1" if loopback else "")
 
     @property

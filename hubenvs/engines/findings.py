@@ -58,7 +58,12 @@ def diagnose(version: Callable[[], tuple[int, ...]], info: Callable[[], Info]) -
         "runtime": lambda: _runtime(info()),
         "storage": lambda: _storage(info()),
         "resource limits": _limits,
-        "memory of containers": lambda: (True, host.unenforced_limits() or "limited as `limits` says", ""),
+        "memory of containers": _memory,
+        "processes of containers": lambda: (
+            True,
+            "not limited; those of jobs are, by slurm.max_processes",
+            "",
+        ),
         "user namespaces": _user_namespaces,
         "after log-out": lambda: (True, host.ends_at_logout() or "pods stay", ""),
         "base image": _base_image,
@@ -125,6 +130,10 @@ def _storage(info: Info) -> Result:
 def _limits() -> Result:
     adapted = containers_conf() is not None
     return True, "adapted in .deploy/containers.conf" if adapted else "the defaults work", ""
+
+
+def _memory() -> Result:
+    return True, host.unenforced_limits() or "limited as `limits` says, with what is in /dev/shm", ""
 
 
 def _user_namespaces() -> Result:

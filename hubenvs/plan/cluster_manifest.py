@@ -14,7 +14,7 @@ import jinja2
 from ..definition.container_settings import container_settings
 from ..definition.containers import CONTAINERS, HUB_ID, PORTS, PROXY, TUNNEL, Container, Resources
 from ..definition.environment import Environment
-from ..definition.names import LABEL_CHECKOUT, LABEL_SECRETS
+from ..definition.names import LABEL_SECRETS
 from ..errors import DefinitionError
 from ..files import Tree, digest, is_program
 from .manifest import (
@@ -83,18 +83,17 @@ def cluster_manifest(
     if len(env.pod) > NAME_LENGTH:
         problem = f"{env.pod}: a StatefulSet's name has {NAME_LENGTH} characters at most"
         raise DefinitionError(problem, "choose a shorter environment or instance name")
+    env = env.model_copy(update={"engine": "kubernetes"})  # for `render` it isn't set
     restricted = can_be_restricted(env)
     played = manifest(env, templates, images, dict.fromkeys(env.secret_keys, ""), restricted)
     pod = find_pod(played)["spec"]
     workloads = plan_workloads(env, pod)
-    # The checkout is a path of one machine, without meaning in a cluster.
-    labels = {key: value for key, value in env.labels.items() if key != LABEL_CHECKOUT}
     context: dict[str, Any] = {
         "env": env,
         "version": version,
         "images": images,
         "workloads": workloads,
-        "labels": labels,
+        "labels": env.labels,
         "selector": selector(env),
         "annotations": {LABEL_SECRETS: secrets} if secrets else {},
         "placeholder": PLACEHOLDER,
@@ -103,7 +102,7 @@ def cluster_manifest(
         "served": _served(env),
         "provider_port": _provider_port(env),
     }
-    files = {"volumes.yaml": _claims(env, played, labels)}
+    files = {"volumes.yaml": _claims(env, played)}
     of_kind = {"StatefulSet": "statefulset.yaml", "Deployment": "deployment.yaml"}
     for workload in workloads:  # one template: their pods are alike
         files[of_kind[workload.kind]] = render_template(
@@ -150,11 +149,11 @@ def _containers(env: Environment, pod: Document, restricted: bool) -> dict[str, 
     }
 
 
-def _claims(env: Environment, played: Documents, labels: Mapping[str, str]) -> list[Document]:
-    """Return the claims among ``played``, with ``labels``; seed files are ConfigMaps instead of volumes."""
+def _claims(env: Environment, played: Documents) -> list[Document]:
+    """Return the claims among ``played``; seed files are ConfigMaps instead of volumes."""
     seeded = {volume.name for volume in env.volumes if volume.seeded}
     return [
-        {**document, "metadata": {**document["metadata"], "labels": labels}}
+        document
         for document in played
         if document["kind"] == "PersistentVolumeClaim" and document["metadata"]["name"] not in seeded
     ]

@@ -8,7 +8,8 @@ import uuid
 from typing import Any
 from urllib.parse import quote
 
-# Shell script for a container of the image: prints `deb`, `pypi` and `npm` records of the installed packages.
+# Shell script for a container of the image: prints `deb`, `pypi` and `npm` records of the installed packages,
+# and a `generic` one of Node.js where it is no package's.
 # Debian's own Python packages are `deb` records. npm keeps a lock file of the packages that it has installed.
 LIST = r"""
 dpkg-query --show --showformat='deb\t${Package}\t${Version}\t${Architecture}\n'
@@ -19,6 +20,7 @@ done
 find / -xdev -path '*/node_modules/.package-lock.json' | while read -r file; do
     printf 'npm\t'; tr -d '\n' <"$file"; echo
 done
+[ ! -f /usr/local/bin/node ] || printf 'generic\tnode\t%s\n' "$(node --version | tr -d v)"
 """
 
 
@@ -35,12 +37,12 @@ def components(listing: str) -> list[dict[str, str]]:
 
 
 def _package(kind: str, name: str, version: str, architecture: str = "") -> tuple[str, str, str]:
-    """Return name, version and purl of a Debian or Python package."""
+    """Return name, version and purl of a Debian or Python package, or of a program without one."""
+    origin, query = f"{kind}/", ""
     if kind == "deb":
-        path = f"deb/debian/{quote(name)}@{quote(version, safe=':')}?arch={architecture}"
-    else:
-        path = f"pypi/{re.sub(r'[-_.]+', '-', name).lower()}@{quote(version, safe=':')}"
-    return name, version, f"pkg:{path}"
+        origin, query = "deb/debian/", f"?arch={architecture}"
+    written = re.sub(r"[-_.]+", "-", name).lower() if kind == "pypi" else quote(name)
+    return name, version, f"pkg:{origin}{written}@{quote(version, safe=':')}{query}"
 
 
 def _npm(lock: str) -> list[tuple[str, str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -29,6 +30,11 @@ pytestmark = [once, inside]
 
 # Crashes after which s6 must have given a service up; it does so at five within a minute.
 CRASHES = 8
+# Listen at ports until the input ends.
+LISTEN = (
+    "import socket, sys; held = [socket.create_server(('127.0.0.1', int(port))) for port in sys.argv[1:]]; "
+    "print(flush=True); sys.stdin.read()"
+)
 # Seconds until all is well after a daemon has died; 2 to 6 on a machine that does nothing else.
 HEALED = 60
 
@@ -103,6 +109,30 @@ def test_a_daemon_that_dies_is_back(deployment: Deployment, user: HubUser, conta
         lambda: serves(user) and slurm_is_well(deployment), HEALED, f"not all is well {HEALED} s later"
     )
     assert deployment.jobs() == {job: "RUNNING"}
+
+
+def test_a_taken_port_is_waited_for(deployment: Deployment) -> None:
+    """Hub and proxy start as soon as another program leaves their ports; their container goes on."""
+    services = ("/run/service/jupyterhub", "/run/service/configurable-http-proxy")
+    hub = f"{deployment.status['pod']}-jupyterhub"
+    command = deployment.engine.exec_command(
+        hub, "python3", "-c", LISTEN, "8081", "8001", user="root", interactive=True
+    )
+    for path in services:
+        deployment.run_in("jupyterhub", "s6-svc", "-wD", "-d", path)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as listener:
+        assert listener.stdout is not None
+        listener.stdout.readline()
+        for path in services:
+            deployment.run_in("jupyterhub", "s6-svc", "-u", path)
+        for port in (8081, 8001):
+            wait_until(
+                lambda port=port: f"another program listens on port {port}" in deployment.log("jupyterhub"),
+                HEALED,
+                f"nobody says that port {port} is taken",
+            )
+        listener.communicate(b"")
+    wait_until(lambda: hub_answers(deployment), HEALED, "the hub has not come back")
 
 
 def test_a_slurm_that_ended_starts_again(deployment: Deployment, user: HubUser) -> None:

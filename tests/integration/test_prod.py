@@ -6,12 +6,13 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 import yaml
 
-from .helpers import Deployment, Engine, HubUser, entry, free_port, invoke, settings
+from .helpers import STOP, Deployment, Engine, HubUser, entry, free_port, invoke, settings, spawned
 from .registry import PASSWORD, fetched, serving
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
@@ -104,7 +105,17 @@ def test_where_tls_ends_in_front_of_the_hub(prod: Deployment) -> None:
         received.append(lambda answer: cookies.extend(answer.headers.get_list("Set-Cookie")))
         user.log_in(prod.password)
         assert any(cookie.startswith("jupyterhub-hub-login") for cookie in cookies)
-        assert [cookie for cookie in cookies if "; secure" not in cookie.lower()] == []
+        spawned(prod, user)
+        inside = prod.status["url"].removesuffix(urlsplit(user.url).path)
+        answer = user.http.get(f"{user.url}/user/alice/lab", follow_redirects=False)
+        while answer.is_redirect:  # to the log-in and back, by the name that no machine has
+            path = answer.headers["Location"].removeprefix(OUTSIDE)
+            answer = user.http.get(f"{inside}{path}", follow_redirects=False)
+        assert answer.status_code == 200
+        assert any("/user/alice/" in cookie for cookie in cookies if cookie.startswith("_xsrf"))
+        user.stop(STOP)
+        kept = [cookie for cookie in cookies if '=""; expires=' not in cookie]
+        assert [cookie for cookie in kept if "; secure" not in cookie.lower()] == []
         for path in ("/hub/home", "/hub/spawn", "/hub/logout", "/hub/"):
             answer = user.http.get(f"{user.url}{path}", follow_redirects=False)
             assert "elsewhere.example" not in f"{answer.headers.get('Location')} {answer.text}"

@@ -127,15 +127,19 @@ def test_no_path_is_the_proxys_fault(deployment: Deployment) -> None:
 
 @inside
 def test_no_request_steers_a_terminal(deployment: Deployment) -> None:
-    """What the hub writes into its log has no control characters, whoever sent them."""
+    """What the hub writes into its log has no control characters and no lines of others, whoever sent them."""
     with deployment.user() as user:
         xsrf = {"_xsrf": user.http.cookies.get("_xsrf", path=f"{urlsplit(user.url).path}/hub/") or ""}
-        report = b"forged\x1b]0;title\x07\r\x9b31m\xc2\x9b31m"
+        report = (
+            b"forged\x1b]0;title\x07\r\x9b31m\xc2\x9b31m\n[I 2026-11-29 JupyterHub app] User logged in: bob"
+        )
         answer = user.http.post(f"{user.url}/hub/security/csp-report", params=xsrf, content=report)
         assert answer.status_code == 200
     wait_until(lambda: "violation: forged" in deployment.log("jupyterhub"), 10, "the report isn't logged")
-    (line,) = [line for line in deployment.log("jupyterhub").splitlines() if "violation: forged" in line]
-    assert line.endswith("forged\\x1b]0;title\\x07\\r\ufffd31m\\x9b31m")
+    lines = deployment.log("jupyterhub").splitlines()
+    (at,) = [number for number, line in enumerate(lines) if "violation: forged" in line]
+    assert lines[at].endswith("forged\\x1b]0;title\\x07\\r\ufffd31m\\x9b31m")
+    assert lines[at + 1].endswith("    [I 2026-11-29 JupyterHub app] User logged in: bob")
 
 
 @inside

@@ -77,6 +77,18 @@ def test_hubs_on_one_host_have_cookies_of_their_own(root: Path) -> None:
     assert len({container_settings(hub)["DEPLOY_CONFIG_HUB_COOKIE"] for hub in hubs}) == len(hubs)
 
 
+def test_a_hub_that_is_not_published_listens_on_loopback(root: Path) -> None:
+    """Else everybody on the host reaches it at the pod's address. In a cluster a Service leads to it."""
+
+    def address(*options: str) -> str:
+        env = read_environment(root, "dev_dummyauth", settings=[*options])
+        return container_settings(env)["DEPLOY_CONFIG_PROXY_ADDRESS"]
+
+    hidden = "publish.jupyterhub=null"
+    cluster = ("engine=kubernetes", "kubernetes.context=c", "kubernetes.namespace=n")
+    assert (address(), address(hidden), address(hidden, *cluster)) == ("", "127.0.0.1", "")
+
+
 def test_no_secret_is_among_the_settings(env: Environment) -> None:
     """A ConfigMap can be read by anyone who can read the manifest."""
     assert not any(word in key for key in container_settings(env) for word in ("PASSWORD", "KEY", "SECRET"))

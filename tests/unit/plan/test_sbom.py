@@ -12,8 +12,8 @@ LOCK = {
     "node_modules/c/node_modules/ws": {"version": "7.0.0"},
 }
 LISTING = (
-    "deb\tlibstdc++6\t1:14.2.0-19+b1\tamd64\npypi\tjupyter_server\t2.17.0\npypi\tjupyter_server\t2.17.0\nnpm\t"
-    + json.dumps({"packages": LOCK})
+    "deb\tlibstdc++6\t1:14.2.0-19+b1\tamd64\npypi\tjupyter_server\t2.17.0\npypi\tjupyter_server\t2.17.0\n"
+    "generic\tnode\t22.21.1\nnpm\t" + json.dumps({"packages": LOCK})
 )
 
 
@@ -21,6 +21,7 @@ def test_packages_have_their_purls() -> None:
     """Escaped as the purl specification says, each package once."""
     assert [item["purl"] for item in components(LISTING)] == [
         "pkg:deb/debian/libstdc%2B%2B6@1:14.2.0-19%2Bb1?arch=amd64",
+        "pkg:generic/node@22.21.1",
         "pkg:npm/%40a/b@1.0.0",
         "pkg:npm/ws@7.0.0",
         "pkg:npm/ws@8.1.0",

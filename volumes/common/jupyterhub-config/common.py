@@ -59,11 +59,14 @@ def escaped(character: re.Match[str]) -> str:
 
 
 def tame(record: logging.LogRecord) -> bool:
-    """Shorten a long line of the log, and escape control characters: anybody can send 20 MB of them."""
+    """Shorten a long message, escape control characters and indent further lines.
+
+    Anybody can send 20 MB, and what they send must not look like a line of the hub's.
+    """
     message = record.getMessage()
     if len(message) > MOST_LOGGED:
         message = f"{message[:MOST_LOGGED]}... ({len(message)} characters)"
-    record.msg, record.args = re.sub(r"[^\n\t -~]", escaped, message), ()
+    record.msg, record.args = re.sub(r"[^\n\t -~]", escaped, message).replace("\n", "\n    "), ()
     return True
 
 
@@ -173,6 +176,8 @@ if account := setting("QUERY_MANY_AS"):
 c.BricsSlurmSpawner.cmd = ["jupyterhub-singleuser"]
 # Seconds for which a server remembers that a browser is logged in: a log-out takes effect after at most this time.
 c.BricsSlurmSpawner.args = ["--HubOAuth.cache_max_age=20"]
+if setting("EXTERNAL_URL").startswith("https:"):  # servers' cookie `_xsrf`, as above; for the script's shell
+    c.BricsSlurmSpawner.args += ["--ServerApp.tornado_settings=\"{'xsrf_cookie_kwargs': {'secure': True}}\""]
 c.BricsSlurmSpawner.form_choices = json.loads(setting("FORM", "{}"))
 c.BricsSlurmSpawner.gres_enabled = setting("REQUEST_GPUS") == "true"
 
