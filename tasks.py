@@ -9,7 +9,7 @@ from pathlib import Path
 
 from invoke import Context
 
-from hubenvs import cli, stages, tools
+from hubenvs import __version__, cli, stages, tools
 from hubenvs.cli import ROOT, Option, Settings, open_session, task
 
 
@@ -23,9 +23,7 @@ def envs(ctx: Context, json: bool = False) -> None:
 @task()
 def version(ctx: Context) -> None:
     """Print the version of this suite."""
-    import hubenvs
-
-    print(f"hubenvs {hubenvs.__version__}")
+    print(f"hubenvs {__version__}")
 
 
 @task()
@@ -176,12 +174,12 @@ def up(
     as_: Option = None,
     configmap: Option = None,
     users: Option = None,
-    save: bool = False,
     yes: bool = False,
     engine: Option = None,
     context: Option = None,
     namespace: Option = None,
     set_: Settings = None,
+    save: bool = False,
 ) -> None:
     """Bring an environment up: clone, build, volumes, secrets, play, wait, check; here or in a cluster."""
     place = cli.cluster_settings(engine, context, namespace)

@@ -246,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 alone = load.run(session, counts[-1], options.keep, console)
     except HubEnvsError as error:
         print(error.report, file=sys.stderr)
-        return error.exit_code
+        return 1
     print(figures.report(where, cold, runs, sizes, loads, alone), end="")
     return 0
 

@@ -10,6 +10,7 @@ import os
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -18,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 from invoke import Context, Exit, config, env
 from invoke import task as invoke_task
 
+from .console import Console
 from .errors import DefinitionError, HubEnvsError, StateError
 
 if TYPE_CHECKING:
-    from .console import Console
     from .engines.cluster import Cluster
     from .engines.engine import Engine
     from .session import Session
@@ -88,7 +89,7 @@ def task(changes: bool = False, **options: Any) -> Callable[[Callable[..., Any]]
 
 
 def _require_values(arguments: Mapping[str, Any]) -> None:
-    """Raise DefinitionError for an empty one: a variable that isn't set is no wish for the default."""
+    """Raise DefinitionError for an empty one, such as `--env "$ENV"` without that variable."""
     for name, value in arguments.items():
         if value == "":
             option = name.strip("_").replace("_", "-")
@@ -100,7 +101,7 @@ def _errors_shown(changes: bool, as_json: bool) -> Iterator[None]:
     """Turn an error or an interruption of the block into a message and an exit status of the task."""
 
     def ended_by(error: HubEnvsError) -> Exit:
-        return Exit(error.json if as_json else error.report, code=error.exit_code)
+        return Exit(error.json if as_json else error.report, code=1)
 
     try:
         yield
@@ -129,20 +130,13 @@ def _report_configuration(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     """Print an error in Invoke's configuration as two lines, any other error with its traceback."""
-    read = any(name in (config.__file__, env.__file__) for name in _files(trace))
-    if not read or not isinstance(error, Exception):
+    files = {frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace)}
+    if not files & {config.__file__, env.__file__} or not isinstance(error, Exception):
         sys.__excepthook__(kind, error, trace)
         return
     problem = " ".join(str(error).split())
     hint = "correct invoke.yaml, or the file that it names"
     print(DefinitionError(f"Invoke's configuration: {problem}", hint).report, file=sys.stderr)
-
-
-def _files(trace: TracebackType | None) -> Iterator[str]:
-    """Yield the source files of the functions in ``trace``."""
-    while trace:
-        yield trace.tb_frame.f_code.co_filename
-        trace = trace.tb_next
 
 
 # Invoke reads its configuration before a task starts, and catches none of the errors in it.
@@ -181,7 +175,6 @@ def open_session(
     See `session.open_session`.
     """
     from . import session
-    from .console import Console
 
     return session.open_session(
         ROOT,
@@ -215,7 +208,6 @@ def _plain(configuration: Any) -> Any:
 
 def open_engine(ctx: Context, quiet: bool = False, cluster: Cluster | None = None) -> tuple[Engine, Console]:
     """Return the engine and the console, for tasks that need no environment."""
-    from .console import Console
     from .session import open_engine
 
     console = Console(quiet, bool(ctx.config.run.echo))
@@ -228,9 +220,8 @@ def cluster_settings(engine: Option, context: Option, namespace: Option) -> list
         return []
     if engine != "kubernetes":
         problem = f"--engine {engine}: unknown" if engine else "--context, --namespace: only for a cluster"
-        raise DefinitionError(
-            problem, "give --engine kubernetes --context X --namespace Y, or none of them for this host"
-        )
+        hint = "give --engine kubernetes --context X --namespace Y, or none of them for this host"
+        raise DefinitionError(problem, hint)
     if not context or not namespace:
         problem = "the cluster has to be named; the kubeconfig's current one is never taken"
         raise DefinitionError(f"--engine kubernetes: {problem}", "give --context X --namespace Y")
@@ -264,9 +255,8 @@ def chosen_cluster(
 def whole_number(option: str, text: str, numbers: range = range(10**9)) -> int:
     """Return the number ``text``, one of ``numbers``. Invoke's own conversion ends in a traceback."""
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) in numbers):
-        raise DefinitionError(
-            f"{option} {text}: no such number", f"give a whole number from {numbers[0]} to {numbers[-1]}"
-        )
+        hint = f"give a whole number from {numbers[0]} to {numbers[-1]}"
+        raise DefinitionError(f"{option} {text}: no such number", hint)
     return int(text)
 
 

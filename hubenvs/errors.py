@@ -13,12 +13,10 @@ _COLOUR = re.compile("(\x1b\\[(?:[39][1-6]|39|0?)m)")
 
 
 class HubEnvsError(Exception):
-    """Base of every expected failure. Tasks print it and exit with ``exit_code``.
+    """Base of every expected failure. Tasks print it and exit with status 1.
 
     ``message``: where and what is wrong. ``hint``: what to do. ``details``: another program's lines about it.
     """
-
-    exit_code = 1
 
     def __init__(self, message: str, hint: str = "", details: Sequence[str] = ()) -> None:
         super().__init__(message)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,11 +38,9 @@ class Session:
         """Return the runner of programs other than the engine's."""
         return self.engine.programs
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Hold the deployment's lock during the block; StateError if another task holds it."""
-        with folder.lock(self.env.deploy_folder):
-            yield
+        return folder.lock(self.env.deploy_folder)
 
     def existing(self) -> Existing:
         """Return the deployment's existing resources, whoever created them."""
@@ -95,8 +93,8 @@ def open_engine(root: Path, console: Console, dry: bool = False, cluster: Cluste
 
     ``dry``: only query it, and write no configuration.
     """
-    folder = None if dry else deploy_folders(root)
-    return select_engine(folder, Programs(console.echo), cluster, checkout_id(root))
+    configuration = None if dry else deploy_folders(root)
+    return select_engine(configuration, Programs(console.echo), cluster, checkout_id(root))
 
 
 def cluster_of(env: Environment | None) -> Cluster | None:

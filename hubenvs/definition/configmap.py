@@ -30,7 +30,10 @@ KEYS = {
 USERS_KEY, PASSWORD_KEY = "devUsers", "dummyAuthPassword"
 KNOWN = (*KEYS, USERS_KEY, PASSWORD_KEY)
 # The definition's key for each key in the tunnel client's configuration beside such a ConfigMap.
-TUNNEL_KEYS = {"server_address": "zenith.server_address", "server_port": "zenith.server_port"}
+TUNNEL_KEYS = {
+    **dict.fromkeys(("server_address", "serverAddress"), "zenith.server_address"),
+    **dict.fromkeys(("server_port", "serverPort"), "zenith.server_port"),
+}
 
 
 @dataclass(frozen=True)
@@ -69,16 +72,10 @@ def _beside(folder: Path, root: Path) -> list[Layer]:
             data = parse_yaml(read_text(path, root), shown(path, root)).data
             layers += [
                 single_key(ours, data[theirs], f"{shown(path, root)}: {theirs}")
-                for key, ours in TUNNEL_KEYS.items()
-                for theirs in (key, _camel_case(key))
+                for theirs, ours in TUNNEL_KEYS.items()
                 if theirs in data
             ]
     return layers
-
-
-def _camel_case(key: str) -> str:
-    first, *rest = key.split("_")
-    return first + "".join(word.capitalize() for word in rest)
 
 
 def parse_config_map(text: str, label: str) -> ConfigMap:

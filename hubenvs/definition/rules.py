@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from .containers import ACCOUNTING, CONTAINERS, FRONT_ENDS, IDENTITY, REPOSITORIES, TUNNEL
+from .containers import ACCOUNTING, FRONT_ENDS, IDENTITY, REPOSITORIES, TUNNEL
 from .environment import Environment
 from .names import POD_NAME_LENGTH, SECRET_NAME_LENGTH
 from .schema import DevUser, OnNodes, Reservation
@@ -56,9 +56,6 @@ def _containers(env: Environment) -> None:
         if env.stage == "dev" and env.images[name].image:
             problem = "a prebuilt image can't contain your working copy; use `stage: prod`"
             raise ValueError(f"images.{name}.image: {problem}")
-    for name in env.limits:
-        if name not in CONTAINERS:
-            raise ValueError(f"limits.{name}: there is no such container (known: {', '.join(CONTAINERS)})")
     if env.hub.subdomain_host and env.hub.external_url:
         raise ValueError("hub.external_url: hub.subdomain_host is where people find the hub; leave this null")
     if env.hub.subdomain_host and (env.kubernetes.ingress or set(FRONT_ENDS) & set(env.containers)):

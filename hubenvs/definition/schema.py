@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -229,13 +230,8 @@ class Reservation(OnNodes):
 class HostAlias(Frozen):
     """A line of the pod's /etc/hosts, as Kubernetes writes it."""
 
-    ip: str
+    ip: Annotated[str, AfterValidator(lambda text: str(ipaddress.ip_address(text)))]
     hostnames: Annotated[tuple[Host, ...], Field(min_length=1)]
-
-    @field_validator("ip")
-    @classmethod
-    def _ip(cls, value: str) -> str:
-        return str(ipaddress.ip_address(value))
 
 
 # The Debian release that has each release of Slurm.

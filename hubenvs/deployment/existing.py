@@ -82,7 +82,7 @@ def all_existing(listing: Listing) -> dict[str, Existing]:
     """Return every deployment that has a labelled resource, by the pod's name."""
     labels: dict[str, Mapping[str, str]] = {}
     for resource in (*listing.networks, *listing.volumes, *listing.containers, *listing.pods):
-        if pod := _pod_name_of(resource):
+        if pod := pod_name_of(resource):
             labels[pod] = resource.labels
     return {
         pod: Existing(
@@ -91,10 +91,10 @@ def all_existing(listing: Listing) -> dict[str, Existing]:
             checkout=of_pod.get(names.LABEL_CHECKOUT, ""),
             stage=of_pod.get(names.LABEL_STAGE),
             listing=listing,
-            pod=next((item for item in listing.pods if _pod_name_of(item) == pod), None),
-            containers=tuple(item for item in listing.containers if _pod_name_of(item) == pod),
-            volumes=tuple(sorted(item.name for item in listing.volumes if _pod_name_of(item) == pod)),
-            networks=tuple(item.name for item in listing.networks if _pod_name_of(item) == pod),
+            pod=next((item for item in listing.pods if pod_name_of(item) == pod), None),
+            containers=tuple(item for item in listing.containers if pod_name_of(item) == pod),
+            volumes=tuple(sorted(item.name for item in listing.volumes if pod_name_of(item) == pod)),
+            networks=tuple(item.name for item in listing.networks if pod_name_of(item) == pod),
         )
         for pod, of_pod in sorted(labels.items())
     }
@@ -106,12 +106,7 @@ def find_existing(listing: Listing, root: Path, environment: str, instance: str 
     return all_existing(listing).get(pod) or Existing(pod, environment, names.checkout_id(root), listing)
 
 
-def belongs_to_us(resource: Resource) -> bool:
-    """Return whether ``resource`` belongs to a deployment of this suite, from any checkout."""
-    return _pod_name_of(resource) is not None
-
-
-def _pod_name_of(resource: Resource) -> str | None:
+def pod_name_of(resource: Resource) -> str | None:
     """Return the pod name of the deployment that owns ``resource``; None if it lacks our labels."""
     labels = resource.labels
     return labels.get(names.LABEL_INSTANCE) if labels.get(names.LABEL_PART_OF) == names.PART_OF else None
@@ -130,7 +125,7 @@ def refuse_foreign(env: Environment, existing: Existing) -> None:
     if existing.pod is None and any(pod.name == env.pod for pod in listing.pods):
         raise StateError(f"there is a pod {env.pod} without this suite's labels", hint)
     pods_and_containers = *listing.pods, *listing.containers  # which can't have the same name
-    taken = {item.name for item in pods_and_containers if _pod_name_of(item) != env.pod}
+    taken = {item.name for item in pods_and_containers if pod_name_of(item) != env.pod}
     if others := {env.pod, *map(env.container_name, env.containers)} & taken:
         raise StateError(f"there is a pod or container {min(others)} already", "use --instance NAME")
     if others := {volume.name for volume in env.volumes} & listing.volume_names - set(existing.volumes):
@@ -154,7 +149,7 @@ def remove_pod(
     ``grace``: seconds that a container has to end by itself.
     """
     # A pod of that name without our labels is somebody else's.
-    pods = [pod for pod in existing.listing.pods if _pod_name_of(pod) == existing.pod_name]
+    pods = [pod for pod in existing.listing.pods if pod_name_of(pod) == existing.pod_name]
     containers, listing = existing.container_names, existing.listing
     # These go with the pod, but not if the engine was killed while it made one.
     removed = {*volumes, *names.scratch_volumes(existing.pod_name)}

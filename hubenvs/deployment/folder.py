@@ -156,9 +156,8 @@ def read_secrets(folder: Path, only: Container[str] | None = None) -> dict[str, 
             values[path.name] = ""
         if not values[path.name].strip():
             loss = "; the database's log-in data is lost" if path.name == "crypt_keys" else ""
-            raise StateError(
-                f"{path}: empty, or not text", f"rm {path}, then `invoke up` makes a new one{loss}"
-            )
+            hint = f"rm {path}, then `invoke up` makes a new one{loss}"
+            raise StateError(f"{path}: empty, or not text", hint)
     return values
 
 

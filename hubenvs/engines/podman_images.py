@@ -204,7 +204,7 @@ class PodmanImages:
     def _add_others(self, name: str, target: str, architecture: str) -> None:
         """Add the images of the list ``target`` to the list ``name``, except ``architecture``'s.
 
-        podman 4.3: `manifest inspect TARGET` would not log in, `manifest add` does.
+        podman<5: `manifest inspect TARGET` would not log in, `manifest add` does.
         """
         add = ("podman", "manifest", "add", "--all", name, f"docker://{target}")
         done = self.run(add, check=False, timeout=None)

@@ -13,11 +13,6 @@ if TYPE_CHECKING:
     from .proofs import Proof
 
 
-def import_proofs() -> None:
-    """Import what `check` needs. Fabric takes a third of a second."""
-    from . import proofs  # noqa: F401
-
-
 def check(session: Session) -> None:
     """Check SSH from the hub to Slurm and print each proof; StateError with the first one that fails."""
     if "jupyterhub" not in session.env.containers:

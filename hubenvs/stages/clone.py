@@ -66,9 +66,8 @@ def _clone(session: Session, repository: str) -> str:
 
 def _in_place(repository: str, folder: Path) -> str:
     if not folder.is_dir():
-        raise StateError(
-            f"repositories.{repository}.url: there is no folder {folder}", "correct it, or use `bundled`"
-        )
+        hint = "correct it, or use `bundled`"
+        raise StateError(f"repositories.{repository}.url: there is no folder {folder}", hint)
     if not any((folder / name).is_file() for name in _PACKAGE):
         problem = f"{folder} has no {' or '.join(_PACKAGE)}"
         raise StateError(f"repositories.{repository}.url: {problem}", "name the package's folder")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ..definition.dev_users import write_file
@@ -19,7 +20,7 @@ from ..session import Session, cluster_of
 from .announce import announce
 from .apply import apply, rehearse
 from .build import build_images
-from .check import import_proofs, prove, report
+from .check import prove, report
 from .clone import clone
 from .keep_settings import keep_settings
 from .play import play_pod
@@ -65,7 +66,7 @@ def _wait_and_prove(session: Session) -> list[Proof]:
         return proofs[0].ok  # if it isn't, it is the only one
 
     with ThreadPoolExecutor() as pool:
-        pool.submit(import_proofs)  # while the pod starts
+        pool.submit(import_module, f"{__package__}.proofs")  # while the pod starts
         wait(session, ssh=hub_ssh_works)
     if session.env.slurm_elsewhere:
         with session.console.busy("check", "SSH from the hub to Slurm"):

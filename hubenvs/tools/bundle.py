@@ -101,9 +101,8 @@ def _commits(session: Session) -> dict[str, str]:
         if folder == env.bundled(name):
             continue
         if commit is None or folder.parent.name != WORKING_COPIES:
-            raise StateError(
-                f"repositories.{name}: {url} isn't a clone, so it can't be bundled", "use its URL"
-            )
+            hint = "use its URL"
+            raise StateError(f"repositories.{name}: {url} isn't a clone, so it can't be bundled", hint)
         if edited:
             raise StateError(f"{folder}: has uncommitted changes", "commit them")
         commits[name] = commit

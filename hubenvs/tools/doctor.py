@@ -11,7 +11,7 @@ from ..console import Console
 from ..definition.names import LABEL_CHECKOUT, checkout_id
 from ..definition.read import readable_environments
 from ..definition.schema import Endpoint
-from ..deployment.existing import belongs_to_us
+from ..deployment.existing import pod_name_of
 from ..deployment.ports import port_problem
 from ..deployment.sources import on_host
 from ..engines.engine import Engine
@@ -55,7 +55,7 @@ def _git() -> Result:
 
 
 def _ports(root: Path, engine: Engine) -> Result:
-    containers = [container for container in engine.listing().containers if belongs_to_us(container)]
+    containers = [container for container in engine.listing().containers if pod_name_of(container)]
     ours = {(port.address, port.host_port) for container in containers for port in container.ports}
     free = []
     for name, env in readable_environments(root).items():
@@ -78,14 +78,10 @@ def _published(root: Path, engine: Engine) -> Result:
     for address, number, pod in sorted(ports):
         address = address.replace("0.0.0.0", "127.0.0.1")
         url = f"http://{Endpoint(address=address, port=number)}/"
-        if not poll(partial(_answers, url), PATIENCE):
+        if not poll(partial(http_status, url), PATIENCE):
             remedy = f"if it is not just starting: {engine.lost_ports_remedy()}"
             return False, f"nothing answers at {url}, where {pod} is published", remedy
     return True, "those of running pods answer" if ours else "no pod is running", ""
-
-
-def _answers(url: str) -> bool:
-    return http_status(url) is not None
 
 
 def _mirrors(root: Path) -> Result:

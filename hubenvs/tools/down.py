@@ -39,9 +39,8 @@ def down(
     try:
         check_instance(instance)
     except ValueError as error:
-        raise DefinitionError(
-            f"--instance {instance!r}: {error}", "`invoke status` lists what is up"
-        ) from None
+        hint = "`invoke status` lists what is up"
+        raise DefinitionError(f"--instance {instance!r}: {error}", hint) from None
     with ExitStack() as locks:
         # Locked before looking, so that nothing changes in between. A missing folder isn't created for its
         # lock.

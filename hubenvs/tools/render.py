@@ -35,9 +35,8 @@ def render(session: Session, output: str | None, target: str, with_secrets: bool
 
 def _check_options(target: str, targets: list[str], output: str | None, with_secrets: bool) -> None:
     if target not in targets:
-        raise DefinitionError(
-            f"--target {target}: not for this environment", f"--target {' or '.join(targets)}"
-        )
+        hint = f"--target {' or '.join(targets)}"
+        raise DefinitionError(f"--target {target}: not for this environment", hint)
     if target == "kubernetes" and with_secrets:
         raise DefinitionError(
             "--with-secrets: the folder for Kubernetes never contains Secrets",

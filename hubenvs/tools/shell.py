@@ -16,9 +16,8 @@ def shell(session: Session, container: str, user: str | None, command: Sequence[
     if user:
         if engine.exec(target, "id", user, check=False).returncode != 0:
             accounts = ", ".join(dev_user.account for dev_user in session.env.dev_users)
-            raise DefinitionError(
-                f"--user {user}: {target} has no such account", f"its users have {accounts}"
-            )
+            hint = f"its users have {accounts}"
+            raise DefinitionError(f"--user {user}: {target} has no such account", hint)
         argv = ["sh", "-c", 'cd && exec "$@"', "sh", *argv]
     tty = sys.stdin.isatty() and sys.stdout.isatty()
     run = engine.exec_command(target, *argv, user=user, interactive=True, tty=tty)

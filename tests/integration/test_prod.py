@@ -151,7 +151,7 @@ def test_push_adds_to_a_list_of_architectures(
             tags.append(f"localhost/jupyterhub-slurm-tests/{instance}:{content}")
             engine.run(engine.import_image_command(str(tmp_path / "tar"), tags[-1], architecture))
             digest = engine.push(tags[-1], target, architecture)
-        host, _, path = registry.partition("/")  # podman 4.3 would not log in for this
+        host, _, path = registry.partition("/")  # podman<5: 4.3 would not log in for this
         url, headers = f"http://{host}/v2/{path}/listed/manifests/{digest}", {"Accept": ", ".join(LISTS)}
         shown = httpx.get(url, auth=("site", PASSWORD), headers=headers, trust_env=False).json()
         images = {row["platform"]["architecture"]: row["digest"] for row in shown["manifests"]}

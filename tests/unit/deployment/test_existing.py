@@ -8,7 +8,7 @@ import pytest
 
 from hubenvs.definition.environment import Environment
 from hubenvs.definition.names import LABEL_CHECKOUT, LABEL_ENVIRONMENT, LABEL_INSTANCE, LABEL_PART_OF, PART_OF
-from hubenvs.deployment.existing import all_existing, belongs_to_us, find_existing, refuse_foreign
+from hubenvs.deployment.existing import all_existing, find_existing, pod_name_of, refuse_foreign
 from hubenvs.engines.engine import ListedContainer, Listing, Pod, PublishedPort, Resource
 from hubenvs.errors import StateError
 
@@ -98,9 +98,9 @@ def test_only_labelled_things_are_ours() -> None:
     """Something without our label belongs to somebody else, whatever its name."""
     ours = {"app.kubernetes.io/part-of": "jupyterhub-slurm", "app.kubernetes.io/instance": "x"}
     assert list(all_existing(Listing(volumes=(Resource("v", ours),)))) == ["x"]
-    assert belongs_to_us(Resource("v", ours))
+    assert pod_name_of(Resource("v", ours))
     for labels in ({"app.kubernetes.io/instance": "x"}, {}):
-        assert not belongs_to_us(Resource("v", labels))
+        assert not pod_name_of(Resource("v", labels))
         assert all_existing(Listing(volumes=(Resource("v", labels),))) == {}
 
 
