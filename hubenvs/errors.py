@@ -64,6 +64,8 @@ class CommandError(HubEnvsError):
     def __init__(self, argv: Sequence[str], returncode: int | None, output: str, hint: str = "") -> None:
         lines = [line for line in output.splitlines() if line.strip()]
         what = "did not end" if returncode is None else f"failed (exit status {returncode})"
+        where = "the program's own words are above" if lines else "the program said nothing"
+        hint = hint or f"{where}; `invoke doctor` names what this host lacks"
         super().__init__(f"`{quoted(argv)}` {what}", hint, lines[-12:])
 
 
