@@ -45,7 +45,7 @@ class Environment(schema.Frozen):
     engine: Literal["kubernetes"] | None  # None: this host runs it
     kubernetes: schema.Kubernetes
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
-    base_url: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*/?$")]
+    base_url: Annotated[str, Field(max_length=200, pattern=r"^(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*/?$")]
     auth: schema.Auth
     hub: schema.Hub
     slurm: schema.Slurm

@@ -81,6 +81,7 @@ def test_later_layers_win_key_by_key(root: Path) -> None:
         ),
         ("overlays: [/not-there]", "local.yaml:1: overlays: there is no folder /not-there"),
         ("base_url: /jupyter/../hub", "local.yaml:1: base_url: string should match pattern"),
+        (f"base_url: /{'x' * 200}", "local.yaml:1: base_url: string should have at most 200 characters"),
         ("base_url: /jüpyter", "local.yaml:1: base_url: string should match pattern"),
         ("auth: {oidc_server: 'https://jüpyter.example.org'}", "auth.oidc_server: string should match"),
         ("debian: {mirror: 'http://jüpyter.example.org'}", "debian.mirror: string should match pattern"),
