@@ -12,7 +12,7 @@ from hubenvs.definition.environment import Environment
 from hubenvs.definition.read import read_environment
 from hubenvs.deployment.sources import read_seeds, read_templates
 from hubenvs.errors import DefinitionError
-from hubenvs.plan.cluster_manifest import SECRETS, cluster_manifest, kustomize_folder
+from hubenvs.plan.cluster_manifest import PROXY_MEMORY, SECRETS, cluster_manifest, kustomize_folder
 from hubenvs.plan.manifest import manifest
 
 Document = dict[str, Any]
@@ -95,6 +95,22 @@ def test_podman_and_kubernetes_have_the_same_containers(root: Path, name: str) -
     shm = {name: item["mounts"].pop("/dev/shm", None) for name, item in in_cluster.items()}
     assert {name for name, volume in shm.items() if volume} == {"slurm"} & in_cluster.keys()
     assert in_cluster == shape(pod, maps)
+
+
+@pytest.mark.parametrize("name", ["dev_realauth", "prod"])
+def test_memory_is_limited_as_in_the_definition(root: Path, name: str) -> None:
+    """Each container has its limit of `limits`, none where that is null; a proxy in its own pod has a fixed one."""
+    env = read_environment(root, name, settings=["limits.jupyterhub.memory=3Gi", "limits.slurm.memory=null"])
+    files = folder(env)
+    containers = [
+        item
+        for workload in (*files["statefulset.yaml"], *files.get("deployment.yaml", ()))
+        for item in workload["spec"]["template"]["spec"]["containers"]
+    ]
+    memory = {item["name"]: item["resources"]["limits"].get("memory") for item in containers}
+    assert memory.pop("proxy", PROXY_MEMORY) == PROXY_MEMORY
+    assert memory == {name: env.limits[name].memory for name in env.containers}
+    assert memory["jupyterhub"] == "3Gi"
 
 
 def test_every_seed_file_is_brought_in(env: Environment) -> None:

@@ -17,7 +17,7 @@ from hubenvs.deployment.sources import read_templates
 from hubenvs.errors import DefinitionError
 from hubenvs.plan import keys
 from hubenvs.plan import manifest as of_pod
-from hubenvs.plan.manifest import Document, dump, redacted, without_limits
+from hubenvs.plan.manifest import Document, dump, redacted, security_context, without_limits
 
 from ..helpers import rendered
 
@@ -208,6 +208,40 @@ def test_accounting_has_a_container_with_munges_key_and_the_dev_users(root: Path
         "Parent - 'two'",
         "User - 'b.two':DefaultAccount='two'",
     ]
+
+
+# What an entrypoint needs to put its files in place and become an ordinary user.
+START = {"CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETPCAP", "SETUID", "NET_BIND_SERVICE"}
+CAPABILITIES = {
+    "jupyterhub": START,
+    "slurm": {*START, "KILL", "SYS_CHROOT"},
+    "oidc-provider": START,
+    "gateway": START,
+    "accounting": {*START, "KILL"},
+    "zenith-client": set(),
+}
+
+
+def test_every_container_has_the_rights_that_it_needs(env: Environment) -> None:
+    """All capabilities are dropped but those of its entrypoint; only Slurm's container can get more, by sudo."""
+    contexts = {row.name: security_context(env, row, restricted=False) for row in CONTAINERS.values()}
+    assert {name: set(item["capabilities"].get("add", ())) for name, item in contexts.items()} == CAPABILITIES
+    assert all(item["capabilities"]["drop"] == ["ALL"] for item in contexts.values())
+    assert {name for name, item in contexts.items() if item["allowPrivilegeEscalation"]} == {"slurm"}
+
+
+@pytest.mark.parametrize("stage", ["dev", "prod"])
+def test_only_prod_has_a_read_only_root_file_system(root: Path, stage: str) -> None:
+    """Hub, provider and gateway have it; `reload` replaces files in dev, and the others' programs write there."""
+    env = read_environment(root, "dev_realauth", settings=[f"stage={stage}"])
+    for restricted in (False, True):
+        rows = CONTAINERS.values()
+        read_only = {
+            row.name
+            for row in rows
+            if security_context(env, row, restricted).get("readOnlyRootFilesystem", False)
+        }
+        assert read_only == ({"jupyterhub", "oidc-provider", "gateway"} if stage == "prod" else set())
 
 
 def test_limits_can_be_left_out(env: Environment) -> None:
