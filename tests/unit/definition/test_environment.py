@@ -44,6 +44,20 @@ def test_containers_find_their_settings(env: Environment) -> None:
     assert all(isinstance(value, str) for value in settings.values())
 
 
+def test_containers_find_what_keeps_users_apart(root: Path) -> None:
+    """Tokens of any party, accounts of one's own name and a password, unless the three keys say something else."""
+    names = ("JWT_AZP", "MATCH_USERNAME", "PROVIDER_ASKS")
+    for keys, expected in (
+        ([], ["", "true", "true"]),
+        (
+            ["auth.azp=portal", "auth.match_username=false", "auth.provider_password=false"],
+            ["portal", "false", "false"],
+        ),
+    ):
+        values = container_settings(read_environment(root, "dev_realauth", settings=keys))
+        assert [values[f"DEPLOY_CONFIG_{name}"] for name in names] == expected
+
+
 @pytest.mark.parametrize(
     ("settings", "gpus", "script"),
     [

@@ -274,6 +274,22 @@ def test_the_bundled_gateway_has_no_other_name(root: Path) -> None:
     assert env.url == "https://hub.example.org/jupyter"
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("dev_realauth", []),
+        ("dev_realauth_zenithclient", []),
+        ("dev_dummyauth", ["kubernetes.ingress={host: hub.example.org}"]),
+    ],
+)
+def test_users_have_no_domains_behind_one_host_name(root: Path, name: str, settings: list[str]) -> None:
+    """`hub.subdomain_host` is refused with the gateway, the tunnel or an ingress, and taken without them."""
+    domain = "hub.subdomain_host=https://hub.example.org"
+    with pytest.raises(DefinitionError, match=r"hub\.subdomain_host: gateway, tunnel and ingress"):
+        read_environment(root, name, settings=[*settings, domain])
+    assert read_environment(root, "dev_dummyauth", settings=[domain]).hub.subdomain_host
+
+
 def test_a_web_proxy_leads_to_a_provider_elsewhere_alone(root: Path) -> None:
     """The bundled one is in the pod. A password in the proxy's URL would be readable for everybody there."""
     proxy = "auth.proxy=http://proxy.example.org:3128"

@@ -20,3 +20,17 @@ def test_a_folder_in_a_seed_files_place_is_refused(root: Path, tmp_path: Path) -
     (folder / "x").touch()
     with pytest.raises(StateError, match=r"jupyterhub-config/common\.py: a file in one folder"):
         read_seeds(env)
+
+
+def test_an_overlays_link_out_of_it_is_refused(root: Path, tmp_path: Path) -> None:
+    """A file of this host, or a whole folder of it, doesn't get into a volume or a ConfigMap."""
+    overlay, elsewhere = tmp_path / "overlay", tmp_path / "elsewhere"
+    (overlay / "jupyterhub-config").mkdir(parents=True)
+    elsewhere.mkdir()
+    (elsewhere / "secret").touch()
+    env = read_environment(root, "dev_dummyauth", settings=[f"overlays=[{overlay}]"])
+    for link, target in (("jupyterhub-config/x", elsewhere / "secret"), ("slurm-config", elsewhere)):
+        (overlay / link).symlink_to(target)
+        with pytest.raises(StateError, match=rf"overlay/{link}.*: leads out of"):
+            read_seeds(env)
+        (overlay / link).unlink()
