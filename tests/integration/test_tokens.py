@@ -40,6 +40,9 @@ FORGED: dict[str, Callable[[Tokens], tuple[str, ...]]] = {
     "its own key in `jwk`": lambda tokens: (tokens.strangers(jwk={"kty": "RSA", "n": "AQAB", "e": "AQAB"}),),
     "its own keys at `jku`": lambda tokens: (tokens.strangers(jku=f"{tokens.url}/hub/static/keys"),),
     "its own certificate at `x5u`": lambda tokens: (tokens.strangers(x5u=f"{tokens.url}/hub/static/chain"),),
+    "an access token: `typ` at+jwt in its header": lambda tokens: (
+        tokens.with_header(tokens.key_set, typ="at+jwt"),
+    ),
 }
 
 
@@ -59,6 +62,8 @@ CLAIMS: dict[str, Claims] = {
     "not before 60 s from now": {"nbf": 60},
     "`iss` of another": {"iss": "http://127.0.0.1:1"},
     "`aud` of another": {"aud": "another"},
+    "an access token: claim `typ` Bearer": {"typ": "Bearer"},
+    "claim `typ` ID": {"typ": "ID"},
     **{f"no `{name}`": {name: None} for name in ("iss", "aud", "exp", "iat", "short_name", "projects")},
     "`projects` as a list": {"projects": ["project1"]},
     "`projects` as text that isn't JSON": {"projects": "{"},
@@ -72,7 +77,7 @@ CLAIMS: dict[str, Claims] = {
     "`projects` of another platform": {"projects": project(platform="elsewhere")},
     **{
         f"`username` {text!r}": {"projects": project(username=text)}
-        for text in ("x; id", "-R", "../root", "root", "alice.project1\n", "alice.project2")
+        for text in ("x; id", "-R", "../root", "root", "alice.project1\n", "alice.project2", "bob.project1")
     },
     **{
         f"`short_name` {text!r}": {"short_name": text}
@@ -85,10 +90,11 @@ CLAIMS: dict[str, Claims] = {
 WORKS = {
     "expired 3 s ago, by a clock that differs",
     "issued 4 s from now",
+    "claim `typ` ID",
     "`projects` as text with JSON",
     "24 KiB of projects",
 }
-NO_PROJECT = {"`projects` empty", "`projects` of another platform"}
+NO_PROJECT = {"`projects` empty", "`projects` of another platform", "`username` 'bob.project1'"}
 
 
 def decided(sent: str) -> int:

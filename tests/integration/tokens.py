@@ -46,7 +46,11 @@ class Tokens:
 
     def strangers(self, **header: Any) -> str:
         """Return a token signed with a key that isn't the provider's, with ``header`` fields (None: without one)."""
-        key = json.loads(signing_keys())["keys"][0]
+        return self.with_header(signing_keys(), **header)
+
+    def with_header(self, key_set: str, **header: Any) -> str:
+        """Return a token signed with a key of ``key_set``, with ``header`` fields (None: without one)."""
+        key = json.loads(key_set)["keys"][0]
         fields = {name: value for name, value in {**self.header, **header}.items() if value is not None}
         return jwt.encode(self.changed(), jwt.PyJWK(key, "RS256").key, "RS256", fields)
 
