@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 
@@ -54,16 +55,51 @@ def port_thief(deployment: Deployment, *ports: int) -> Iterator[Callable[[], lis
 
 
 def test_a_job_gets_no_port_of_the_pods_services(deployment: Deployment) -> None:
-    """Not while the hub, its proxy, slurmctld or the whole hub container restarts; and the hub comes back."""
+    """Not while hub, proxy, Slurm's daemons, sshd or the whole hub container restart; and the hub comes back."""
     hub = f"{deployment.status['pod']}-jupyterhub"
-    with port_thief(deployment, 8000, 8001, 8080, 8081, 9000, 6817) as got:
+    with port_thief(deployment, 8000, 8001, 8080, 8081, 9000, 6817, 6819, 22) as got:
         for service in ("jupyterhub", "configurable-http-proxy"):
             restart(deployment, "jupyterhub", service)
             wait_until(lambda: deployment.health == 200, 60 * slowdown(), f"{service} did not come back")
-        deployment.run_in("slurm", "s6-svc", "-r", "/run/service/slurmctld")
+        for service in ("slurmctld", "slurmd-node1", "sshd"):
+            restart(deployment, "slurm", service)
         deployment.engine.run(("podman", "restart", hub))
         wait_until(lambda: deployment.health == 200, 60 * slowdown(), "the hub did not come back")
         assert got() == [OWN_PORT]
+
+
+@pytest.mark.environments("dev_realauth")
+def test_a_job_gets_no_port_of_provider_or_gateway(deployment: Deployment) -> None:
+    """Not while their containers restart: at the provider's port it could sign tokens as anybody."""
+    containers = [f"{deployment.status['pod']}-{name}" for name in ("oidc-provider", "gateway")]
+    ports = published_ports(deployment)
+    assert {8080} < ports  # the gateway's; the provider has the same in the pod as on this host
+    with port_thief(deployment, *ports) as got:
+        deployment.engine.run(("podman", "restart", *containers))
+        wait_until(lambda: gateway_answers(deployment), 60 * slowdown(), "the log-in did not come back")
+        assert got() == [OWN_PORT]
+
+
+def published_ports(deployment: Deployment) -> set[int]:
+    """Return the ports in the pod that its manifest publishes."""
+    containers = [f"{deployment.status['pod']}-{name}" for name in ("jupyterhub", "gateway", "oidc-provider")]
+    listed = {item.name: item.ports for item in deployment.engine.listing().containers}
+    return {port.container_port for name in containers for port in listed.get(name, ())}
+
+
+def gateway_answers(deployment: Deployment) -> bool:
+    """Return whether the gateway leads to the provider's page."""
+    with contextlib.suppress(httpx.HTTPError):
+        page = httpx.get(deployment.status["gateway_url"], follow_redirects=True, trust_env=False)
+        return "Choose a user" in page.text
+    return False
+
+
+def reached_by_nobody(address: str, port: int) -> bool:
+    """Return whether another account of this host can connect to ``port`` of a pod's ``address``."""
+    nobody = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
+    connect = ("timeout", "3", "bash", "-c", f">/dev/tcp/{address}/{port}")
+    return subprocess.run((*nobody, *connect), stderr=subprocess.DEVNULL, check=False).returncode == 0
 
 
 @pytest.mark.environments("dev_dummyauth", "dev_realauth")
@@ -72,11 +108,13 @@ def test_other_accounts_and_pods_reach_only_what_is_published(deployment: Deploy
     rows = deployment.run_in("slurm", "cat", "/proc/net/tcp", "/proc/net/tcp6").splitlines()
     ends = [row.split()[1].split(":") for row in rows if row.split()[3] == "0A"]
     everywhere = {int(port, 16) for address, port in ends if not address.endswith("0100007F")}
-    containers = [f"{deployment.status['pod']}-{name}" for name in ("jupyterhub", "gateway", "oidc-provider")]
-    listed = {item.name: item.ports for item in deployment.engine.listing().containers}
-    published = {port.container_port for name in containers for port in listed.get(name, ())}
+    published = published_ports(deployment)
     assert published
     assert everywhere == published
+    if not rootless():
+        address = deployment.run_in("slurm", "hostname", "-I").split()[0]
+        tried = {*published, 8001, 8081, 22, 6817}
+        assert {port for port in tried if reached_by_nobody(address, port)} == published
 
 
 connected_alone = pytest.mark.skipif(
