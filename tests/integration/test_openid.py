@@ -9,7 +9,7 @@ import time
 import httpx
 import pytest
 
-from .helpers import START, STOP, Deployment, HubUser, slowdown, wait_until
+from .helpers import ACCOUNT, START, STOP, Deployment, HubUser, slowdown, wait_until
 from .tokens import Tokens, project
 
 pytestmark = pytest.mark.environments("dev_realauth")
@@ -40,6 +40,42 @@ def test_people_have_the_projects_of_dev_users(deployment: Deployment) -> None:
         assert sorted(users.split()) == ["alice.project2", "bob.project1"]
         for user in (alice, bob):
             user.stop(STOP)
+
+
+# In a job: goes to the provider's page, chooses alice there, and prints the status and what it is told.
+CHOOSE_ALICE = """
+import sys, urllib.error, urllib.parse, urllib.request
+browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+try:
+    form = urllib.parse.urlencode({"login": "alice"}).encode()
+    answer = browser.open(browser.open(sys.argv[1]).url, form)
+except urllib.error.HTTPError as error:
+    answer = error
+print(answer.status, answer.read().decode())
+"""
+
+
+def test_a_job_is_nobody_without_the_password(deployment: Deployment) -> None:
+    """It reaches the provider at the URL that browsers have, and is asked for the password as they are."""
+    with HubUser(deployment.status["gateway_url"]) as user:
+        page = user.page("/hub/login")
+    begin = next(str(step.url) for step in page.history if step.url.netloc == page.url.netloc)
+    job = (
+        "runuser",
+        "-u",
+        ACCOUNT,
+        "--",
+        "srun",
+        "--quiet",
+        "--chdir=/",
+        "python3",
+        "-c",
+        CHOOSE_ALICE,
+        begin,
+    )
+    told = deployment.run_in("slurm", *job)
+    assert told.startswith("403 ")
+    assert "That is not the password." in told
 
 
 @pytest.mark.parametrize("password", [{}, {"password": ""}, {"password": "guessed"}])
