@@ -188,6 +188,19 @@ def test_check_notices_that_sudo_lets_variables_through(deployment: Deployment) 
 
 
 @once
+def test_check_notices_that_sudo_allows_other_commands(deployment: Deployment) -> None:
+    """With ALL in place of the three wrappers the service account would be every user."""
+    rules, wrappers = "/etc/sudoers.d/jupyterspawner", "(%jupyterusers) NOPASSWD: "
+    deployment.run_in("slurm", "sed", "-i", f"s/{wrappers}SLURMSPAWNER/{wrappers}ALL/", rules)
+    try:
+        done = invoke("check", *deployment.options, check=False)
+    finally:
+        deployment.run_in("slurm", "sed", "-i", f"s/{wrappers}ALL/{wrappers}SLURMSPAWNER/", rules)
+    assert done.returncode == 1
+    assert "FAIL  no other command as alice.project1" in done.stdout
+
+
+@once
 def test_check_takes_what_the_hub_takes(deployment: Deployment) -> None:
     """Login hosts greet, and sbatch may say more than a number, and the cluster's name beside that."""
     script = "#!/bin/sh\necho 'Welcome; have fun'\n/usr/bin/sbatch.real \"$@\" | sed 's/$/;cluster/'\n"
