@@ -100,6 +100,26 @@ def test_a_command_that_fails_in_an_activation_script_is_not_the_end(
         assert (done.returncode, done.stdout) == expected, done.stderr
 
 
+# Run in the hub's container: what the authenticator asks of a token.
+ASKED = """
+from bricsauthenticator import BricsAuthenticator
+from traitlets.config.loader import PyFileConfigLoader
+one = BricsAuthenticator(config=PyFileConfigLoader('common.py', '/srv/jupyterhub').load_config())
+print([one.jwt_azp, one.match_username])
+"""
+
+
+@inside
+def test_a_site_says_what_a_token_must_have(deployment: Deployment) -> None:
+    """The keys auth.azp and auth.match_username reach the authenticator; a foreign deployment has neither."""
+    command = f'PYTHONPATH=. {HUB_PYTHON} -c "$0"'
+    for variables, expected in (
+        ("env -u DEPLOY_CONFIG_JWT_AZP -u DEPLOY_CONFIG_MATCH_USERNAME", "['', True]"),
+        ("DEPLOY_CONFIG_JWT_AZP=portal DEPLOY_CONFIG_MATCH_USERNAME=false", "['portal', False]"),
+    ):
+        assert deployment.run_in("jupyterhub", "sh", "-c", f"{variables} {command}", ASKED) == expected
+
+
 # Run in the hub's container: who may log in with a token, where a site names alice, and where it names nobody.
 ALLOWED = """
 from bricsauthenticator import BricsAuthenticator

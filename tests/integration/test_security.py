@@ -155,6 +155,19 @@ def test_no_log_steers_a_terminal(deployment: Deployment) -> None:
 
 
 @inside
+def test_a_link_starts_no_job(deployment: Deployment) -> None:
+    """A GET of the spawn page, as by a link on another site, shows the form, filled in, whatever its query asks for."""
+    with deployment.user() as user:
+        assert user.server() is None
+        for path in ("/hub/spawn", "/hub/spawn/alice", "/hub/spawn/alice/n2"):
+            answer = user.page(f"{path}?brics_project=project2.brics&runtime=00:09:00")
+            assert answer.url.path.endswith(path)
+            assert "00:09:00" in answer.text
+            assert user.api("GET", "/users/alice").json()["servers"] == {}
+    assert deployment.jobs() == {}
+
+
+@inside
 def test_no_page_of_the_hub_is_sniffed(deployment: Deployment) -> None:
     """A browser takes an answer for what the hub says that it is."""
     assert httpx.get(f"{deployment.status['url']}/hub/login").headers["X-Content-Type-Options"] == "nosniff"

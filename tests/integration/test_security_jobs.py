@@ -153,7 +153,9 @@ def test_a_job_finds_nothing_to_climb_on(deployment: Deployment) -> None:
     assert deployment.run_in("slurm", *search) == ""
     as_alice = ("runuser", "-u", ACCOUNT, "--", "sh", "-c")
     for service in ("sshd", "slurmctld", "slurmd-node1", "munged"):
-        read = f"cat /var/lib/slurm/log/{service}/current >/dev/null 2>&1 && echo read"
+        log = f"/var/lib/slurm/log/{service}/current"
+        deployment.run_in("slurm", "test", "-f", log)
+        read = f"cat {log} >/dev/null 2>&1 && echo read"
         assert deployment.run_in("slurm", *as_alice, read, check=False) == ""
 
 
@@ -189,11 +191,24 @@ MEDDLING = (
     "scontrol reconfigure",
     "scontrol shutdown",
 )
+# Requests to the hub's API that a server's token must not be enough for.
+BEYOND_A_SERVER = (
+    ("GET", "/users/bob"),
+    ("GET", "/users"),
+    ("POST", "/users/alice/tokens"),
+    ("POST", "/users/alice/servers/x"),
+    ("DELETE", "/users/alice/server"),
+    ("POST", "/users/bob/server"),
+    ("GET", "/proxy"),
+)
 
 
 @inside
 def test_a_job_learns_nothing_of_anothers_and_leaves_it_alone(deployment: Deployment) -> None:
-    """Neither its script, its variables nor its token; Slurm refuses to end, change or enter it, and its own reins."""
+    """Neither its script, its variables nor its token; Slurm refuses to end, change or enter it, and its own reins.
+
+    With its own token it does nothing in the hub but tell of itself.
+    """
     slurm = f"{deployment.status['pod']}-slurm"
     spy = deployment.engine.exec_command(slurm, "python3", "-c", SPY_ON_START, user=OTHER, interactive=True)
     with deployment.user() as user:
@@ -212,6 +227,10 @@ def test_a_job_learns_nothing_of_anothers_and_leaves_it_alone(deployment: Deploy
         # Sent to the proxy's own port, each of the user's requests would go round in it.
         bearer, service = {"Authorization": f"token {token[1]}"}, {"port": 8000}
         assert httpx.post(f"{user.url}/hub/api/batchspawner", json=service, headers=bearer).status_code == 400
+        assert httpx.get(f"{user.url}/hub/api/user", headers=bearer).json()["name"] == "alice"
+        for method, path in BEYOND_A_SERVER:
+            answer = httpx.request(method, f"{user.url}/hub/api{path}", headers=bearer)
+            assert answer.status_code in (403, 404), (method, path)
         assert not [
             name for name in (b"JPY_API_TOKEN=", b"JUPYTERHUB_API_TOKEN=", b"launch() {") if name in seen
         ]

@@ -109,6 +109,16 @@ def test_the_hubs_key_runs_the_hubs_commands(deployment: Deployment, variables: 
     assert who[:2] == (0, "jupyterspawner")
 
 
+@inside
+def test_no_job_number_wraps_to_another_job(deployment: Deployment) -> None:
+    """Slurm would cut 2^32 + 1 to 32 bits, and so to job 1: the wrappers refuse it."""
+    for wrapper in (WRAPPER, WRAPPER.replace("squeue", "scancel")):
+        sent = f"sudo -n -u {ACCOUNT} SLURMSPAWNER_JOB_ID={2**32 + 1} {wrapper}"
+        name = wrapper.rpartition("/")[2]
+        expected = (1, "", f"{name}: SLURMSPAWNER_JOB_ID is not a job id\n")
+        assert as_service_account(deployment, sent) == [expected]
+
+
 def test_the_connection_to_slurm_is_the_hubs(deployment: Deployment) -> None:
     """Whoever opens it first: root's ssh takes part in the hub's connection, and leaves none that the hub can't use."""
     ssh = ("ssh", "jupyterspawner@slurm")
