@@ -23,6 +23,8 @@ import yaml
 
 from hubenvs.console import Console as Console
 from hubenvs.definition.configmap import KEYS as KEYS
+from hubenvs.definition.containers import CONTAINERS as CONTAINERS
+from hubenvs.definition.containers import Container as Container
 from hubenvs.engines.engine import Engine as Engine
 from hubenvs.engines.git import working_files as working_files
 from hubenvs.engines.host import ca_bundle as ca_bundle
@@ -245,6 +247,39 @@ def restart(deployment: Deployment, container: str, name: str) -> None:
 def restart_hub(deployment: Deployment) -> None:
     """Restart the hub and return as soon as the old process has ended."""
     restart(deployment, "jupyterhub", "jupyterhub")
+
+
+# The capabilities by number: linux/capability.h
+CAPABILITIES = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+]
+NUMBERS = {name: number for number, name in enumerate(CAPABILITIES)} | {
+    "NET_BIND_SERVICE": 10,
+    "SYS_CHROOT": 18,
+}
+
+
+def first_process(engine: Engine, container: str) -> dict[str, str]:
+    """Return the lines of /proc/1/status in ``container``, by name."""
+    command = engine.exec_command(container, "cat", "/proc/1/status")
+    lines = engine.run(command).text.splitlines()
+    return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+
+
+def assert_no_more_rights(status: dict[str, str], row: Container) -> None:
+    """Fail unless the first program of container ``row``, by its ``status``, may get what the table says at most."""
+    limits = ["NET_BIND_SERVICE"] if row.uid else row.capabilities
+    assert int(status["CapBnd"], 16) == sum(1 << NUMBERS[name] for name in limits), status["CapBnd"]
+    assert status["NoNewPrivs"] == str(int(not row.privilege_escalation))
+    assert status["Seccomp"] == "2"  # a filter
 
 
 def slowdown() -> float:

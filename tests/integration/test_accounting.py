@@ -8,7 +8,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from .helpers import START, Deployment, Engine, entry, inside, invoke, once, wait_until
+from .helpers import (
+    CONTAINERS,
+    START,
+    Deployment,
+    Engine,
+    assert_no_more_rights,
+    entry,
+    first_process,
+    inside,
+    invoke,
+    once,
+    wait_until,
+)
 
 pytestmark = [once, inside]
 
@@ -76,6 +88,8 @@ def test_sacct_remembers_jobs(pod: Deployment) -> None:
     show = ("sacctmgr", "-n", "show", "user", "alice.project2", "format=defaultaccount")
     assert "project2" in pod.run_in("slurm", *show)
     assert "mysqld.sock" not in pod.run_in("slurm", "find", "/run")
+    status = first_process(pod.engine, f"{pod.status['pod']}-accounting")
+    assert_no_more_rights(status, CONTAINERS["accounting"])
 
 
 def test_reservations_are_for_whom_they_name(pod: Deployment) -> None:

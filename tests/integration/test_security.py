@@ -14,14 +14,17 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from hubenvs.definition.containers import CONTAINERS, HUB_ID, WEB_ID
+from hubenvs.definition.containers import HUB_ID, WEB_ID
 
 from .helpers import (
     ACCOUNT,
+    CONTAINERS,
     ROOT,
     STOP,
     Deployment,
     StateError,
+    assert_no_more_rights,
+    first_process,
     inside,
     service,
     slowdown,
@@ -257,33 +260,14 @@ def test_only_slurm_needs_root(deployment: Deployment) -> None:
         assert deployment.run_in(container, *find) in ("", "/run/jupyterhub/ssh_config")
 
 
-# The capabilities by number: linux/capability.h
-NAMES = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-]
-NUMBERS = {name: number for number, name in enumerate(NAMES)} | {"NET_BIND_SERVICE": 10, "SYS_CHROOT": 18}
-
-
 @pytest.mark.environments("dev_dummyauth", "dev_realauth")
 def test_no_container_has_rights_that_it_does_not_need(deployment: Deployment) -> None:
     """What the first program of each may get at most; sudo alone, in Slurm's, may give more than the caller has."""
     for item in deployment.status["containers"]:
         row = CONTAINERS[item["name"].removeprefix(f"{deployment.status['pod']}-")]
-        lines = deployment.run_in(row.name, "cat", "/proc/1/status").splitlines()
-        status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
-        limits = ["NET_BIND_SERVICE"] if row.uid else row.capabilities
-        assert int(status["CapBnd"], 16) == sum(1 << NUMBERS[name] for name in limits)
+        status = first_process(deployment.engine, item["name"])
+        assert_no_more_rights(status, row)
         assert set(status["Uid"].split()) == {str(row.uid)}
-        assert status["NoNewPrivs"] == str(int(not row.privilege_escalation))
-        assert status["Seccomp"] == "2"  # a filter
 
 
 def test_volumes_of_an_earlier_version_change_owner(deployment: Deployment) -> None:

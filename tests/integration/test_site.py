@@ -10,13 +10,16 @@ import httpx
 import pytest
 
 from .helpers import (
+    CONTAINERS,
     ROOT,
     START,
     CommandError,
     Engine,
     HubUser,
     StateError,
+    assert_no_more_rights,
     entry,
+    first_process,
     free_port,
     http_status,
     invoke,
@@ -178,12 +181,19 @@ def test_a_user_works_with_a_provider_elsewhere(hub: Hub, site: Site, tmp_path: 
 
 @tunnelled
 @pytest.mark.usefixtures("tunnel")
-def test_a_user_works_through_the_tunnel(hub: Hub, site: Site, far_end: FarEnd, tmp_path: Path) -> None:
-    """The same by way of the tunnel alone, with a token of a provider elsewhere: no port of the hub is published."""
+def test_a_user_works_through_the_tunnel(
+    hub: Hub, site: Site, far_end: FarEnd, engine: Engine, tmp_path: Path
+) -> None:
+    """The same by way of the tunnel alone, with a token of a provider elsewhere: no port of the hub is published.
+
+    The tunnel's client has no capability.
+    """
     invoke(*hub.moved())
     status = entry(hub.named[-1])
     assert status is not None
     assert status["url"] is None
+    client = first_process(engine, f"{status['pod']}-zenith-client")
+    assert_no_more_rights(client, CONTAINERS["zenith-client"])
     token = tmp_path / "token"
     token.write_text(invoke("token", *site.named, "--user", "alice").stdout)
     walked = invoke(
