@@ -161,9 +161,10 @@ def test_no_log_steers_a_terminal(deployment: Deployment) -> None:
 def test_a_link_starts_no_job(deployment: Deployment) -> None:
     """A GET of the spawn page, as by a link on another site, shows the form, filled in, whatever its query asks for."""
     with deployment.user() as user:
-        assert user.server() is None
+        fields, _ = user.spawn_form()
+        query = httpx.QueryParams({**fields, "brics_project": "project2.brics", "runtime": "00:09:00"})
         for path in ("/hub/spawn", "/hub/spawn/alice", "/hub/spawn/alice/n2"):
-            answer = user.page(f"{path}?brics_project=project2.brics&runtime=00:09:00")
+            answer = user.page(f"{path}?{query}")
             assert answer.url.path.endswith(path)
             assert "00:09:00" in answer.text
             assert user.api("GET", "/users/alice").json()["servers"] == {}

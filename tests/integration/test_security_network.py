@@ -24,7 +24,8 @@ while not select.select([sys.stdin], [], [], 0.001)[0]:
     for port in map(int, sys.argv[1:]):
         for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::")):
             with socket.socket(family) as listener:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):  # also while old connections end
+                    listener.setsockopt(socket.SOL_SOCKET, option, 1)
                 try:
                     listener.bind((address, port))
                     listener.listen()
