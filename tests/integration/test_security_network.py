@@ -98,7 +98,7 @@ def gateway_answers(deployment: Deployment) -> bool:
 
 def reached_by_nobody(address: str, port: int) -> bool:
     """Return whether another account of this host can connect to ``port`` of a pod's ``address``."""
-    nobody = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
     connect = ("timeout", "3", "bash", "-c", f">/dev/tcp/{address}/{port}")
     return subprocess.run((*nobody, *connect), stderr=subprocess.DEVNULL, check=False).returncode == 0
 
