@@ -26,7 +26,10 @@ LANES: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "engine": (["integration(dev_dummyauth)"], ("-m", "not inside and not faults")),
     "inside": (["integration(dev_dummyauth)"], ("-m", "inside and not faults")),
     "others": (
-        [f"integration({env})" for env in ENVIRONMENTS if env != "dev_dummyauth"],
+        [
+            *(f"integration({env})" for env in ENVIRONMENTS if env != "dev_dummyauth"),
+            "browser(dev_dummyauth)",
+        ],
         ("-m", "not faults"),
     ),
     "cluster": (["kubernetes", "faults"], ()),
@@ -240,6 +243,7 @@ def browser(session: nox.Session, env: str) -> None:
             session.skip(
                 "there is no `chromium`: install it, as root on Debian by `apt-get install chromium`"
             )
+        session.run("apt-get", "update", "--quiet=2", external=True)
         session.run("apt-get", "install", "--yes", "--no-install-recommends", "chromium", external=True)
     install(session, "tools", "tests", "browser")
     session.run("pytest", "tests/integration/test_browser.py", "--env", env, *session.posargs)
