@@ -131,12 +131,18 @@ class Hub:
     def moved(self) -> tuple[str, ...]:
         """Return the task that brings it up as a deployment of isambard-sc/brics_jupyterhub_envs.
 
-        Its ConfigMap is among the site's files, and has all that such a one can say.
+        Its ConfigMap is among the site's files, and has all that such a one can say. In one environment the
+        accounts are in a file of their own beside it.
         """
         values = dict(value.split("=", 1) for value in self.values)
         data = {theirs: values.pop(ours) for theirs, ours in KEYS.items() if ours in values}
-        if accounts := values.pop("dev_users", ""):
-            data |= {"devUsers": accounts.strip("[]").replace(",", ""), "dummyAuthPassword": PASSWORD}
+        if users := values.pop("dev_users", ""):
+            accounts = users.strip("[]").split(", ")
+            data["dummyAuthPassword"] = PASSWORD
+            if "dev_dummyauth_extslurm" in self.named:
+                (self.folder / "dev_users").write_text("\n".join(accounts) + "\n")
+            else:
+                data["devUsers"] = " ".join(accounts)
         lines = (
             f'  {key}: "{value}"'
             for key, value in {"logLevel": "DEBUG", "baseUrl": "/jupyter", **data}.items()

@@ -203,7 +203,6 @@ def test_a_user_works_through_the_tunnel(
     assert "all well" in walked
 
 
-@tunnelled
 def test_the_next_up_has_the_settings_of_the_config_map(hub: Hub) -> None:
     """They aren't lost without the option, and none of them falls back to a default."""
     kept = (
