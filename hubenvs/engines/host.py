@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import configparser
+import json
 import os
 import platform
 import pwd
 import re
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from ..errors import StateError
 
@@ -19,6 +21,8 @@ else:
 
 # Where distributions keep the certificates that this host trusts, Debian's first.
 CA_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
+# The settings of all users.
+ETC = Path("/etc")
 # A folder that exists where systemd runs, and one with a file for each user whose programs survive log-out.
 SYSTEMD, LINGER = Path("/run/systemd/system"), Path("/var/lib/systemd/linger")
 # Where the kernel lists what runs programs of other machines, and QEMU's names in it.
@@ -43,7 +47,7 @@ def python_index() -> str | None:
     for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL"):
         if url := os.environ.get(name):
             return url
-    for file in (home / "uv/uv.toml", Path("/etc/uv/uv.toml")):
+    for file in (home / "uv/uv.toml", ETC / "uv/uv.toml"):
         try:
             table = tomllib.loads(file.read_text()) if file.is_file() else {}
         except ValueError as error:
@@ -56,10 +60,26 @@ def python_index() -> str | None:
     pip = configparser.RawConfigParser()
     # pip's service order: later files win.
     try:
-        pip.read([Path("/etc/pip.conf"), Path.home() / ".pip/pip.conf", home / "pip/pip.conf"])
+        pip.read([ETC / "pip.conf", Path.home() / ".pip/pip.conf", home / "pip/pip.conf"])
     except (configparser.Error, ValueError) as error:
         raise StateError(f"pip.conf: {error}", "pip refuses it too: correct it") from None
     return pip.get("global", "index-url", fallback=None)
+
+
+def index_files() -> dict[str, str]:
+    """Return configuration files, by name, that lead uv and pip to this host's index in a build.
+
+    None where no index is set, or a local folder, which a build couldn't read. They may contain a password.
+    """
+    parts = urlsplit(url := python_index() or "")
+    if parts.scheme not in ("http", "https"):
+        return {}
+    # Packages' hashes are locked, so pip need not insist on TLS where the site doesn't.
+    trust = f"trusted-host = {parts.hostname}\n" if parts.scheme == "http" else ""
+    return {
+        "uv.toml": f"[[index]]\nurl = {json.dumps(url)}\ndefault = true\n",
+        "pip.conf": f"[global]\nindex-url = {url}\n{trust}",
+    }
 
 
 def build_caches() -> Path | None:

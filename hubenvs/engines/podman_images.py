@@ -124,12 +124,14 @@ class PodmanImages:
         target: str | None = None,
         contexts: Mapping[str, str] | None = None,
         ca_bundle: str | None = None,
+        index: str | None = None,
         architecture: str | None = None,
     ) -> Argv:
         """Return the command that builds the image ``tag`` from ``context``/Containerfile on top of ``base``.
 
         ``target`` is the stage, ``contexts`` further folders and images (``container-image://…``) by name,
         ``ca_bundle`` a certificate file that downloads during the build trust and the image doesn't keep,
+        ``index`` a folder with `host.index_files`, which it doesn't keep either,
         ``architecture`` that of the image (None: this host's).
         """
         caches = host.build_caches()
@@ -143,9 +145,13 @@ class PodmanImages:
             argv += ["--build-context", f"{name}={source}"]
         if ca_bundle:
             argv += ["--volume", f"{Path(ca_bundle).parent}:/etc/ssl/certs:ro"]
-            # SELinux would keep the build from reading it, and `:z` would relabel the host's own trust store.
-            argv += ["--security-opt", "label=disable"]
             argv += ["--build-arg", f"SSL_CERT_FILE=/etc/ssl/certs/{Path(ca_bundle).name}"]
+        if index:
+            # A folder that every Debian image has: a new one would stay in the image, empty.
+            argv += ["--volume", f"{index}:/mnt:ro"]
+        if ca_bundle or index:
+            # SELinux would keep the build from them, and `:z` would relabel the host's own trust store.
+            argv += ["--security-opt", "label=disable"]
         return (*argv, str(context))
 
     def prepare_builds(self) -> None:

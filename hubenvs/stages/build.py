@@ -16,7 +16,7 @@ from ..deployment.desired import desired_builds
 from ..deployment.folder import create
 from ..deployment.sources import COMMON, context_files, on_host, working_copy_files
 from ..engines.debian import bootstrap_command
-from ..engines.host import ca_bundle, emulation_problem
+from ..engines.host import ca_bundle, emulation_problem, index_files
 from ..engines.process import Argv
 from ..errors import CommandError, StateError
 from ..plan.images import DEBIAN_OPTIONS, Build, debian_sources
@@ -27,6 +27,8 @@ from .sbom import write_sboms
 
 # A copy of this host's trusted certificates. Builds mount its folder: the host's may contain other files.
 CERTIFICATES = "certificates/ca-certificates.crt"
+# The folder of the files that lead to this host's package index.
+INDEX = "index"
 _NOTE = "note: "  # starts a line of a build's output that is meant for the user
 
 
@@ -131,6 +133,7 @@ def build_commands(session: Session, build: Build, scratch: Path) -> tuple[Argv,
             target=build.target,
             contexts=contexts,
             ca_bundle=str(scratch / CERTIFICATES) if ca_bundle() else None,
+            index=str(scratch / INDEX) if index_files() else None,
             architecture=architecture,
         ),
     )
@@ -153,6 +156,9 @@ def copy_sources(session: Session, build: Build, scratch: Path) -> None:
     if bundle := ca_bundle():
         (scratch / CERTIFICATES).parent.mkdir()
         shutil.copyfile(bundle, scratch / CERTIFICATES)
+    for name, content in index_files().items():
+        (scratch / INDEX).mkdir(exist_ok=True)
+        (scratch / INDEX / name).write_text(content)
     for path in scratch.rglob("*"):
         path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
 

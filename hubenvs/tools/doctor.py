@@ -19,7 +19,7 @@ from ..engines.findings import Finding, Result, diagnose, finding
 from ..engines.host import python_index
 from ..plan.images import debian_releases
 from ..polling import poll
-from ..web import http_status
+from ..web import http_status, without_password
 
 # Seconds in which a published port must answer.
 PATIENCE = 10
@@ -109,7 +109,8 @@ def _index() -> Result:
 
 def _reachable(url: str, remedy: str) -> Result:
     status = http_status(url, timeout=10, proxied=True)
-    return status == 200, f"{url} {'answers' if status == 200 else f'does not answer ({status})'}", remedy
+    shown = without_password(url)
+    return status == 200, f"{shown} {'answers' if status == 200 else f'does not answer ({status})'}", remedy
 
 
 def _checkout(root: Path) -> Result:

@@ -28,6 +28,7 @@ from hubenvs.definition.containers import Container as Container
 from hubenvs.engines.engine import Engine as Engine
 from hubenvs.engines.git import working_files as working_files
 from hubenvs.engines.host import ca_bundle as ca_bundle
+from hubenvs.engines.host import index_files as index_files
 from hubenvs.engines.host import rootless as rootless
 from hubenvs.engines.host import unenforced_limits as unenforced_limits
 from hubenvs.errors import CommandError as CommandError

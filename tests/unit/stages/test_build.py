@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from hubenvs.definition.environment import Environment
+from hubenvs.engines import host
 from hubenvs.engines.podman import Podman
 from hubenvs.plan.images import Build
-from hubenvs.stages.build import copy_sources, independent_chains, missing_builds
+from hubenvs.stages.build import build_commands, copy_sources, independent_chains, missing_builds
 
 from ..helpers import session
 
@@ -37,6 +38,23 @@ def test_a_persons_umask_is_no_part_of_an_image(env: Environment, root: Path, tm
         "context/files/etc/conf": 0o644,
         "context/files/run": 0o755,
     }
+
+
+def test_the_hosts_package_index_is_in_files_alone(
+    env: Environment, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Builds mount them; the address, which may have a password in it, is in no command line."""
+    (root / "containers/base").mkdir(parents=True)
+    (root / "containers/base/Containerfile").touch()
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "https://site:s3cr3t@pypi.example.org/simple")
+    build = Build("base", "tag", "scratch")
+    copy_sources(session(env), build, tmp_path)
+    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == ["pip.conf", "uv.toml"]
+    (command,) = build_commands(session(env), build, tmp_path)
+    assert f"{tmp_path}/index:/mnt:ro" in command
+    assert "s3cr3t" not in str(command)
+    monkeypatch.setattr(host, "python_index", lambda: None)
+    assert "/mnt" not in str(build_commands(session(env), build, tmp_path))
 
 
 def test_a_base_is_built_with_the_container_that_alone_needs_it() -> None:
