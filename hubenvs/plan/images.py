@@ -76,6 +76,7 @@ def plan_images(env: Environment, sources: Sources, has_mmdebstrap: bool) -> tup
             seen = sources.mirrors.get(debian.release, "")
             base = debian_base_tag(debian, seen)
             builds.append(Build("debian-base", base, base="scratch", debian=debian, mirrors=seen))
+        # Short names are ambiguous. The host's registries.conf can lead this one to a mirror.
         references[debian.release] = base or f"docker.io/library/debian:{debian.release}-slim"
     for name, below in buildable.items():
         release = slurm_debian(env).release if name in SLURM_IMAGES else env.debian.release
@@ -151,6 +152,7 @@ def debian_sources(debian: Debian) -> tuple[str, ...]:
     release, main, option = debian.release, debian.mirror, ""
     security = debian.security_mirror or f"{main}-security"
     if debian.snapshot:
+        # No mirror has past states, so no setting of the host names another one.
         archive = "http://snapshot.debian.org/archive"
         main = f"{archive}/debian/{debian.snapshot}"
         security = f"{archive}/debian-security/{debian.snapshot}"

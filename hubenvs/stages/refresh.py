@@ -13,7 +13,7 @@ from ..errors import StateError
 from ..plan.images import debian_sources
 from ..session import Session
 
-# mmdebstrap's own, where neither the definition nor this host names one.
+# Where neither the definition nor this host names one: mmdebstrap's own, which it has no option to print.
 _DEFAULT_MIRROR = "http://deb.debian.org/debian"
 
 
