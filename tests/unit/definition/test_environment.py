@@ -125,6 +125,19 @@ def test_production_is_strict_unless_the_site_says_otherwise(root: Path) -> None
         "JOB_NODES": "1",
     }
     assert {name: strict[f"DEPLOY_CONFIG_{name}"] for name in expected} == expected
+    slurm = ["slurm.ssh_hostname=login", "slurm.hub_connect_url=http://hub:8081", "publish.hub-api=8081"]
+    provider = ["auth.platform=site", "auth.audience=hub", "slurm.wrappers_bin=/x"]
+    provider += ["slurm.env_prefix=/x", "slurm.jupyter_data_dir=/x"]
+    prod = container_settings(read_environment(root, "prod", settings=[*site[:2], *slurm, *provider]))
+    # A busy slurmctld isn't asked too often, and a job may wait in the queue for a day.
+    patient = {
+        "START_POLL_INTERVAL": "2",
+        "POLL_INTERVAL": "60",
+        "START_TIMEOUT": "86400",
+        "COMMANDS_AT_ONCE": "8",
+    }
+    for name, value in (expected | patient).items():
+        assert prod[f"DEPLOY_CONFIG_{name}"] == value, name
     other = ["publish.jupyterhub=8000", "auth.logout_redirect_url=/bye", "hub.job_nodes=null"]
     lenient = container_settings(
         read_environment(root, "dev_realauth_zenithclient", settings=[*site, *other])

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from hubenvs.definition.environment import Environment
 from hubenvs.definition.read import read_environment
-from hubenvs.deployment.sources import read_seeds
+from hubenvs.deployment import sources
+from hubenvs.deployment.sources import on_host, read_seeds
 from hubenvs.errors import StateError
+from hubenvs.plan.images import debian_sources
 
 
 def test_a_folder_in_a_seed_files_place_is_refused(root: Path, tmp_path: Path) -> None:
@@ -34,3 +37,38 @@ def test_an_overlays_link_out_of_it_is_refused(root: Path, tmp_path: Path) -> No
         with pytest.raises(StateError, match=rf"overlay/{link}.*: leads out of"):
             read_seeds(env)
         (overlay / link).unlink()
+
+
+@pytest.mark.parametrize(
+    ("apt", "own", "mirrors"),
+    [
+        (
+            ["deb http://a.example/debian x main", "deb http://b.example/debian-security x main"],
+            {},
+            ("http://a.example/debian", "http://b.example/debian-security"),
+        ),
+        (["deb http://a.example/debian x main"], {}, ("http://a.example/debian", None)),
+        (
+            ["deb http://a.example/debian x main", "deb http://b.example/debian-security x main"],
+            {"mirror": "http://own.example/debian"},
+            ("http://own.example/debian", None),
+        ),
+        ([], {}, (None, None)),
+        (["deb http://b.example/debian-security x main"], {}, (None, None)),
+    ],
+)
+def test_mirrors_that_are_not_set_are_the_hosts(
+    env: Environment,
+    monkeypatch: pytest.MonkeyPatch,
+    apt: list[str],
+    own: dict[str, str],
+    mirrors: tuple[str | None, str | None],
+) -> None:
+    """One that is set wins over the host's. Where there is none, the build leaves it to mmdebstrap."""
+    monkeypatch.setattr(sources, "read_apt_sources", lambda: apt)
+    debian = on_host(env.debian.model_copy(update=own))
+    assert (debian.mirror, debian.security_mirror) == mirrors
+    lines = debian_sources(debian)
+    assert [line.split()[1] for line in lines] == (
+        [mirrors[0], mirrors[0], mirrors[1] or f"{mirrors[0]}-security"] if mirrors[0] else []
+    )

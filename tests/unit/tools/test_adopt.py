@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 from cryptography.fernet import Fernet
 
-from hubenvs.errors import DefinitionError
-from hubenvs.tools.adopt import adopt_servers, adopted_state, crypt_keys, read_users
+from hubenvs.definition.environment import Environment
+from hubenvs.errors import DefinitionError, StateError
+from hubenvs.tools.adopt import DATABASE, adopt, adopt_servers, adopted_state, crypt_keys, read_users
+
+from ..helpers import session
 
 KEY = bytes(range(32))
 TABLES = """
@@ -94,3 +97,29 @@ def test_what_no_hub_writes_is_refused(tmp_path: Path, statement: str) -> None:
         connection.execute(statement)
     with pytest.raises(DefinitionError, match="not the database of a hub"):
         read_users(path, KEY)
+
+
+def test_a_database_that_a_process_has_open_is_refused(env: Environment, tmp_path: Path) -> None:
+    """Its hub may still write to it."""
+    with (tmp_path / DATABASE).open("wb"), pytest.raises(StateError, match=r"process \d+ has it open"):
+        adopt(session(env), [str(tmp_path)], None, dry_run=True)
+
+
+@pytest.mark.parametrize("journal", ["wal", "journal"])
+def test_a_journal_with_changes_is_refused(env: Environment, tmp_path: Path, journal: str) -> None:
+    """The database lacks what is in it. An empty one has nothing."""
+    (tmp_path / DATABASE).touch()
+    (path := tmp_path / f"{DATABASE}-{journal}").touch()
+    with pytest.raises(DefinitionError, match="no jupyterhub_crypt_key in it"):
+        adopt(session(env), [str(tmp_path)], None, dry_run=True)
+    path.write_text("x")
+    with pytest.raises(StateError, match=f"{DATABASE}-{journal} shows that its hub runs"):
+        adopt(session(env), [str(tmp_path)], None, dry_run=True)
+
+
+def test_a_file_that_is_no_tar_is_refused(env: Environment, tmp_path: Path) -> None:
+    """Such as the database itself instead of the folder that it is in."""
+    with contextlib.closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
+        connection.executescript(TABLES)
+    with pytest.raises(DefinitionError, match="not a tar"):
+        adopt(session(env), [str(tmp_path / DATABASE)], None, dry_run=True)
