@@ -72,6 +72,23 @@ def test_two_at_once_share_the_environment(clone: Path) -> None:
     assert "".join(said).count("making") == 1
 
 
+@pytest.mark.parametrize(("version", "wanted"), [("5.4.2", True), ("6.1.1", True), ("4.3.1", False)])
+def test_podman_5_needs_pasta(clone: Path, tmp_path: Path, version: str, wanted: bool) -> None:
+    """Without it an ordinary user's pods have no network; it is named among the packages to install."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("cut", "dirname", "sh", "tr", "uname"):
+        (programs / name).symlink_to(str(shutil.which(name)))
+    for name, answer in (("podman", f"podman version {version}"), ("id", "1000")):
+        (programs / name).write_text(f"#!/bin/sh\necho {answer}\n")
+        (programs / name).chmod(0o755)
+    done = run("env", f"PATH={programs}", "scripts/bootstrap", "true", cwd=clone, check=False)
+    assert done.returncode == 1
+    (missing,) = re.findall("missing on this machine: (.*)", done.stderr)
+    assert ("passt" in missing.split()) is wanted
+    assert "podman" not in missing.split()
+
+
 @pytest.mark.parametrize("name", ["a:b", "a\nb"])
 def test_a_path_that_an_environment_cannot_have_is_refused(clone: Path, name: str) -> None:
     """Python splits PATH at a colon, and a script's first line ends with the line."""
