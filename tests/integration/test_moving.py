@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,19 +158,28 @@ PROJECTS = {"project1.brics": {"name": "Project 1", "username": "alice.project1"
 
 @dataclass(frozen=True)
 class Before:
-    """What there is before the move: a site's Slurm with a running job, and the old hub's volume."""
+    """What there is before the move: a site's Slurm with a running job, and the old hub's two volumes."""
 
     slurm: str
     address: str
     job: str
     volume: str
     token: str
-    ssh: Path
+    ssh_volume: str
     engine: Engine
 
     def content(self) -> bytes:
         """Return the volume's content."""
         return self.engine.run(("podman", "volume", "export", self.volume)).stdout
+
+    @property
+    def cookie_secret(self) -> str:
+        """Return what the old hub signed its cookies with."""
+        with tarfile.open(fileobj=io.BytesIO(self.content())) as tar:
+            (member,) = (one for one in tar if one.name.endswith("srv/jupyterhub_cookie_secret"))
+            content = tar.extractfile(member)
+            assert content is not None
+            return content.read().decode()
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +189,7 @@ def before(instance: str, engine: Engine, tmp_path_factory: pytest.TempPathFacto
         pytest.skip("without root, pods have no network in which they could find each other")
     named = ("--env", "dev_dummyauth", "--instance", f"{instance}-site")
     slurm, volume = f"jupyterhub-slurm-dev-dummyauth-{instance}-site-slurm", f"jupyterhub_root_{instance}"
+    ssh_volume = f"slurm_root_{instance}"
     folder = tmp_path_factory.mktemp("ssh")
     try:
         invoke("up", *named, *settings(containers="[slurm]", slurm__ssh_hostname=HOST))
@@ -202,7 +214,12 @@ def before(instance: str, engine: Engine, tmp_path_factory: pytest.TempPathFacto
         job = engine.exec(slurm, *submit, stdin=script).text
         address = engine.exec(slurm, "hostname", "-I").text.split()[0]
         run = ("podman", "run", "--rm", "--interactive", "--entrypoint=python3", f"--volume={volume}:/old")
-        engine.run(("podman", "volume", "create", volume))
+        for name in (volume, ssh_volume):
+            engine.run(("podman", "volume", "create", name))
+        with tarfile.open(folder / "tar", "w") as tar:
+            for name in ("ssh_client_key", "ssh_known_hosts"):
+                tar.add(folder / name, f"etc/{name}")
+        engine.run(("podman", "volume", "import", ssh_volume, str(folder / "tar")))
         argv = (
             "-c",
             f"import os; os.makedirs('/old/srv', exist_ok=True)\n{OLD_HUB}",
@@ -211,22 +228,25 @@ def before(instance: str, engine: Engine, tmp_path_factory: pytest.TempPathFacto
             json.dumps(PROJECTS),
         )
         token = engine.run((*run, image_of("jupyterhub"), *argv)).text.split()[-1]
-        yield Before(slurm, address, job, volume, token, folder, engine)
+        yield Before(slurm, address, job, volume, token, ssh_volume, engine)
     finally:
-        engine.run(("podman", "volume", "rm", "--force", volume), check=False)
+        engine.run(("podman", "volume", "rm", "--force", volume, ssh_volume), check=False)
         invoke("down", *named)
 
 
 def test_a_hub_is_adopted_with_its_running_servers(
     before: Before, instance: str, here: str, tmp_path: Path
 ) -> None:
-    """Users, tokens and the server of a job at the site are there; the old volume is as it was."""
+    """Users, tokens, log-ins and the server of a job at the site are there; the old volume is as it was."""
     engine, old = before.engine, before.content()
+    export, site = tmp_path / "export.tar", tmp_path / "site"
+    export.write_bytes(old)
+    site.mkdir()
     named = ("--env", "dev_dummyauth_extslurm", "--instance", f"{instance}-a")
     api = f"{here}:{free_port(here)}"
     options = settings(
         dev_users="[alice.project1]",
-        site_folder=str(tmp_path),
+        site_folder=str(site),
         slurm__ssh_hostname=HOST,
         slurm__host_aliases=f"[{{ip: {before.address}, hostnames: [{HOST}, node1]}}]",
         slurm__hub_connect_url=f"http://{api}",
@@ -234,13 +254,16 @@ def test_a_hub_is_adopted_with_its_running_servers(
         publish__jupyterhub=f"127.0.0.1:{free_port()}",
         **{"publish__hub-api": api},
     )
-    adopt = ("adopt", *named, "--from", before.volume, "--from", str(before.ssh), *options)
+    rest = ("--from", before.ssh_volume, *options)
+    adopt = ("adopt", *named, "--from", before.volume, *rest)
     try:
-        told = invoke(*adopt, "--dry-run").stdout
-        assert "1 users: alice; 1 tokens" in told
-        assert f"server alice/ in job {before.job}: kept" in told
+        for source in (before.volume, str(export)):
+            told = invoke("adopt", *named, "--from", source, *rest, "--dry-run").stdout
+            assert "1 users: alice; 1 tokens" in told
+            assert f"server alice/ in job {before.job}: kept" in told
+            assert "taken: cookie_secret, crypt_keys, jupyterhub.sqlite, known_hosts, ssh_key" in told
         assert entry(named[-1]) is None
-        assert not list(tmp_path.iterdir())
+        assert not list(site.iterdir())
 
         user = engine.listed(("podman", "ps", "--quiet", f"--filter=volume={before.volume}")).text
         assert not user
@@ -254,6 +277,8 @@ def test_a_hub_is_adopted_with_its_running_servers(
         invoke(*adopt)
         status = entry(named[-1])
         assert status is not None
+        adopted = Deployment(named[1], named[-1], status, engine)
+        assert adopted.secrets["cookie_secret"].read_text() == before.cookie_secret
         with httpx.Client(headers={"Authorization": f"token {before.token}"}, trust_env=False) as http:
 
             def server() -> dict[str, object]:
