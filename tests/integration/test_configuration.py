@@ -13,6 +13,30 @@ from .helpers import HUB_PYTHON, Deployment, inside
 pytestmark = pytest.mark.environments("dev_dummyauth")
 
 
+FOLDERS = {
+    "JUPYTERHUB_CONFIG_DIR": "/etc/jupyterhub",
+    "JUPYTERHUB_LOG_DIR": "/var/lib/jupyterhub/log",
+    "JUPYTERHUB_SRV_DIR": "/srv/jupyterhub",
+    "DEV_DATA_DIR": "/srv/jupyterhub",
+}
+
+
+@inside
+def test_the_images_have_the_variables_of_before(deployment: Deployment) -> None:
+    """Configurations of isambard-sc/brics_jupyterhub_envs find the stage and four folders that are there."""
+    words = " ".join(f"${name}" for name in FOLDERS)
+    shown = deployment.run_in("jupyterhub", "sh", "-euc", f"ls -d {words} >&2; printf '%s\n' {words}")
+    assert shown.split() == list(FOLDERS.values())
+    for folder in ("$JUPYTERHUB_SRV_DIR", "$JUPYTERHUB_CONFIG_DIR/"):
+        assert "jupyterhub_config.py" in deployment.run_in("jupyterhub", "sh", "-c", f"ls {folder}")
+    # The hub's user can write its log there.
+    deployment.run_in(
+        "jupyterhub", "sh", "-euc", 'touch "$JUPYTERHUB_LOG_DIR/x" && rm "$JUPYTERHUB_LOG_DIR/x"'
+    )
+    for container in ("jupyterhub", "slurm"):
+        assert deployment.run_in(container, "printenv", "CONTAINER_ENV") == "dev"
+
+
 # Run in the hub's container: what any SlurmSpawner would run to ask for job 1, as its configuration says.
 QUERY = (
     "from traitlets.config.loader import PyFileConfigLoader; "

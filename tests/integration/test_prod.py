@@ -12,7 +12,7 @@ import httpx
 import pytest
 import yaml
 
-from .helpers import STOP, Deployment, Engine, HubUser, entry, free_port, invoke, settings, spawned
+from .helpers import ROOT, STOP, Deployment, Engine, HubUser, entry, free_port, invoke, settings, spawned
 from .registry import PASSWORD, fetched, serving
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
@@ -49,16 +49,15 @@ def prod(env_name: str, instance: str, engine: Engine, registry: str) -> Iterato
     printed = invoke("push", "--env", env_name, registry, *settings(stage="prod")).stdout
     hub = yaml.safe_load(printed[printed.index("images:") :])["images"]["jupyterhub"]["image"]
     assert hub.startswith(f"{registry}/jupyterhub@sha256:")
+    further = settings(stage="prod", images__jupyterhub__image=hub, hub__external_url=OUTSIDE)
+    up = ("up", "--env", env_name, "--instance", name, *further)
     try:
-        invoke(
-            "up",
-            "--env",
-            env_name,
-            "--instance",
-            name,
-            *settings(stage="prod", images__jupyterhub__image=hub, hub__external_url=OUTSIDE),
-            "--yes",
-        )
+        # Whatever the environment's name, it is the stage that counts.
+        refused = invoke(*up, check=False)
+        assert refused.returncode == 1
+        assert f"up --env {env_name}: there is nobody to ask\nhint: give --yes" in refused.stderr
+        assert entry(name) is None
+        invoke(*up, "--yes")
         status = entry(name)
         assert status is not None
         yield Deployment(env_name, name, status, engine)
@@ -89,6 +88,29 @@ def test_prods_beside_each_other_share_no_volume(prod: Deployment, engine: Engin
     finally:
         invoke("down", "--env", prod.env, "--instance", name, "--yes")
     assert f"-{name}-" not in engine.run(("podman", "volume", "ls", "--quiet")).text
+
+
+def test_it_is_not_taken_down_unasked(prod: Deployment) -> None:
+    """Its resources say what stage they are of, also where the record in the deploy folder is lost."""
+    record = ROOT / ".deploy" / f"{prod.env}-{prod.instance}" / "record.json"
+    away = record.with_name("away")
+    for lost in (False, True):
+        if lost:
+            record.rename(away)
+        try:
+            refused = invoke("down", *prod.options, check=False)
+        finally:
+            if lost:
+                away.rename(record)
+        assert refused.returncode == 1
+        assert f"down --env {prod.env}: there is nobody to ask\nhint: give --yes" in refused.stderr
+        assert prod.health == 200
+
+
+def test_its_containers_know_their_stage(prod: Deployment) -> None:
+    """Configurations of isambard-sc/brics_jupyterhub_envs look at this variable."""
+    for container in ("jupyterhub", "slurm"):
+        assert prod.run_in(container, "printenv", "CONTAINER_ENV") == "prod"
 
 
 def test_where_tls_ends_in_front_of_the_hub(prod: Deployment) -> None:
