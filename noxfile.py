@@ -18,8 +18,12 @@ ENVIRONMENTS = sorted(path.parent.name for path in ROOT.glob("envs/*/env.yaml"))
 BROWSED = ["dev_dummyauth", "dev_realauth"]
 # Releases of Slurm that the images can have, and the tests of `slurm_quick`.
 SLURM = ["24.11", "26.05"]
-# Debian releases whose podman `podman` tries: 4.3, 5.4, 5.8.
-MACHINES = ["bookworm", "trixie", "sid"]
+# Debian releases whose podman `podman` tries: 4.3, 5.4, 5.8, 6.1. The last one is sid with podman from experimental.
+MACHINES = ["bookworm", "trixie", "sid", "experimental"]
+# There podman's packages come from experimental. Debian's podman 6 doesn't say which network program it needs.
+PINNED = "Package: podman netavark\nPin: release a=experimental\nPin-Priority: 900\n"
+# Podman 6 refuses cgroup version 1. `tests/enter` shows it a version 2 in which this host's controllers are missing.
+CONTAINERS_CONF = '[containers]\ncgroups = "disabled"\npids_limit = 0\n'
 # Sessions that can run side by side, and the options that choose their tests. Each lane has a checkout, and so working
 # copies, of its own.
 LANES: dict[str, tuple[list[str], tuple[str, ...]]] = {
@@ -331,15 +335,28 @@ def podman(session: nox.Session, release: str) -> None:
         half = machine.with_suffix(".half")
         half.parent.mkdir(exist_ok=True)  # in a fresh clone this session is the first that needs it
         shutil.rmtree(half, ignore_errors=True)
-        # `tests/enter` needs catatonit, and the tests need ss and ip; bootstrap installs the rest.
-        options = ["--variant=minbase", "--quiet", "--include=ca-certificates,catatonit,iproute2"]
-        if release == "sid":  # a mirror that isn't updated is refused after a week
+        # `tests/enter` needs catatonit, and the tests need ss, ip and pgrep; bootstrap installs the rest.
+        options = ["--variant=minbase", "--quiet", "--include=ca-certificates,catatonit,iproute2,procps"]
+        suite = "sid" if release == "experimental" else release
+        if suite == "sid":  # a mirror that isn't updated is refused after a week
             options.append('--aptopt=Acquire::Check-Valid-Until "false"')
-        session.run("mmdebstrap", *options, release, str(half), external=True)
+        if release == "experimental":
+            options.append("--include=crun")  # runc can't go without cgroups
+        session.run("mmdebstrap", *options, suite, str(half), external=True)
+        if release == "experimental":
+            apt = half / "etc/apt"
+            lines = (apt / "sources.list").read_text()
+            (apt / "sources.list.d/experimental.list").write_text(lines.replace(" sid ", " experimental "))
+            (apt / "preferences.d/podman").write_text(PINNED)
         half.rename(machine)
+    old_cgroups = not Path("/sys/fs/cgroup/cgroup.controllers").exists()
+    environment = machine_environment(HOME="/root", PODMAN_IGNORE_CGROUPSV1_WARNING="1")
+    if release == "experimental" and old_cgroups:
+        (machine / "etc/containers").mkdir(exist_ok=True)
+        (machine / "etc/containers/containers.conf").write_text(CONTAINERS_CONF)
+        environment = {**environment, "CGROUP_VERSION": "2"}
     copy_checkout(session, machine / "root/checkout")
     command = ("tests/enter", str(machine), *INTEGRATION_THERE, "--", *session.posargs)
-    environment = machine_environment(HOME="/root", PODMAN_IGNORE_CGROUPSV1_WARNING="1")
     session.run(*command, env=environment, include_outer_env=False, external=True)
 
 

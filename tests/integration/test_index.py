@@ -101,6 +101,7 @@ def test_a_build_has_the_hosts_package_index(
     (context / "Containerfile").write_text(CONTAINERFILE)
     for name, content in index_files().items():
         (files / name).write_text(content)
+    engine.images.prepare_builds()
     tag = f"localhost/jupyterhub-slurm-tests/{instance}-index:1"
     command = engine.images.build_command(
         tag=tag, context=context, base=base, contexts={"tools": str(tools)}, index=str(files)
