@@ -82,6 +82,35 @@ def test_one_user_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(pauses) == pytest.approx(pauses)
 
 
+def test_a_job_that_says_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that runs after a long wait, and says so, is asked for at once, and then as often as a fresh one."""
+    calls: list[float] = []
+    state = "PENDING n/a"
+
+    async def run(cmd: str, input: str, env: dict[str, str], timeout: float) -> str:
+        calls.append(asyncio.get_running_loop().time())
+        return state
+
+    async def main() -> None:
+        nonlocal state
+        spawner = BareSpawner(exec_prefix="", startup_poll_interval=0.3)
+        spawner.job_id = "7"
+        waiting = asyncio.ensure_future(spawner._wait_for_server())
+        await asyncio.sleep(1000)
+        state = "RUNNING n1"
+        spawner.take_running()
+        await asyncio.sleep(2)
+        waiting.cancel()
+
+    monkeypatch.setattr(bricsauthenticator.job, "run", run)
+    run_virtually(main)
+    after = [call - 1000 for call in calls if call >= 1000]
+    assert after[0] <= 1
+    pauses = [later - earlier for earlier, later in itertools.pairwise(after)]
+    assert pauses == pytest.approx([0.3] * len(pauses))
+    assert len(pauses) >= 3
+
+
 class User:
     """A user without a hub: knows servers by name, as JupyterHub does, and notes what is stopped."""
 

@@ -22,6 +22,7 @@ class ReachableJob(SubmittedJob):
         help="Lowest port that a job can listen on. A lower one is a service's, which its user has no part in",
     ).tag(config=True)
 
+    _ask_now: Callable[[], None] | None = None  # while the server is waited for
     _reactions = Dict(help="What the hub does because of what the job has told last: a task for each kind")
 
     async def _wait_for_server(self) -> tuple[str, int]:
@@ -32,6 +33,11 @@ class ReachableJob(SubmittedJob):
         def on_news(change: Any) -> None:
             news.set()
 
+        def ask_now() -> None:
+            since.clear()
+            news.set()
+
+        self._ask_now = ask_now
         self.observe(on_news, ["port", "job_failure"])
         try:
             host = None
@@ -49,12 +55,18 @@ class ReachableJob(SubmittedJob):
                     with contextlib.suppress(asyncio.TimeoutError):
                         await asyncio.wait_for(news.wait(), pause)
         finally:
+            self._ask_now = None
             self.unobserve(on_news, ["port", "job_failure"])
         self.ip, self.starting = host, False
         while not self._save():  # JupyterHub saves the address next, and its start fails if it can't
             await asyncio.sleep(self.startup_poll_interval)
         self.log.info("%s: job %s listens at %s:%s", self._log_name, self.job_id, self.ip, self.port)
         return self.ip, self.port
+
+    def take_running(self) -> None:
+        """Ask Slurm for the job at once, unless it is known to run: a job can send the same message endlessly."""
+        if self._ask_now and not self.state_isrunning():
+            self._ask_now()
 
     def take_port(self, port: int) -> bool:
         """Record the server's port. Return True while it isn't in use yet; the job then sends it again.

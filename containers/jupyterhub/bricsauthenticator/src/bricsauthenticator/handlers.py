@@ -41,12 +41,13 @@ class JobHandler(apihandlers.APIHandler):
 
 
 class RunningHandler(JobHandler):
-    """Tells a job whether its start is known: 403 if it isn't, and the job should end."""
+    """Takes a job's message that it runs, and tells it whether its start is known: 403 if it isn't; it should end."""
 
     @web.authenticated
     def post(self) -> None:
         """Answer 200 or 403."""
-        self.spawner_of_token()
+        if take_running := getattr(self.spawner_of_token(), "take_running", None):  # not a spawner of another source
+            take_running()
         self.finish({})
 
 
