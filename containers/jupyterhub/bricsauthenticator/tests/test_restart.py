@@ -4,6 +4,9 @@ import json
 import os
 import re
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -133,6 +136,41 @@ def test_suspended(hub: Hub) -> None:
     until(lambda: job not in hub.jobs())
 
 
+@pytest.mark.parametrize("end", ["answers", "gone"])
+def test_mute(hub: Hub, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    """A start whose server told its port and doesn't answer for longer than `http_timeout` goes on while its job is alive."""
+    assert hub.login(hub.provider.token())[0] == 302
+    job = submit(hub, {"mute": "late"})["mute"]
+    hub.stop()
+    monkeypatch.setenv("TEST_HTTP_TIMEOUT", "1")
+    hub.start()
+    token = re.search(r"JUPYTERHUB_API_TOKEN=(\w+)", (hub.slurm / f"{job}.sh").read_text())[1]
+    try:
+        with socket.socket() as reserved:
+            reserved.bind(("127.0.0.1", 0))
+            port = reserved.getsockname()[1]
+            headers, body = [("Authorization", f"token {token}")], json.dumps({"port": port})
+            assert hub.request("POST", "/api/batchspawner", headers, body)[0] == 201
+            until(lambda: f":{port}/jupyter/user/alice/mute/ doesn't answer yet" in hub.log.read_text())
+            polls = hub.calls().count("squeue")
+            until(lambda: hub.calls().count("squeue") > polls + 3)
+            assert hub.server("mute")["pending"] == "spawn"
+            assert job in hub.jobs()
+        if end == "answers":
+            with subprocess.Popen([sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)]) as server:
+                until(lambda: hub.server("mute")["ready"])
+                server.kill()
+        else:
+            os.kill(int((hub.slurm / f"{job}.pid").read_text()), signal.SIGKILL)
+            until(lambda: not hub.server("mute"))
+            (hub.slurm / f"{job}.pid").unlink()
+    finally:
+        hub.stop_servers()
+        hub.stop()
+        monkeypatch.undo()
+        hub.start()
+
+
 def test_stop_while_checked(hub: Hub) -> None:
     """A server can be stopped while the hub that starts waits for Slurm's word on it."""
     job = submit(hub, {"sixth": ""})["sixth"]
@@ -142,6 +180,7 @@ def test_stop_while_checked(hub: Hub) -> None:
     try:
         hub.start()
         assert hub.server("sixth")["pending"] == "spawn"
+        assert hub.api("POST", hub.path("sixth"), OPTIONS)[0] == 202
         assert hub.api("DELETE", hub.path("sixth"))[0] in (202, 204)
     finally:
         (hub.slurm / "slow").unlink()

@@ -302,6 +302,7 @@ def test_start_given_up(tmp_path: Path) -> None:
         ("echo PENDING n/a", JobStatus.PENDING),
         ("echo CONFIGURING node1", JobStatus.PENDING),
         ("echo COMPLETING node1", JobStatus.RUNNING),
+        ("echo SUSPENDED node1", JobStatus.RUNNING),
         ("echo CANCELLED node1", JobStatus.NOTFOUND),
         ("echo OUT_OF_MEMORY node1", JobStatus.NOTFOUND),
         ("echo Welcome; echo RUNNING node1", JobStatus.RUNNING),

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import jupyterhub
+from batchspawner.batchspawner import JobStatus
 from jupyterhub.objects import Server
 from jupyterhub.utils import AnyTimeoutError
 from tornado.log import app_log
@@ -19,13 +20,19 @@ CHECK_TIME = 5.0
 class RunningServer(Server):
     """The server of a job that isn't known to have ended: it may be slow to answer, or suspended."""
 
+    answers = True  # whether it has answered, as far as that was tried
+
     async def wait_up(self, timeout: float = 10, **options: Any) -> Any:
         """Wait at most CHECK_TIME for an answer, and ignore its absence: else JupyterHub would stop the server."""
         try:
-            return await super().wait_up(min(timeout, CHECK_TIME), **options)
+            answer = await super().wait_up(min(timeout, CHECK_TIME), **options)
         except AnyTimeoutError:
-            app_log.warning("%s doesn't answer yet; it stays, its job is alive", self.url)
+            if self.answers:
+                app_log.warning("%s doesn't answer yet; it stays, its job is alive", self.url)
+            self.answers = False
             return SimpleNamespace(headers={"X-JupyterHub-Version": jupyterhub.__version__})
+        self.answers = True
+        return answer
 
 
 class ResumedJob(EndingJob):
@@ -99,8 +106,19 @@ class ResumedJob(EndingJob):
             await asyncio.sleep(0.05)
 
     async def _finish_start(self) -> None:
-        """Do what JupyterHub does in a start after the job is submitted."""
-        self.server.ip, self.server.port = await asyncio.wait_for(self._wait_for_server(), self.start_timeout)
-        self.db.commit()
-        await self.user._wait_up(self)
+        """Do what JupyterHub does in a start after the job is submitted, but wait as long as the job is alive.
+
+        JupyterHub would stop a server that is mute for `http_timeout`, and the job may be suspended.
+        """
+        self._server = server = RunningServer(orm_server=self.orm_spawner.server)
+        server.ip, server.port = await asyncio.wait_for(self._wait_for_server(), self.start_timeout)
+        while True:
+            self.db.commit()
+            await self.user._wait_up(self)
+            if server.answers:
+                break
+            if await self.query_job_status() == JobStatus.NOTFOUND:
+                raise self._ended_early()
+            if self.state_isrunning():  # Slurm may have started it anew
+                server.ip, server.port = self.state_gethost() or server.ip, self.port
         await self.user.settings["proxy"].add_user(self.user, self.name)
