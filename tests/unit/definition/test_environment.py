@@ -58,6 +58,13 @@ def test_containers_find_what_keeps_users_apart(root: Path) -> None:
         assert [values[f"DEPLOY_CONFIG_{name}"] for name in names] == expected
 
 
+@pytest.mark.parametrize(("settings", "commands"), [([], "8"), (["hub.commands_at_once=3"], "3")])
+def test_the_hub_finds_how_many_commands_may_run(root: Path, settings: list[str], commands: str) -> None:
+    """The hub's settings have `hub.commands_at_once`."""
+    values = container_settings(read_environment(root, "dev_dummyauth", settings=settings))
+    assert values["DEPLOY_CONFIG_COMMANDS_AT_ONCE"] == commands
+
+
 @pytest.mark.parametrize(
     ("settings", "gpus", "script"),
     [

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import bricsauthenticator.job
+from bricsauthenticator import BricsSlurmSpawner
 from bricsauthenticator.commands import STARTS_A_SECOND, CommandError, Queue, run
 from bricsauthenticator.submission import SubmitError
 
@@ -113,6 +115,26 @@ def test_queue(at_once: int, duration: float) -> None:
     assert most_in_a_second(starts) <= STARTS_A_SECOND
 
 
+def test_commands_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more commands of a spawner's run at the same time than its `commands_at_once`."""
+    running = [0]
+
+    async def run(cmd: str, input: str, env: dict[str, str], timeout: float) -> str:
+        running.append(running[-1] + 1)
+        await asyncio.sleep(1)
+        running.append(running[-1] - 1)
+        return cmd
+
+    async def main() -> None:
+        spawner = BricsSlurmSpawner(commands_at_once=2)
+        await asyncio.gather(*(spawner.run_command("x") for _ in range(20)))
+
+    monkeypatch.setattr(bricsauthenticator.job, "run", run)
+    run_virtually(main)
+    assert len(running) == 41
+    assert max(running) == 2
+
+
 def test_queue_order() -> None:
     """What a person waits for goes before queries; who has given up takes no turn, and gives back what it had."""
     done: list[str] = []
@@ -157,7 +179,18 @@ def test_queue_order() -> None:
             True,
         ),
         ("sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)", True),
+        (
+            "sbatch: error: slurm_buffers_pack_msg: auth_g_create: REQUEST_SUBMIT_BATCH_JOB has authentication error\n"
+            "sbatch: error: Batch job submission failed: Protocol authentication error",
+            True,
+        ),
         # Slurm may have the job.
+        (
+            "sbatch: error: slurm_unpack_received_msg: [slurm:6817] auth_g_verify: RESPONSE_SUBMIT_BATCH_JOB has"
+            " authentication error: Unspecified error\n"
+            "sbatch: error: Batch job submission failed: Protocol authentication error",
+            False,
+        ),
         ("Connection to login1 closed by remote host.", False),
         ("client_loop: send disconnect: Broken pipe", False),
         ("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation", False),

@@ -6,12 +6,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import OPTIONS, Hub, until
+from conftest import OPTIONS, Hub, free_port, until
 
 TESTS = Path(__file__).parent
 HOME = "home/p1/alice.p1"
@@ -232,9 +234,50 @@ def test_home_full(alice: Hub) -> None:
     assert "Its log file can&#39;t be written to: No space left on device." in page
 
 
+LAUNCHER = TESTS.parent / "src/bricsauthenticator/launcher.py"
+
+
+def launch(folder: Path, url: str) -> subprocess.CompletedProcess[str]:
+    """Run the launcher, which waits for a hub at `url` for a second."""
+    variables = {"JUPYTERHUB_API_URL": url, "JUPYTERHUB_API_TOKEN": "x", "SLURM_JOB_ID": "7"}
+    return subprocess.run(
+        [sys.executable, LAUNCHER, "script", folder, "log", "1"],
+        cwd=folder, env={**os.environ, **variables}, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_no_hub(tmp_path: Path) -> None:
+    """A job that can't reach the hub in its time ends."""
+    done = launch(tmp_path, f"http://127.0.0.1:{free_port()}/hub/api")
+    assert done.returncode == 1
+    assert "The hub is not there yet, trying again: " in done.stderr
+    assert "Ending this job: the hub can't be reached: " in done.stderr
+
+
+@pytest.mark.parametrize("version", ["5.5.4", ""])
+def test_not_found(tmp_path: Path, version: str) -> None:
+    """A hub's 404 ends the job at once; that of a proxy before a hub which starts doesn't."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(404)
+            if version:
+                self.send_header("X-JupyterHub-Version", version)
+            self.end_headers()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        done = launch(tmp_path, f"http://127.0.0.1:{server.server_port}/hub/api")
+        server.shutdown()
+    assert done.returncode == 1
+    assert ("trying again: 404 Not Found" in done.stderr) == (not version)
+    assert ("Ending this job: the hub says 404 Not Found" in done.stderr) == bool(version)
+
+
 def test_reserved_port(tmp_path: Path) -> None:
     """A reserved port can be taken over by who asks for it, and is given to nobody who asks for any."""
-    source = (TESTS.parent / "src/bricsauthenticator/launcher.py").read_text().rpartition("main(")[0]
+    source = LAUNCHER.read_text().rpartition("main(")[0]
     names: dict = {}
     exec(source, names)
     reserved = [names["reserve"]() for _ in range(200)]

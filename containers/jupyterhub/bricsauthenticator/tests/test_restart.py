@@ -138,7 +138,7 @@ def test_suspended(hub: Hub) -> None:
 
 @pytest.mark.parametrize("end", ["answers", "gone"])
 def test_mute(hub: Hub, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
-    """A start whose server told its port and doesn't answer for longer than `http_timeout` goes on while its job is alive."""
+    """A start whose server doesn't answer for longer than `http_timeout` goes on as long as its job is alive."""
     assert hub.login(hub.provider.token())[0] == 302
     job = submit(hub, {"mute": "late"})["mute"]
     hub.stop()

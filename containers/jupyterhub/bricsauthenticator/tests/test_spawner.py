@@ -385,24 +385,42 @@ def test_account_removed(message: str, many: str, up: bool, status: JobStatus) -
 
 
 @pytest.mark.parametrize(
-    ("state", "message"),
+    ("state", "percentage", "message"),
     [
-        ("7|alice.p1|PENDING||Priority|N/A", "Slurm job 7 is waiting in the queue (Priority)"),
+        ("7|alice.p1|PENDING||Priority|N/A", 40, "Slurm job 7 is waiting in the queue (Priority)"),
         (
             "7|alice.p1|PENDING||Resources|{soon}",
+            40,
             "Slurm job 7 is waiting in the queue (Resources, expected to start in 9 min)",
         ),
-        ("7|alice.p1|PENDING||Priority", "Slurm job 7 is waiting in the queue (Priority)"),
-        ("7|alice.p1|RUNNING|node1|None|{soon}", "Slurm job 7 is running, waiting for its server"),
+        ("7|alice.p1|PENDING||Priority", 40, "Slurm job 7 is waiting in the queue (Priority)"),
+        ("7|alice.p1|RUNNING|node1|None|{soon}", 70, "Slurm job 7 is running, waiting for its server"),
     ],
 )
-def test_progress_message(state: str, message: str) -> None:
+def test_progress_message(state: str, percentage: int, message: str) -> None:
     """The page of a waiting job says why it waits, and until when if Slurm knows."""
     soon = (datetime.now(timezone.utc) + timedelta(minutes=9)).strftime("%Y-%m-%dT%H:%M:%S")
     spawner = BareSpawner(exec_prefix="", batch_query_many_cmd=f"echo '{state.format(soon=soon)}'")
     spawner.job_id, spawner.req_username = "7", "alice.p1"
     asyncio.run(spawner.query_job_status())
-    assert progress_of(spawner)[1] == message
+    assert progress_of(spawner) == (percentage, message)
+
+
+def test_progress_without_an_answer_of_slurm() -> None:
+    """The page of a job that isn't submitted, not yet queried, or whose server runs, says so."""
+    spawner = BareSpawner()
+    assert progress_of(spawner) == (10, "Submitting the Slurm job")
+    spawner.submit_trouble = "Connection refused"
+    assert progress_of(spawner) == (10, "Submitting the Slurm job: Connection refused; trying again")
+    spawner.job_id = "7"
+    assert progress_of(spawner) == (25, "Slurm job 7 is submitted")
+
+    class Spawner(BareSpawner):
+        server = Server(ip="127.0.0.1", port=1)
+
+    spawner = Spawner()
+    spawner.job_id = "7"
+    assert progress_of(spawner) == (90, "Slurm job 7 has started its server, waiting for an answer")
 
 
 @pytest.mark.parametrize(("output", "job_id"), [("12", "12"), ("12;cluster", "12"), ("Hello\n12", "12")])

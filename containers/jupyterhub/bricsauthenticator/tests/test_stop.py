@@ -2,11 +2,14 @@
 
 import contextlib
 import json
+import re
+import socket
 from collections.abc import Iterator, Sequence
 
 import pytest
 from conftest import OPTIONS, Hub, until
 from constants import API_TOKEN, CULLER_TOKEN
+from test_spawner import newest_script, tell_port
 
 STOPPED = {202, 204, 404}
 """What a request to stop a server answers. 404: it had a name, and another request has removed it."""
@@ -72,6 +75,20 @@ def test_beside_a_start(alice: Hub) -> None:
         assert stop.getresponse().status == 202
     start.getresponse()
     until(lambda: stopped(alice))
+
+
+def test_before_the_first_answer(alice: Hub) -> None:
+    """A start is stopped at once though its server, which has told its port, answers nobody."""
+    alice.api("POST", alice.path("mute"), {**OPTIONS, "partition": "late"})
+    until(alice.jobs)
+    token = re.search(r"JUPYTERHUB_API_TOKEN=(\w+)", newest_script(alice))[1]
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        port = mute.getsockname()[1]
+        assert tell_port(alice, token, {"port": port}) == 201
+        until(lambda: f"listens at 127.0.0.1:{port}" in alice.log.read_text())
+        mute.accept()[0].close()  # JupyterHub waits for its answer
+        assert alice.api("DELETE", alice.path("mute"), {"remove": True})[0] in STOPPED
+        until(lambda: stopped(alice), 10)
 
 
 def test_after_a_failed_start(alice: Hub) -> None:

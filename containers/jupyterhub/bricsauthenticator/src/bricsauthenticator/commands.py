@@ -33,12 +33,13 @@ _SUDO_REFUSES = re.compile(
 )
 
 # Said before the command has come to the login host, by ssh (sshd drops connections at its MaxStartups), or by sbatch
-# before its request has come to Slurm's controller.
+# before its request has come to Slurm's controller. It says "Protocol authentication error" also where it can't verify
+# the controller's answer, such as munge having died meanwhile, and the job exists: only the line before that tells.
 _NEVER_ARRIVED = re.compile(
     r"^(ssh: (connect to host|Could not resolve hostname)|(kex|ssh)_exchange_identification: |banner exchange: "
     r"|Connection timed out during banner exchange|Connection (closed|reset) by \S+ port \d+)"
     r"|Unable to contact slurm controller \(connect failure\)"
-    r"|Batch job submission failed: Protocol authentication error",
+    r"|_create: REQUEST_SUBMIT_BATCH_JOB has authentication error",
     re.MULTILINE,
 )
 
