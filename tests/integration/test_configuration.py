@@ -124,24 +124,25 @@ def test_a_command_that_fails_in_an_activation_script_is_not_the_end(
         assert (done.returncode, done.stdout) == expected, done.stderr
 
 
-# Run in the hub's container: what the authenticator asks of a token.
-ASKED = """
+# Run in the hub's container: values that the configuration gives to authenticator and spawner.
+CONFIGURED = """
 from bricsauthenticator import BricsAuthenticator
 from traitlets.config.loader import PyFileConfigLoader
-one = BricsAuthenticator(config=PyFileConfigLoader('common.py', '/srv/jupyterhub').load_config())
-print([one.jwt_azp, one.match_username])
+config = PyFileConfigLoader('common.py', '/srv/jupyterhub').load_config()
+one = BricsAuthenticator(config=config)
+print([one.jwt_azp, one.match_username, config.BricsSlurmSpawner.commands_at_once])
 """
 
 
 @inside
-def test_a_site_says_what_a_token_must_have(deployment: Deployment) -> None:
-    """The keys auth.azp and auth.match_username reach the authenticator; a foreign deployment has neither."""
-    command = f'PYTHONPATH=. {HUB_PYTHON} -c "$0"'
-    for variables, expected in (
-        ("env -u DEPLOY_CONFIG_JWT_AZP -u DEPLOY_CONFIG_MATCH_USERNAME", "['', True]"),
-        ("DEPLOY_CONFIG_JWT_AZP=portal DEPLOY_CONFIG_MATCH_USERNAME=false", "['portal', False]"),
-    ):
-        assert deployment.run_in("jupyterhub", "sh", "-c", f"{variables} {command}", ASKED) == expected
+def test_settings_reach_the_hub(deployment: Deployment) -> None:
+    """The keys auth.azp, auth.match_username and hub.commands_at_once; a foreign deployment has none of them."""
+    names = [f"DEPLOY_CONFIG_{name}" for name in ("JWT_AZP", "MATCH_USERNAME", "COMMANDS_AT_ONCE")]
+    unset = ["env", *(word for name in names for word in ("-u", name))]
+    given = [f"{name}={value}" for name, value in zip(names, ("portal", "false", "3"), strict=True)]
+    for variables, expected in ((unset, "['', True, 8]"), (["env", *given], "['portal', False, 3]")):
+        command = f'{" ".join(variables)} PYTHONPATH=. {HUB_PYTHON} -c "$0"'
+        assert deployment.run_in("jupyterhub", "sh", "-c", command, CONFIGURED) == expected
 
 
 # Run in the hub's container: who may log in with a token, where a site names alice, and where it names nobody.

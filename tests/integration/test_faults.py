@@ -12,6 +12,7 @@ import pytest
 
 from .helpers import (
     ACCOUNT,
+    START,
     STOP,
     Deployment,
     HubUser,
@@ -166,6 +167,32 @@ def test_a_hub_that_is_stopped_and_started(deployment: Deployment, user: HubUser
     deployment.engine.run(("podman", "start", container))
     wait_until(lambda: hub_answers(deployment), HEALED, "the hub is not back")
     wait_until(lambda: user.server() is None, STOP, "the hub has not noticed")
+
+
+def asked(user: HubUser, method: str, name: str) -> int:
+    """Ask the hub to start (POST) or stop (DELETE) a server, and return the status of its answer."""
+    choices = {"brics_project": "project1.brics", "runtime": "00:10:00", "ngpus": "0"}
+    url = f"{user.url}/hub/api/users/{user.name}/servers/{name}"
+    return user.http.request(method, url, headers=user.bearer, json=choices).status_code
+
+
+def test_a_power_loss(deployment: Deployment, user: HubUser) -> None:
+    """Slurm and hub are killed, and Slurm starts the jobs anew: a server is reachable or gone, and can be stopped."""
+    job_of(deployment, user)
+    user.spawn({"brics_project": "project1.brics"}, "other")
+    user.wait_ready(START, "other")
+    for job in deployment.jobs():
+        deployment.run_in("slurm", "scontrol", "update", f"JobId={job}", "Requeue=1")
+    containers = [f"{deployment.status['pod']}-{name}" for name in ("slurm", "jupyterhub")]
+    deployment.engine.run(("podman", "stop", "--time=0", *containers))  # by SIGKILL; waits for their end
+    deployment.engine.run(("podman", "start", *containers))
+    wait_until(lambda: hub_answers(deployment), HEALED, "the hub is not back")
+    other = user.server("other") or {}
+    assert asked(user, "POST", "other") in (201, 202) or other.get("ready")
+    assert asked(user, "DELETE", "other") in (202, 204)
+    wait_until(lambda: not (user.server("other") or {}).get("ready"), HEALED, "it is not stopped")
+    wait_until(lambda: user.server() is None or serves(user), HEALED, "the server is neither there nor gone")
+    user.api("DELETE", f"/users/{user.name}/servers/other", {"remove": True})
 
 
 def run_with_mounts(deployment: Deployment, container: str, script: str) -> None:

@@ -107,6 +107,15 @@ def test_a_hub_that_is_away_is_waited_for(deployment: Deployment, user: HubUser)
     user.notebook_api("GET", "/kernels")
 
 
+def reachable(user: HubUser) -> bool:
+    """Return whether the user's server answers behind the proxy."""
+    try:
+        user.notebook_api("GET", "/kernels")
+    except StateError:
+        return False
+    return True
+
+
 def test_a_requeued_job_is_reachable_again(deployment: Deployment, user: HubUser) -> None:
     """A job that Slurm starts anew has a new address, which hub and proxy know as soon as its server is up."""
     job = spawned(deployment, user)
@@ -115,16 +124,10 @@ def test_a_requeued_job_is_reachable_again(deployment: Deployment, user: HubUser
     wait_until(lambda: deployment.jobs().get(job) == "PENDING", STOP, "the job is not requeued")
     deployment.run_in("slurm", "scontrol", "update", f"JobId={job}", "StartTime=now")
     wait_until(lambda: deployment.jobs().get(job) == "RUNNING", START, "the job doesn't run again")
-
-    def reachable() -> bool:
-        try:
-            user.notebook_api("GET", "/kernels")
-        except StateError:
-            return False
-        return True
-
     wait_until(
-        lambda: "was started anew" in deployment.log("jupyterhub") and reachable(), 30, "it isn't reachable"
+        lambda: "was started anew" in deployment.log("jupyterhub") and reachable(user),
+        30,
+        "it isn't reachable",
     )
     server = user.server()
     assert server is not None
@@ -242,16 +245,29 @@ def test_a_server_goes_with_its_job_though_its_account_is_removed(
         deployment.run_in("slurm", "mv", "/etc/passwd.kept", "/etc/passwd")
 
 
-def restarted(deployment: Deployment, idle: int = 0) -> None:
-    """Restart the hub, with another ``hub.idle_timeout`` (in seconds) than the deployment's if it isn't 0.
-
-    It is away for longer than that.
-    """
-    variable = "/run/jupyterhub/env/DEPLOY_CONFIG_IDLE_TIMEOUT"
-    deployment.run_in("jupyterhub", "sh", "-c", f"echo {idle} >{variable}" if idle else f"rm {variable}")
+def restarted(deployment: Deployment, away: float = 0, **settings: str) -> None:
+    """Restart the hub, which is away for so many seconds, with other settings; an empty one is the deployment's."""
+    for name, value in settings.items():
+        variable = f"/run/jupyterhub/env/DEPLOY_CONFIG_{name}"
+        command = f"echo {value} >{variable}" if value else f"rm {variable}"
+        deployment.run_in("jupyterhub", "sh", "-c", command)
     hub = "/run/service/jupyterhub"
-    deployment.run_in("jupyterhub", "sh", "-c", f"s6-svc -wD -d {hub}; sleep {idle * 1.1}; s6-svc -u {hub}")
+    deployment.run_in("jupyterhub", "sh", "-c", f"s6-svc -wD -d {hub}; sleep {away}; s6-svc -u {hub}")
     wait_until(lambda: deployment.health == 200, START, "the hub is not back")
+
+
+def test_a_suspended_job_survives_a_restart_of_the_hub(deployment: Deployment, user: HubUser) -> None:
+    """A job that is suspended for longer than `hub.http_timeout` stays, and its server answers when it goes on."""
+    job = spawned(deployment, user)
+    deployment.run_in("slurm", "scontrol", "suspend", job)
+    try:
+        restarted(deployment, HTTP_TIMEOUT="10")
+        wait_until(lambda: (user.server() or {}).get("ready"), START, "the hub has no such server")
+        assert deployment.jobs() == {job: "SUSPENDED"}
+        deployment.run_in("slurm", "scontrol", "resume", job)
+        wait_until(lambda: reachable(user), STOP, "its server doesn't answer")
+    finally:
+        restarted(deployment, HTTP_TIMEOUT="")
 
 
 @contextlib.contextmanager
@@ -300,14 +316,14 @@ def test_an_idle_server_is_stopped(deployment: Deployment, user: HubUser) -> Non
     used = running(deployment) - {idle}
     try:
         with in_use(deployment, "used"):
-            restarted(deployment, idle=20)
+            restarted(deployment, away=22, IDLE_TIMEOUT="20")
             wait_until(lambda: user.server() is None, STOP, "the idle server still runs")
             wait_until(lambda: running(deployment) == used, STOP, "its job still runs")
             stays = "computes: nobody uses the server, but a kernel computes"
             wait_until(lambda: stays in deployment.log("jupyterhub"), STOP, "it is in use")
         assert all((user.server(name) or {})["ready"] for name in ("used", "computes"))
     finally:
-        restarted(deployment)
+        restarted(deployment, IDLE_TIMEOUT="")
         user.stop(STOP, "used")
         user.stop(STOP, "computes")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator
 
@@ -152,13 +153,21 @@ def test_a_bad_form_is_refused_and_submits_nothing(deployment: Deployment) -> No
 @inside
 @once
 def test_a_drained_node_keeps_a_job_with_gpus_waiting(deployment: Deployment) -> None:
-    """A job asks Slurm for the form's number of GPUs; while its node is drained the hub says that it waits, and why."""
+    """A job asks Slurm for the form's number of GPUs; while its node is drained its page says why, and how long.
+
+    It is given a time to begin, which Slurm reports as its expected start.
+    """
     with deployment.user() as user:
         with waiting_job(deployment, user, ngpus="2") as job:
             progress = f"{user.url}/hub/api/users/{user.name}/server/progress"
             with user.http.stream("GET", progress) as events:
                 waiting = f"Slurm job {job} is waiting in the queue ("
-                assert any(waiting in event for event in events.iter_lines())
+                lines = events.iter_lines()
+                assert any(waiting in event for event in lines)
+                begin = ("scontrol", "update", f"JobId={job}")
+                deployment.run_in("slurm", *begin, "StartTime=now+1hour")
+                assert any(re.search("queue .*, expected to start in (59|60) min", event) for event in lines)
+                deployment.run_in("slurm", *begin, "StartTime=now")
         user.wait_ready(START)
         assert "gres/gpu:2" in deployment.run_in("slurm", "scontrol", "show", "job", job)
         with user.kernel() as run:
