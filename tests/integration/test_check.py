@@ -13,7 +13,20 @@ import time
 
 import pytest
 
-from .helpers import ROOT, START, STOP, Deployment, entry, invoke, once, rootless, ssh_key_pair, wait_until
+from .helpers import (
+    ROOT,
+    START,
+    STOP,
+    Deployment,
+    entry,
+    free_port,
+    http_status,
+    invoke,
+    once,
+    rootless,
+    ssh_key_pair,
+    wait_until,
+)
 
 pytestmark = pytest.mark.environments("dev_dummyauth", "dev_realauth")
 
@@ -114,12 +127,18 @@ def test_a_hub_that_is_down_is_not_taken_for_lost_rules(deployment: Deployment) 
 
 @once
 def test_an_address_that_leads_nowhere_is_refused(deployment: Deployment) -> None:
-    """Before anything is created: as root podman takes an IPv6 address and forwards nothing."""
-    if os.geteuid():
-        pytest.skip("an ordinary user's podman forwards it")
-    setting, instance = "publish.jupyterhub='[::1]:8000'", f"six{os.getpid()}"
-    refused = invoke("up", "--env", deployment.env, "--instance", instance, "--set", setting, check=False)
-    assert "error: publish.jupyterhub: [::1]:8000 leads nowhere: " in refused.stderr
+    """Before anything is created: as root podman takes an IPv6 address and forwards nothing. A user's forwards it."""
+    address, instance = f"[::1]:{free_port()}", f"six{os.getpid()}"
+    up = ("up", "--env", deployment.env, "--instance", instance, *deployment.settings)
+    done = invoke(*up, "--set", f"publish.jupyterhub='{address}'", check=False)
+    if rootless():
+        try:
+            assert done.returncode == 0, done.stderr
+            assert http_status(f"http://{address}/jupyter/hub/login") == 200
+        finally:
+            invoke("down", "--env", deployment.env, "--instance", instance)
+    else:
+        assert f"error: publish.jupyterhub: {address} leads nowhere: " in done.stderr
     assert entry(instance) is None
 
 
