@@ -257,7 +257,10 @@ def browser(session: nox.Session, env: str) -> None:
 def faults(session: nox.Session) -> None:
     """The sixteen faults of docs/faults.md on a running pod (`-- -k sshd`)."""
     install(session, "tools", "tests")
-    session.run("pytest", "tests/integration", "--env", "dev_realauth", "-m", "faults", *session.posargs)
+    nodes = ("--set", "slurm.nodes=2", "--set", "slurm.cpus_per_node=2")  # for one of the three jobs on node2
+    session.run(
+        "pytest", "tests/integration", "--env", "dev_realauth", "-m", "faults", *nodes, *session.posargs
+    )
 
 
 @nox.session

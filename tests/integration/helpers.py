@@ -283,6 +283,13 @@ def assert_no_more_rights(status: dict[str, str], row: Container) -> None:
     assert status["Seccomp"] == "2"  # a filter
 
 
+def login_host_answers(deployment: Deployment) -> bool:
+    """Return whether the hub gets at the wrappers' host."""
+    hub = f"{deployment.status['pod']}-jupyterhub"
+    ssh = deployment.engine.run(("podman", "exec", hub, "ssh", "jupyterspawner@slurm", "true"), check=False)
+    return ssh.returncode == 0
+
+
 def slowdown() -> float:
     """Return how many times longer a computation takes now than on an idle machine: the factor for time limits."""
     wall, cpu = time.monotonic(), time.process_time()
