@@ -5,18 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import StateError
 from . import host
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 # Podman's default for open files, and the kernel's for processes (pid_max), to which podman lowers its own
 # hard limit. Neither can exceed the host's hard limit without CAP_SYS_RESOURCE.
@@ -97,20 +90,13 @@ def _probe() -> tuple[bool, bool, Mapping[str, int], bool]:
 
 def _user_conf() -> dict[str, Any]:
     """Return the user's containers.conf, merged as podman does: CONTAINERS_CONF replaces all other files."""
-    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     files = [Path("/usr/share/containers/containers.conf")]
-    for folder in (Path("/etc/containers"), home / "containers"):
+    for folder in (Path("/etc/containers"), host.user_configuration() / "containers"):
         files += [folder / "containers.conf", *sorted((folder / "containers.conf.d").glob("*.conf"))]
     if only := os.environ.get("CONTAINERS_CONF"):
         files = [Path(only)]
     merged: dict[str, Any] = {}
     for path in files:
-        if not path.is_file():
-            continue
-        try:
-            tables = tomllib.loads(path.read_text())
-        except (tomllib.TOMLDecodeError, OSError) as error:
-            raise StateError(f"{path}: {error}", "podman refuses it too: correct it") from None
-        for table, values in tables.items():
+        for table, values in host.read_toml(path, "podman").items():
             merged[table] = {**merged.get(table, {}), **values} if isinstance(values, dict) else values
     return merged

@@ -10,6 +10,7 @@ import pwd
 import re
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import StateError
@@ -41,17 +42,27 @@ def ca_bundle() -> str | None:
     return next((path for path in candidates if path and Path(path).is_file()), None)
 
 
+def user_configuration() -> Path:
+    """Return the folder of the user's configuration files."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+
+
+def read_toml(path: Path, program: str) -> dict[str, Any]:
+    """Return the tables in the file ``path``, none without it; StateError if ``program`` can't read it."""
+    try:
+        return tomllib.loads(path.read_text()) if path.is_file() else {}
+    except (ValueError, OSError) as error:
+        raise StateError(f"{path}: {error}", f"{program} refuses it too: correct it") from None
+
+
 def python_index() -> str | None:
     """Return the URL of the package index that uv, else pip, is configured with; None for their default."""
-    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    home = user_configuration()
     for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL"):
         if url := os.environ.get(name):
             return url
     for file in (home / "uv/uv.toml", ETC / "uv/uv.toml"):
-        try:
-            table = tomllib.loads(file.read_text()) if file.is_file() else {}
-        except ValueError as error:
-            raise StateError(f"{file}: {error}", "uv refuses it too: correct it") from None
+        table = read_toml(file, "uv")
         defaults = [index["url"] for index in table.get("index", ()) if index.get("default")]
         if url := next(iter(defaults), table.get("index-url")):
             return str(url)
