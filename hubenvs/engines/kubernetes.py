@@ -7,7 +7,7 @@ import contextlib
 import json
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,13 @@ class Kubernetes(Kubectl):
         """Return the claims of ``pod_name`` that Kubernetes removes, with their data, when its pod ends."""
         claims = [item["metadata"] for item in self._get("persistentvolumeclaims", _selector(pod_name))]
         return [claim["name"] for claim in claims if "deletionTimestamp" in claim]
+
+    def foreign(self, pod_name: str, resources: Iterable[tuple[str, str]]) -> list[str]:
+        """Return those of ``resources``, kinds and names, that exist without the labels of ``pod_name``."""
+        items = self._get(*(f"{kind.lower()}/{name}" for kind, name in resources))
+        labels = {LABEL_PART_OF: PART_OF, LABEL_INSTANCE: pod_name}.items()
+        others = (item for item in items if not labels <= item["metadata"].get("labels", {}).items())
+        return [f"{item['kind']} {item['metadata']['name']}" for item in others]
 
     def prune(self, pod_name: str, applied: Set[tuple[str, str]]) -> None:
         """Delete resources of ``pod_name`` from an earlier `up` that aren't in ``applied``: kinds and names.

@@ -102,6 +102,18 @@ def complete(
     return values
 
 
+def with_all_crypt_keys(local: Mapping[str, str], cluster: Mapping[str, str]) -> dict[str, str]:
+    """Return ``local`` overridden by ``cluster``, but the crypt keys of both.
+
+    Either may have encrypted the database.
+    """
+    values = {**local, **cluster}
+    if "crypt_keys" in local.keys() & cluster.keys():
+        both = f"{cluster['crypt_keys']};{local['crypt_keys']}".split(";")
+        values["crypt_keys"] = ";".join(dict.fromkeys(map(str.strip, both)))
+    return values
+
+
 def rotate(old: Mapping[str, str], hostname: str, port: int) -> dict[str, str]:
     """Return new values for the keys of ``old``, with a new crypt key in front of the old ones.
 

@@ -18,7 +18,8 @@ from ..session import Session
 def rehearse(session: Session, engine: ClusterEngine) -> None:
     """Have the server check all documents, so that it refuses them before images are built and not after.
 
-    Raises StateError if the namespace or a right is missing, or if a claim is being deleted.
+    Raises StateError if the namespace or a right is missing, if somebody else's resource has a name that is
+    needed, or if a claim is being deleted.
     """
     env = session.env
     for claim in engine.claims_being_deleted(env.pod):
@@ -28,7 +29,11 @@ def rehearse(session: Session, engine: ClusterEngine) -> None:
         raise StateError(problem, f"save it by {save}, then `invoke down {env.options}`")
     images = dict.fromkeys(env.containers, "not-built-yet")
     files = desired_in_cluster(env, images, engine.server_version)
-    engine.apply(dump([item for documents in files.values() for item in documents]), dry_run=True)
+    documents = [item for content in files.values() for item in content]
+    if found := engine.foreign(env.pod, [(item["kind"], item["metadata"]["name"]) for item in documents]):
+        hint = "it wasn't created by this suite: remove it by hand, or use --instance NAME"
+        raise StateError(f"there is a {found[0]} without this suite's labels", hint)
+    engine.apply(dump(documents), dry_run=True)
 
 
 def apply(

@@ -13,6 +13,7 @@ from ..deployment import folder
 from ..deployment.existing import Existing, all_existing, find_existing, remove_pod
 from ..engines.engine import Engine, Listing
 from ..errors import DefinitionError, StateError, suggestion
+from ..plan.keys import with_all_crypt_keys
 from ..session import recorded_clusters
 
 # Secrets that outlive `down --keep-volumes`: the database in a kept volume is encrypted with them.
@@ -134,4 +135,4 @@ def _take_down(existing: Existing, root: Path, engine: Engine, keep_volumes: boo
         folder.remove(path, keep=KEPT_WITH_VOLUMES if keep_volumes else ())
         if kept:
             folder.create(path)
-            folder.write_secrets(path, kept)
+            folder.write_secrets(path, with_all_crypt_keys(folder.read_secrets(path), kept))

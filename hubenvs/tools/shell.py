@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from ..definition.containers import PROXY
 from ..errors import DefinitionError, StateError, suggestion
 from ..session import Session
 
@@ -31,8 +32,11 @@ def find_container(session: Session, name: str, running: bool = True) -> str:
     ``running`` if it doesn't run.
     """
     env = session.env
-    if name not in env.containers:
-        hint = suggestion(name, env.containers)
+    containers = [*env.containers]
+    if session.engine.cluster_engine() and env.proxy_apart:
+        containers.append(PROXY)
+    if name not in containers:
+        hint = suggestion(name, containers)
         raise DefinitionError(f"--container {name}: {env.name} has no such container", hint)
     container = env.container_name(name)
     states = session.engine.states([container])

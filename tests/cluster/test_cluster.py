@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,18 @@ def wait_ready(deployed: Deployed) -> None:
     deployed.cluster.kubectl("rollout", "status", f"statefulset/{deployed.pod}", f"--timeout={REPLACED}s")
 
 
+@contextlib.contextmanager
+def another_checkout(deployed: Deployed) -> Iterator[None]:
+    """Have no deploy folder during the block, as another operator."""
+    folder = ROOT / ".deploy" / f"{deployed.env}-{deployed.instance}"
+    ours = folder.rename(folder.with_name(f"{folder.name}.ours"))
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        ours.rename(folder)
+
+
 def test_a_user_computes(deployed: Deployed) -> None:
     """All that `verify` and `check` prove of podman's pods holds here."""
     assert "all well" in invoke("verify", *deployed.named).stdout
@@ -49,14 +63,9 @@ def test_a_user_computes(deployed: Deployed) -> None:
 def test_another_checkout_changes_nothing(deployed: Deployed) -> None:
     """A second operator's `up` has no secrets of its own: those in the cluster stay, and so does the pod."""
     before = deployed.pod_uid(), deployed.secrets()
-    folder = ROOT / ".deploy" / f"{deployed.env}-{deployed.instance}"
-    ours = folder.rename(folder.with_name(f"{folder.name}.ours"))
-    try:
+    with another_checkout(deployed):
         assert "load" not in deployed.up()
         assert (deployed.pod_uid(), deployed.secrets()) == before
-    finally:
-        shutil.rmtree(folder)
-        ours.rename(folder)
 
 
 def test_tasks_find_it(deployed: Deployed, tmp_path: Path) -> None:
@@ -191,7 +200,7 @@ def test_a_broken_rollout_is_explained_and_mended(deployed: Deployed) -> None:
 
 @once
 def test_down_keeps_the_claims_and_the_key_to_the_database(deployed: Deployed, operator: Path) -> None:
-    """Nothing else is left, and `up` goes on with them. The Role in the docs is enough."""
+    """Nothing else is left, and `up` goes on with them, but not without the key. The Role in the docs is enough."""
     secret = f"{deployed.pod}-jupyterhub"
 
     def crypt_key() -> str:
@@ -203,6 +212,11 @@ def test_down_keeps_the_claims_and_the_key_to_the_database(deployed: Deployed, o
     invoke("down", *deployed.named, path=operator)
     assert deployed.left() == set()
     assert deployed.cluster.get("persistentvolumeclaims", deployed.selector)
+    with another_checkout(deployed):
+        options = (*deployed.named, *deployed.cluster.options, *deployed.options)
+        refused = invoke("up", *options, check=False).stderr
+    assert f"claim {deployed.pod}-jupyterhub-data has a database, and its crypt key is neither" in refused
+    assert deployed.left() == set()
     deployed.up()
     assert crypt_key() == before
     assert "all well" in invoke("verify", *deployed.named).stdout

@@ -264,6 +264,9 @@ def test_tasks_find_both_pods(hub: Hub, cluster: Cluster) -> None:
         assert f"/{name}]" in lines
     shell = ("shell", *hub.named, "--container", "zenith-client", "--command")
     assert "zenith_key" in invoke(*shell, "ls /run/credentials/zenith-client").stdout
+    shell = ("shell", *hub.named, "--container", "proxy", "--command")
+    assert "configurable-http-proxy" in invoke(*shell, "ls /run/service").stdout
+    invoke("logs", *hub.named, "--container", "proxy")
     listing = json.loads(invoke("status", *cluster.options, "--json").stdout)["environments"]
     (entry,) = (item for item in listing if item["instance"] == hub.named[-1])
     assert entry["state"] == "up"

@@ -26,6 +26,19 @@ def test_a_namespace_that_is_not_there(cluster: Cluster) -> None:
     assert f"kubectl --context {cluster.context} create namespace nowhere" in said
 
 
+def test_what_has_our_name_without_our_labels_is_left_alone(cluster: Cluster) -> None:
+    """`up` names it, and `down` does not remove it."""
+    name = "jupyterhub-slurm-dev-dummyauth"
+    cluster.kubectl("create", "service", "clusterip", name, "--tcp=80")
+    try:
+        before = cluster.get("service", name)
+        assert f"there is a Service {name} without this suite's labels" in refused(cluster)
+        invoke("down", "--env", "dev_dummyauth", *cluster.options)
+        assert cluster.get("service", name) == before
+    finally:
+        cluster.kubectl("delete", "service", name)
+
+
 def test_a_missing_right_is_named(cluster: Cluster, stranger: Path) -> None:
     """One to look, and one to change: `view` is a ClusterRole that every cluster has."""
     assert 'User "stranger" cannot list resource' in refused(cluster, stranger)
