@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -176,10 +177,11 @@ def test_the_pods_keep_to_the_baseline(folder: Path) -> None:
     ]
 
 
-def test_the_pod_is_restricted_where_it_has_no_slurm(folder: Path) -> None:
-    """There a namespace that enforces the "restricted" standard takes it. Slurm starts as root, and has sudo."""
-    (stateful_set,) = (item for item in resources(folder) if item["kind"] == "StatefulSet")
-    template = stateful_set["spec"]["template"]
+def test_pods_are_restricted_where_there_is_no_slurm(folder: Path) -> None:
+    """There a namespace that enforces the "restricted" standard takes them. Slurm starts as root, and has sudo."""
+    kinds = ("StatefulSet", "Deployment")
+    template, *others = (item["spec"]["template"] for item in resources(folder) if item["kind"] in kinds)
+    assert [beyond_restricted(item) for item in others] == [[]] * len(others)
     if "slurm" in (container["name"] for container in template["spec"]["containers"]):
         assert "slurm: allowPrivilegeEscalation" in beyond_restricted(template)
         return
@@ -249,6 +251,38 @@ def test_the_overlay_in_the_docs_builds(folder: Path) -> None:
         for container in stateful_set["spec"]["template"]["spec"]["containers"]
     }
     assert memory["jupyterhub"] == "3Gi"
+
+
+def test_a_hub_of_any_configuration_finds_the_proxys_pod(tmp_path: Path) -> None:
+    """By its command line, which counts more than a foreign jupyterhub_config.py; else that says where it is."""
+    root = Path(__file__).parents[2]
+    script = tmp_path / "jupyterhub"
+    text = (root / "containers/jupyterhub/services/jupyterhub").read_text()
+    script.write_text(text.replace("/usr/local/lib/s6/has-room", "true"))
+    started = tmp_path / "s6-envdir"
+    started.write_text("#!/bin/sh\ntest -e jupyterhub_config.py && printf '%s\\n' \"$@\"\n")
+    started.chmod(0o755)
+    variables = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "JUPYTERHUB_SRV_DIR": str(root / "tests/integration/foreign/jupyterhub-config"),
+    }
+
+    def arguments(**more: str) -> list[str]:
+        shown = subprocess.run(
+            ("sh", str(script)), env=variables | more, check=True, capture_output=True, text=True
+        )
+        return shown.stdout.splitlines()
+
+    services = {"DEPLOY_CONFIG_PROXY_SERVICE": "192.0.2.1", "DEPLOY_CONFIG_HUB_SERVICE": "192.0.2.2"}
+    alone = arguments()
+    assert alone[1:4] == ["jupyterhub", "--config", "jupyterhub_config.py"]
+    assert arguments(**services) == [
+        *alone,
+        "--ConfigurableHTTPProxy.api_url=http://192.0.2.1:8001",
+        "--JupyterHub.hub_ip=0.0.0.0",
+        "--JupyterHub.hub_connect_ip=192.0.2.2",
+    ]
 
 
 def test_the_proxys_pod_has_the_variables_that_its_programs_read() -> None:

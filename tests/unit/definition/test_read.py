@@ -301,6 +301,16 @@ def test_a_web_proxy_leads_to_a_provider_elsewhere_alone(root: Path) -> None:
         read_environment(root, "dev_realauth", settings=["auth.proxy=http://me:word@proxy:3128", *external])
 
 
+def test_a_cluster_is_named_whole(root: Path) -> None:
+    """What is missing is named by its key; the kubeconfig's current context and namespace are never taken."""
+    settings = ["engine=kubernetes"]
+    for key in ("context", "namespace"):
+        with pytest.raises(DefinitionError, match=rf"kubernetes\.{key}: "):
+            read_environment(root, "dev_dummyauth", settings=settings)
+        settings.append(f"kubernetes.{key}=lab")
+    assert read_environment(root, "dev_dummyauth", settings=settings).kubernetes.namespace == "lab"
+
+
 def test_an_unknown_environment_is_refused_with_the_nearest(root: Path) -> None:
     """A typing mistake in --env gets a suggestion."""
     with pytest.raises(DefinitionError, match=r"did you mean 'dev_dummyauth'\?"):

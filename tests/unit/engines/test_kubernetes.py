@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from hubenvs.engines.kubernetes import Kubernetes
 from hubenvs.engines.process import Completed, Programs
 from hubenvs.errors import DefinitionError, StateError
 
+Document = dict[str, Any]
 POD = "jupyterhub-slurm-dev-dummyauth"
 KUBECTL = ("kubectl", "--context", "lab", "--namespace", "hub")
 
@@ -119,6 +121,48 @@ def test_what_a_user_can_mend_is_explained(message: str, problem: str, hint: str
     with pytest.raises(StateError) as error:
         engine(message).listing()
     assert (error.value.message, hint in error.value.hint) == (problem, True)
+
+
+class Lab(Programs):
+    """Has ``items``, and keeps the command lines."""
+
+    def __init__(self, *items: Document) -> None:
+        super().__init__()
+        self.items = items
+        self.lines: list[Sequence[str]] = []
+
+    def run(self, argv: Sequence[str], **options: Any) -> Completed:
+        """Return the items as `kubectl get` prints them."""
+        self.lines.append(argv)
+        return Completed(0, json.dumps({"items": self.items}).encode(), "")
+
+
+def item(kind: str, name: str, **fields: Any) -> Document:
+    return {"kind": kind, "metadata": {"name": name, **fields.pop("metadata", {})}, **fields}
+
+
+def test_pruning_keeps_what_is_applied_or_may_be_rolled_back_to() -> None:
+    """Of ConfigMaps those stay that a revision refers to; of other resources those that were applied."""
+    revision = item("ControllerRevision", "r", data={"configMapRef": {"name": "earlier"}})
+    maps = [item("ConfigMap", name) for name in ("now", "earlier", "earl", "unused")]
+    services = [item("Service", name) for name in ("now", "gone")]
+    lab = Lab(*maps, revision, *services)
+    applied = {("ConfigMap", "now"), ("Service", "now")}
+    Kubernetes(None, lab, Cluster("lab", "hub"), "1234").prune(POD, applied)
+    (deleted,) = (line[5:] for line in lab.lines if "delete" in line)
+    assert deleted == ("delete", "configmap/earl", "configmap/unused", "service/gone", "--ignore-not-found")
+
+
+def test_a_secrets_version_changes_with_it_and_tells_nothing_of_it() -> None:
+    """Also where a Secret is made anew; a hash of its content would help to guess it."""
+
+    def version(**metadata: str) -> str:
+        about = {"uid": "12345678-9", "resourceVersion": "7", **metadata}
+        lab = Lab(item("Secret", "hub", metadata=about, data={"key": "aGlkZGVu"}))
+        return Kubernetes(None, lab, Cluster("lab", "hub"), "1234").secret_versions(["hub"])
+
+    assert version() == version() == "12345678.7"
+    assert len({version(), version(resourceVersion="8"), version(uid="22345678-9")}) == 3
 
 
 def test_how_images_get_there() -> None:

@@ -88,10 +88,18 @@ def test_what_no_waiting_cures_is_said_at_once(reason: str) -> None:
     assert error.value.details == ("Failed: pull", "its last line")
 
 
-def test_a_pod_without_a_node_or_volume_is_explained() -> None:
-    """After a while its warnings are taken for the reason."""
-    with pytest.raises(StateError, match="FailedMount: secret not found"):
-        wait([STATEFUL_SET, pod()], events=["FailedMount: secret not found"])
+@pytest.mark.parametrize(
+    "event",
+    [
+        "FailedMount: secret not found",
+        "FailedScheduling: 0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.",
+    ],
+)
+def test_a_pod_without_a_node_or_volume_is_explained(event: str) -> None:
+    """After a while its warnings are taken for the reason, long before the rollout's time is over."""
+    with pytest.raises(StateError) as error:
+        wait([STATEFUL_SET, pod()], events=["Pulled: image", event])
+    assert error.value.message == f"hub-0: {event}"
 
 
 def test_it_takes_only_so_long() -> None:

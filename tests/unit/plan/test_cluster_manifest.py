@@ -12,7 +12,7 @@ from hubenvs.definition.environment import Environment
 from hubenvs.definition.read import read_environment
 from hubenvs.deployment.sources import read_seeds, read_templates
 from hubenvs.errors import DefinitionError
-from hubenvs.plan.cluster_manifest import PROXY_MEMORY, SECRETS, cluster_manifest, kustomize_folder
+from hubenvs.plan.cluster_manifest import PROXY_MEMORY, SECRETS, cluster_manifest, kustomize_folder, left_out
 from hubenvs.plan.manifest import manifest
 
 Document = dict[str, Any]
@@ -203,6 +203,14 @@ def test_an_older_server_gets_nothing_that_it_lacks(root: Path) -> None:
         assert ("endPort" if name == "prod" else "sysctls") in "".join(new.values())
 
 
+def test_what_an_older_server_lacks_is_named(root: Path) -> None:
+    """Each as far as the environment needs it; a server of 1.22 lacks nothing."""
+    for name, missing in (("dev_dummyauth", "sysctls"), ("prod", "endPort")):
+        env = read_environment(root, name)
+        assert left_out(env, (1, 20)) == left_out(env, (1, 21)) == [missing]
+        assert left_out(env, (1, 22)) == []
+
+
 def test_the_servers_version_is_a_setting(root: Path) -> None:
     """With its "v", without which YAML would take 1.20 for 1.2."""
     for text, version in (("v1.20", (1, 20)), ("v1.31.2", (1, 31)), ("null", None)):
@@ -281,6 +289,19 @@ def test_a_sites_hub_reaches_what_the_site_has_and_nothing_else(root: Path) -> N
     by_proxy = [*settings, "auth.proxy=http://proxy.example.org:3128"]
     policies = folder(read_environment(root, "prod", settings=by_proxy))["networkpolicy.yaml"]
     assert ports(policies[1], "egress")[-1] == (3128, None)
+
+
+def test_without_a_tunnel_people_come_to_the_proxys_pod(root: Path) -> None:
+    """Only while it is ready, since a second one may be starting. The hub's pod is for servers' calls."""
+    files = folder(read_environment(root, "dev_dummyauth_extslurm"))
+    (service,) = (item for item in files["service.yaml"] if item["spec"]["ports"][0]["port"] == 8000)
+    (deployment,) = files["deployment.yaml"]
+    assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"]
+    assert service["spec"]["publishNotReadyAddresses"] is False
+    _, hub, proxy = files["networkpolicy.yaml"]
+    assert proxy["spec"]["podSelector"] == deployment["spec"]["selector"]
+    assert proxy["spec"]["ingress"][0] == {"ports": [{"protocol": "TCP", "port": 8000}]}
+    assert hub["spec"]["ingress"] == [{"ports": [{"protocol": "TCP", "port": 8081}]}]
 
 
 def test_where_nobody_comes_in_the_policy_says_so(root: Path) -> None:
