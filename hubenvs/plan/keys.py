@@ -117,9 +117,11 @@ def with_all_crypt_keys(local: Mapping[str, str], cluster: Mapping[str, str]) ->
 def rotate(old: Mapping[str, str], hostname: str, port: int) -> dict[str, str]:
     """Return new values for the keys of ``old``, with a new crypt key in front of the old ones.
 
-    JupyterHub encrypts with the first crypt key and decrypts with any, so its database stays readable.
+    JupyterHub encrypts with the first crypt key and decrypts with any, so its database stays readable. The
+    next proxy takes over the routes of the one before with the last token, which it doesn't accept itself.
     """
     new = generate(hostname, port, old.keys())
-    if "crypt_keys" in old:
-        new["crypt_keys"] = ";".join((new["crypt_keys"], *old["crypt_keys"].split(";")))
+    for key, kept in (("crypt_keys", None), ("proxy_token", 1)):
+        if key in old:
+            new[key] = ";".join((new[key], *old[key].split(";")[:kept]))
     return new

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from tests.integration.conftest import engine, here  # noqa: F401
-from tests.integration.helpers import Engine, HubUser, invoke, wait_until
+from tests.integration.helpers import Engine, HubUser, http_status, invoke, wait_until
 from tests.integration.registry import PASSWORD, credentials, fetched, serving
 from tests.integration.site import (  # noqa: F401
     HOST,
@@ -296,6 +296,33 @@ def test_a_rollout_of_the_proxy_takes_over_its_routes(
         time.sleep(5)  # the pod of before is still ending
     report(request, "the proxy", health, server)
     assert (server.seconds, server.seen) == (0, [])
+
+
+def test_new_secrets_leave_servers_alone(hub: Hub, user: HubUser, request: pytest.FixtureRequest) -> None:
+    """Both pods are replaced; the next proxy takes over the routes of one that has the earlier token."""
+    health, server = outages(user)
+    with watching(health, server):
+        invoke("secrets", *hub.named, "--rotate")
+        time.sleep(5)  # the proxy's pod of before is still ending
+    report(request, "new secrets", health, server)
+    assert (server.seconds, server.seen) == (0, [])
+
+
+def test_a_killed_proxy_comes_back(hub: Hub, cluster: Cluster, user: HubUser) -> None:
+    """In the same pod, and the hub gives it its routes again."""
+    pod = f"jupyterhub-slurm-prod-{hub.named[-1]}"
+    selector = f"--selector=app.kubernetes.io/component=proxy,app.kubernetes.io/instance={pod}"
+    before = [pod["metadata"]["uid"] for pod in cluster.get("pods", selector)]
+    kill = ("shell", *hub.named, "--container", "proxy", "--command", "sh -c 'kill 1'")
+    invoke(*kill, check=False)  # it may end before it can say so
+
+    def is_back() -> bool:
+        (pod,) = cluster.get("pods", selector)
+        restarts = {item["name"]: item["restartCount"] for item in pod["status"]["containerStatuses"]}
+        return restarts == {"proxy": 1, "zenith-client": 0} and [pod["metadata"]["uid"]] == before
+
+    wait_until(is_back, REPLACED, "it isn't started again")
+    wait_until(lambda: http_status(outages(user)[1].url) in PASS, REPLACED, "there is no route")
 
 
 def test_the_node_is_drained(

@@ -46,6 +46,16 @@ def test_rotating_puts_a_new_crypt_key_before_the_old(old: dict[str, str]) -> No
     assert all(new[key] != old[key] for key in old)
 
 
+def test_rotating_keeps_the_last_token_of_the_proxy() -> None:
+    """Not more: the next proxy asks the one before by it."""
+    first = {"proxy_token": "1" * 64}
+    second = rotate(first, "slurm", 22)
+    third = rotate(second, "slurm", 22)
+    new, kept = second["proxy_token"].split(";")
+    assert kept == first["proxy_token"] != new
+    assert third["proxy_token"].split(";")[1:] == [new]
+
+
 @pytest.mark.parametrize("lost", ["ssh_key", "authorized_keys"])
 def test_half_of_a_pair_is_no_use(old: dict[str, str], lost: str) -> None:
     """Who has lost one gets two new ones that belong together; the rest stays."""
