@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,11 @@ class Deployed:
     pod: str
     options: tuple[str, ...]
     seeds: Path | None = None
+    earlier: list[dict[str, Any]] = field(default_factory=list)  # its Secrets before they were rotated
+
+    def earlier_value(self, secret: str, key: str) -> str:
+        """Return a value in ``earlier``."""
+        return next(str(item["data"][key]) for item in self.earlier if item["metadata"]["name"] == secret)
 
     @property
     def named(self) -> tuple[str, ...]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
+import shlex
 import shutil
+import subprocess
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.integration.helpers import ROOT, invoke, wait_until
+from tests.integration.helpers import ROOT, START, STOP, HubUser, free_port, http_status, invoke, wait_until
 
 from .conftest import Deployed
 
@@ -20,6 +25,8 @@ pytestmark = pytest.mark.usefixtures("deployed")
 once = pytest.mark.environments("dev_dummyauth")
 # Seconds that a pod may take to be replaced.
 REPLACED = 180
+# Seconds in which Kubernetes asks at least twice whether a container is alive.
+LIVENESS = 45
 
 
 def setting(deployed: Deployed, name: str) -> str:
@@ -66,6 +73,9 @@ def test_another_checkout_changes_nothing(deployed: Deployed) -> None:
     with another_checkout(deployed):
         assert "load" not in deployed.up()
         assert (deployed.pod_uid(), deployed.secrets()) == before
+    # Which has the values of a client-side apply in clear.
+    annotations = [item["metadata"].get("annotations") for item in deployed.cluster.get("secrets")]
+    assert "last-applied-configuration" not in str(annotations)
 
 
 def test_tasks_find_it(deployed: Deployed, tmp_path: Path) -> None:
@@ -100,40 +110,127 @@ def test_an_edit_is_live_in_the_same_pod(deployed: Deployed) -> None:
     assert deployed.pod_uid() == before
 
 
+def page_commands(deployed: Deployed, tmp_path: Path, bullet: str) -> list[str]:
+    """Return the commands below ``bullet`` of docs/kubernetes.md, about this deployment and files in ``tmp_path``."""
+    page = (ROOT / "docs/kubernetes.md").read_text().partition(f"\n- **{bullet}**")[2].partition("\n- **")[0]
+    for before, after in {
+        "\\\n": "",
+        "--env dev_dummyauth": " ".join(deployed.named),
+        "jupyterhub-slurm-dev-dummyauth": deployed.pod,
+        "CONTEXT --namespace hub": f"{deployed.cluster.context} --namespace {deployed.cluster.namespace}",
+        "jupyterhub-data.tar": f"{tmp_path}/data.tar",
+    }.items():
+        page = page.replace(before, after)
+    return [line.strip() for line in page.splitlines() if line.startswith("      ")]
+
+
+def run(command: str) -> None:
+    """Run a command of the page."""
+    if command.startswith("invoke "):
+        invoke(*shlex.split(command)[1:])
+    else:
+        subprocess.run(("bash", "-euc", command), check=True)
+
+
 @once
 def test_the_database_comes_back_from_a_backup(deployed: Deployed, tmp_path: Path) -> None:
-    """As docs/kubernetes.md says it; nothing restarts the container while the hub is stopped."""
-    before = deployed.pod_uid()
+    """By the page's commands; nothing restarts the container while the hub is stopped."""
+    before, database = deployed.pod_uid(), "/var/lib/jupyterhub/jupyterhub.sqlite"
+    stop, export, start, restore, *_ = page_commands(deployed, tmp_path, "Backup")
     shell = ("shell", *deployed.named, "--container", "jupyterhub", "--command")
-    copy, database = tmp_path / "data.tar", "/var/lib/jupyterhub/jupyterhub.sqlite"
-    digest = invoke(*shell, f"sh -c 's6-svc -wD -d /run/service/jupyterhub; sha256sum {database}'").stdout
-    invoke("export-volume", *deployed.named, "--volume", "jupyterhub-data", "--output", str(copy))
+    run(stop)
+    digest = invoke(*shell, f"sha256sum {database}").stdout
+    run(export)
     invoke(*shell, f"rm {database}")
-    restore = ("exec", "--stdin", f"{deployed.pod}-0", "--container=jupyterhub", "--")
-    untar = ("tar", "-C", "/var/lib/jupyterhub", "-xf", "-")
-    with copy.open("rb") as tar:
-        deployed.cluster.kubectl(*restore, *untar, stdin=tar)
+    run(restore)
     assert invoke(*shell, f"sha256sum {database}").stdout == digest
-    invoke(*shell, "s6-svc -u /run/service/jupyterhub")
+    run(start)
     invoke("wait", *deployed.named)
     (pod,) = deployed.cluster.get("pods", deployed.selector)
     restarts = [item["restartCount"] for item in pod["status"]["containerStatuses"]]
     assert (pod["metadata"]["uid"], set(restarts)) == (before, {0})
 
 
+@pytest.fixture
+def user(deployed: Deployed) -> Iterator[HubUser]:
+    """A user with a server, who comes by a port-forward."""
+    port = free_port()
+    forward = deployed.cluster.command("port-forward", f"pod/{deployed.pod}-0", f"{port}:8000")
+    url = f"http://127.0.0.1:{port}/jupyter"
+    with subprocess.Popen(forward, stdout=subprocess.DEVNULL) as process, HubUser(url) as user:
+        try:
+            wait_until(lambda: http_status(f"{url}/hub/health") == 200, START, "the hub does not answer")
+            folder = ROOT / ".deploy" / f"{deployed.env}-{deployed.instance}"
+            user.log_in((folder / "secrets/dummyauth_password").read_text())
+            user.spawn({})
+            user.wait_ready(START)
+            yield user
+            user.stop(STOP)
+        finally:
+            process.terminate()
+
+
 @once
-def test_a_killed_container_comes_back(deployed: Deployed) -> None:
-    """In the same pod, without the others."""
-    before = deployed.pod_uid()
-    kill = ("shell", *deployed.named, "--container", "jupyterhub", "--command", "sh -c 'kill 1'")
-    invoke(*kill, check=False)  # it may end before it can say so
+def test_servers_are_reachable_while_the_hub_hangs(deployed: Deployed, user: HubUser) -> None:
+    """And while it restarts, or slurmctld is down: the pod isn't ready then, but its Service leads there.
+
+    Nothing is restarted by Kubernetes, whose probes leave nothing in sshd's log.
+    """
+
+    def shell(container: str, command: str) -> str:
+        return invoke("shell", *deployed.named, "--container", container, "--command", command).stdout
+
+    def signal(name: str) -> None:
+        """Send it to the hub. Where it starts fast it is a child of the service's process."""
+        pid = shell("jupyterhub", "s6-svstat -o pid /run/service/jupyterhub").strip()
+        shell("jupyterhub", f"sh -c 'kill -{name} {pid} $(cat /proc/{pid}/task/{pid}/children)'")
+
+    def ready() -> dict[str, bool]:
+        return {name: item["ready"] for name, item in statuses(deployed).items()}
+
+    with user.kernel() as execute:
+        assert execute("kept = 6 * 7") == ""
+        shell("jupyterhub", "s6-svc -wR -r /run/service/jupyterhub")
+        assert execute("print(kept)") == "42\n"
+        wait_until(lambda: http_status(f"{user.url}/hub/health") == 200, START, "the hub isn't back")
+
+        signal("STOP")
+        shell("slurm", "s6-svc -wD -d /run/service/slurmctld")
+        hangs_since = time.monotonic()
+        try:
+            wait_until(lambda: not any(ready().values()), STOP, "the pod is ready")
+            log = shell("slurm", "sh -c 'wc -l /var/lib/slurm/log/sshd/*'")
+            (endpoints,) = deployed.cluster.get("endpoints", deployed.pod)
+            assert [subset.keys() for subset in endpoints["subsets"]] == [{"addresses", "ports"}]
+            time.sleep(max(0, LIVENESS + hangs_since - time.monotonic()))
+            assert execute("print(kept)") == "42\n"
+            assert shell("slurm", "sh -c 'wc -l /var/lib/slurm/log/sshd/*'") == log
+        finally:
+            signal("CONT")
+            shell("slurm", "s6-svc -u /run/service/slurmctld")
+    wait_until(lambda: all(ready().values()), START, "the pod isn't ready again")
+    warnings = deployed.cluster.get("events", "--field-selector=reason=Unhealthy")
+    assert not [item["message"] for item in warnings if item["message"].startswith("Liveness")]
+    assert {item["restartCount"] for item in statuses(deployed).values()} == {0}
+
+
+def statuses(deployed: Deployed) -> dict[str, dict[str, Any]]:
+    """Return the state of each of the pod's containers."""
+    (pod,) = deployed.cluster.get("pods", deployed.selector)
+    return {item["name"]: item for item in pod["status"]["containerStatuses"]}
+
+
+def test_killed_containers_come_back(deployed: Deployed) -> None:
+    """In the same pod, whichever they are."""
+    before, names = deployed.pod_uid(), [*statuses(deployed)]
+    for name in names:
+        kill = ("shell", *deployed.named, "--container", name, "--command", "sh -c 'kill 1'")
+        invoke(*kill, check=False)  # it may end before it can say so
 
     def restarts() -> dict[str, int]:
-        (pod,) = deployed.cluster.get("pods", deployed.selector)
-        return {item["name"]: item["restartCount"] for item in pod["status"]["containerStatuses"]}
+        return {name: item["restartCount"] for name, item in statuses(deployed).items()}
 
-    wait_until(lambda: restarts() == {"jupyterhub": 1, "slurm": 0}, REPLACED, "it isn't started again")
-    wait_ready(deployed)
+    wait_until(lambda: restarts() == dict.fromkeys(names, 1), REPLACED, "they aren't started again")
     invoke("wait", *deployed.named)
     assert deployed.pod_uid() == before
 
@@ -176,16 +273,31 @@ def test_a_setting_rolls_forth_and_back(deployed: Deployed, operator: Path) -> N
 
 
 def test_new_secrets_replace_the_pod(deployed: Deployed) -> None:
-    """And a user computes with them."""
+    """And a user computes with them. They are on no command line."""
     before = deployed.pod_uid()
-    invoke("secrets", *deployed.named, "--rotate")
+    deployed.earlier[:] = deployed.cluster.get("secrets", deployed.selector)
+    commands = invoke("--echo", "secrets", *deployed.named, "--rotate").stderr
+    assert "apply --server-side" in commands
+    values = {value for secret in deployed.secrets().values() for value in secret.values()}
+    texts = {line for value in values for line in base64.b64decode(value).decode().splitlines()}
+    assert not [text for text in values | texts if len(text) > 10 and text in commands]
     assert deployed.pod_uid() != before
     assert "all well" in invoke("verify", *deployed.named).stdout
 
 
 @once
 def test_a_broken_rollout_is_explained_and_mended(deployed: Deployed) -> None:
-    """`up` over a pod that can't start replaces it; a StatefulSet would wait for it for ever."""
+    """`up` over a pod that can't start replaces it; a StatefulSet would wait for it for ever.
+
+    Secrets that somebody has put back count, in the next pod too.
+    """
+    before = deployed.secrets()
+    metadata = ("name", "labels")
+    back = [
+        {**item, "metadata": {key: item["metadata"][key] for key in metadata}} for item in deployed.earlier
+    ]
+    apply = ("apply", "--server-side", "--force-conflicts", "--filename=-")
+    deployed.cluster.kubectl(*apply, input=json.dumps({"apiVersion": "v1", "kind": "List", "items": back}))
     image = "localhost/not-there:1"
     deployed.cluster.kubectl("set", "image", f"statefulset/{deployed.pod}", f"jupyterhub={image}")
 
@@ -195,7 +307,9 @@ def test_a_broken_rollout_is_explained_and_mended(deployed: Deployed) -> None:
 
     wait_until(is_broken, REPLACED, "the broken image isn't rolled out")
     deployed.up()
-    invoke("wait", *deployed.named)
+    now, name = deployed.secrets(), f"{deployed.pod}-slurm"
+    assert now[name]["munge_key"] == deployed.earlier_value(name, "munge_key") != before[name]["munge_key"]
+    assert "all well" in invoke("verify", *deployed.named).stdout
 
 
 @once

@@ -87,6 +87,10 @@ def test_the_folder_is_applied_as_the_page_says(folder: Deployed, bash: Bash, tm
     pod = f"{folder.pod}-0"
     version = json.loads(cluster.kubectl("version", "--output=json"))["serverVersion"]
     render += f" --set kubernetes.version=v{version['major']}.{version['minor'].rstrip('+')}"
+    (tmp_path / "seeds/jupyterhub-config").mkdir(parents=True)
+    # Too large for the annotation of a client-side apply.
+    (tmp_path / "seeds/jupyterhub-config/large.txt").write_text("x" * 300_000)
+    render += f" --set overlays=[{tmp_path}/seeds]"
     bash(f"{render} --set log_level=DEBUG")
     (stateful_set,) = documents(base / "statefulset.yaml")
     cluster.take(*(item["image"] for item in stateful_set["spec"]["template"]["spec"]["containers"]))
@@ -111,6 +115,8 @@ def test_the_folder_is_applied_as_the_page_says(folder: Deployed, bash: Bash, tm
             wait_until(lambda: http_status(url) == 200, START, "the hub does not answer")
         finally:
             process.terminate()
+    size = ("exec", pod, "--container=jupyterhub", "--", "stat", "--format=%s", "/srv/jupyterhub/large.txt")
+    assert cluster.kubectl(*size).strip() == "300000"
 
     before = cluster.get("configmaps", folder.selector)
     bash(prune)
