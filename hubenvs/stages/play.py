@@ -18,9 +18,11 @@ def play(session: Session) -> None:
     """Play the manifest; StateError if an image or a secret is missing."""
     with session.locked():
         builds = desired_builds(session.env, session.engine)
-        if absent := missing_builds(session, builds):
+        cluster = session.engine.cluster_engine()
+        missing = missing_builds(session, builds)
+        if absent := [build for build in missing if not (cluster and build.pulled)]:  # nodes pull themselves
             raise StateError(f"no image {absent[-1].tag}", f"invoke build {session.env.options}")
-        if cluster := session.engine.cluster_engine():
+        if cluster:
             apply(session, cluster, builds, session.secrets())
             return
         play_pod(session, desired_pod(session.env, builds, session.secrets()), session.own_existing())
