@@ -25,8 +25,8 @@ pytestmark = pytest.mark.usefixtures("deployed")
 once = pytest.mark.environments("dev_dummyauth")
 # Seconds that a pod may take to be replaced.
 REPLACED = 180
-# Seconds in which Kubernetes asks at least twice whether a container is alive.
-LIVENESS = 45
+# Seconds in which Kubernetes asks at least once whether a container is alive, and waits for the answer.
+LIVENESS = 30
 
 
 def setting(deployed: Deployed, name: str) -> str:
@@ -291,7 +291,12 @@ def test_a_broken_rollout_is_explained_and_mended(deployed: Deployed) -> None:
 
     Secrets that somebody has put back count, in the next pod too.
     """
-    before = deployed.secrets()
+
+    def template() -> dict[str, Any]:
+        (found,) = deployed.cluster.get("statefulset", deployed.pod)
+        return dict(found["spec"]["template"])
+
+    before, with_these = deployed.secrets(), template()
     metadata = ("name", "labels")
     back = [
         {**item, "metadata": {key: item["metadata"][key] for key in metadata}} for item in deployed.earlier
@@ -307,6 +312,7 @@ def test_a_broken_rollout_is_explained_and_mended(deployed: Deployed) -> None:
 
     wait_until(is_broken, REPLACED, "the broken image isn't rolled out")
     deployed.up()
+    assert template() != with_these
     now, name = deployed.secrets(), f"{deployed.pod}-slurm"
     assert now[name]["munge_key"] == deployed.earlier_value(name, "munge_key") != before[name]["munge_key"]
     assert "all well" in invoke("verify", *deployed.named).stdout
