@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from hubenvs.console import Console
 from hubenvs.definition.environment import Environment
 from hubenvs.deployment.sources import read_templates
+from hubenvs.engines.cluster import Cluster
+from hubenvs.engines.kubernetes import Kubernetes
 from hubenvs.engines.podman import Podman
 from hubenvs.engines.process import Completed, Programs
 from hubenvs.plan.seeds import render_seeds
@@ -31,3 +36,24 @@ def session(env: Environment, quiet: bool = True) -> Session:
 def rendered(env: Environment, tree: dict[str, bytes]) -> dict[str, bytes]:
     """Return the seed files of ``tree``."""
     return render_seeds(env, read_templates(env.root), tree)
+
+
+class Lab(Programs):
+    """A cluster with ``secrets`` and ``claims``."""
+
+    def __init__(self, secrets: dict[str, str], claims: Sequence[str]) -> None:
+        super().__init__()
+        data = {key: base64.b64encode(value.encode()).decode() for key, value in secrets.items()}
+        self.secret = {"kind": "Secret", "metadata": {"name": "s"}, "data": data}
+        self.claims = [{"kind": "PersistentVolumeClaim", "metadata": {"name": name}} for name in claims]
+
+    def run(self, argv: Sequence[str], **options: Any) -> Completed:
+        """Return what `kubectl get` prints."""
+        items = [self.secret] if "secrets" in argv else self.claims
+        return Completed(0, b"" if "--output=name" in argv else json.dumps({"items": items}).encode(), "")
+
+
+def in_lab(env: Environment, secrets: dict[str, str], claims: Sequence[str] = ()) -> Session:
+    """Return a session for ``env`` in a cluster with these ``secrets`` and ``claims``."""
+    engine = Kubernetes(None, Lab(secrets, claims), Cluster("lab", "hub"), "1234")
+    return replace(session(env), engine=engine)

@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import json
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from hubenvs.definition.environment import Environment
 from hubenvs.definition.read import read_environment
 from hubenvs.deployment import folder
-from hubenvs.engines.cluster import Cluster
-from hubenvs.engines.kubernetes import Kubernetes
-from hubenvs.engines.process import Completed, Programs
 from hubenvs.errors import StateError
-from hubenvs.session import Session
 from hubenvs.stages.secrets import generate_secrets
-from tests.unit.helpers import session
+from tests.unit.helpers import in_lab
 
 FIRST, SECOND = "1" * 64, "2" * 64
-
-
-class Lab(Programs):
-    """A cluster with ``secrets`` and ``claims``."""
-
-    def __init__(self, secrets: dict[str, str], claims: Sequence[str]) -> None:
-        super().__init__()
-        data = {key: base64.b64encode(value.encode()).decode() for key, value in secrets.items()}
-        self.secret = {"kind": "Secret", "metadata": {"name": "s"}, "data": data}
-        self.claims = [{"kind": "PersistentVolumeClaim", "metadata": {"name": name}} for name in claims]
-
-    def run(self, argv: Sequence[str], **options: Any) -> Completed:
-        """Return what `kubectl get` prints."""
-        items = [self.secret] if "secrets" in argv else self.claims
-        return Completed(0, b"" if "--output=name" in argv else json.dumps({"items": items}).encode(), "")
 
 
 @pytest.fixture
@@ -45,11 +21,6 @@ def env(root: Path) -> Environment:
     """dev_dummyauth in a cluster."""
     place = ["engine=kubernetes", "kubernetes.context=lab", "kubernetes.namespace=hub"]
     return read_environment(root, "dev_dummyauth", settings=place)
-
-
-def in_lab(env: Environment, secrets: dict[str, str], claims: Sequence[str] = ()) -> Session:
-    engine = Kubernetes(None, Lab(secrets, claims), Cluster("lab", "hub"), "1234")
-    return replace(session(env), engine=engine)
 
 
 def test_crypt_keys_of_cluster_and_checkout_are_joined(env: Environment) -> None:
