@@ -116,6 +116,16 @@ def test_user_deleted(alice: Hub) -> None:
     assert alice.login(alice.provider.token())[0] == 302
 
 
+def test_user_changed(alice: Hub) -> None:
+    """A change that repeats the name, as the admin page sends it, leaves it. Who has an active server isn't renamed."""
+    for path, name in (("alice", "alice"), ("alice", "alicia"), ("alicia", "alice")):
+        status, user = alice.api("PATCH", f"/users/{path}", {"name": name, "admin": False})
+        assert (status, user.get("name")) == (200, name)
+    alice.api("POST", alice.path("named"), {**OPTIONS, "partition": "waits"})
+    until(alice.jobs)
+    assert alice.api("PATCH", "/users/alice", {"name": "alicia"})[0] == 400
+
+
 @pytest.mark.parametrize("body", ["[1]", '"x"', "1"])
 def test_anything(alice: Hub, body: str) -> None:
     """A request whose body isn't an object is a 400."""

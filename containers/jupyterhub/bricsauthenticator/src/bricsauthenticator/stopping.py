@@ -153,6 +153,19 @@ class UserHandler(UserAPIHandler):
                 raise web.HTTPError(400, f"The servers of {user.name} are stopping. Try again in a minute.")
         await super().delete(user_name)
 
+    @needs_scope("admin:users")
+    async def patch(self, user_name: str) -> None:
+        """Change a user; 400 for another name while a server is active, since its address has the old one."""
+        data, user = self.get_json_body(), self.find_user(user_name)
+        if isinstance(data, dict) and "name" in data:
+            if data["name"] == user_name:
+                # The admin page sends it with every change, and JupyterHub 5.5 would leave the user without a name.
+                del data["name"]
+                self.request.body = json.dumps(data).encode()
+            elif user and any(spawner.active for spawner in user.spawners.values()):
+                raise web.HTTPError(400, f"Stop the servers of {user.name} first: their addresses have this name.")
+        await super().patch(user_name)
+
 
 # The first handler of a path is the one that counts.
 _INSTEAD = {UserServerAPIHandler: ServerHandler, UserAPIHandler: UserHandler}
