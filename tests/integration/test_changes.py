@@ -25,6 +25,7 @@ from .helpers import (
     inside,
     invoke,
     rootless,
+    settings,
 )
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
@@ -81,6 +82,15 @@ def test_rotated_secrets_replace_all_but_the_old_crypt_key(deployment: Deploymen
     assert auth_state(deployment) == before
     assert "FAIL" not in invoke("check", *deployment.options).stdout
     deployment.user().close()
+
+
+def test_who_is_no_administrator_any_more(deployment: Deployment) -> None:
+    """`hub.admin_users` decides at each `up`: who was taken off the list has no rights left from before."""
+    named = (*deployment.settings, *settings(hub__admin_users="[alice]"))
+    for options, admin in ((named, True), (deployment.settings, False)):
+        invoke("up", *deployment.options, *options)
+        with deployment.user() as user:
+            assert user.api("GET", "/user").json()["admin"] is admin
 
 
 def test_an_exported_volume_is_a_tar_for_its_owner(deployment: Deployment, tmp_path: Path) -> None:

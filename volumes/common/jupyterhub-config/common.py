@@ -145,7 +145,10 @@ Application.find_handler = find_handler
 c.JupyterHub.authenticator_class = "brics"
 c.Authenticator.allow_all = True
 c.Authenticator.enable_auth_state = True
-c.Authenticator.admin_users = {name.strip() for name in setting("ADMIN_USERS").split(",") if name.strip()}
+# The list of administrators decides at each start. c.Authenticator.admin_users only adds some: who was left out would
+# stay one.
+admins = [name.strip() for name in setting("ADMIN_USERS").split(",") if name.strip()]
+c.JupyterHub.load_roles = [{"name": "admin", "users": admins}]
 c.BricsAuthenticator.oidc_server = setting("OIDC_SERVER")
 c.BricsAuthenticator.brics_platform = setting("BRICS_PLATFORM")
 c.BricsAuthenticator.jwt_audience = setting("JWT_AUDIENCE")
@@ -190,7 +193,7 @@ if idle_timeout := int(setting("IDLE_TIMEOUT", "0")):
     # Not by append(): load_subconfig would append it twice.
     c.JupyterHub.services = [{"name": "idle-culler", "command": culler}]
     scopes = ["list:users", "read:users:activity", "read:servers", "access:servers", "delete:servers"]
-    c.JupyterHub.load_roles = [{"name": "idle-culler", "services": ["idle-culler"], "scopes": scopes}]
+    c.JupyterHub.load_roles += [{"name": "idle-culler", "services": ["idle-culler"], "scopes": scopes}]
 
 # A person waits for a server that starts, so it is polled more often than one that runs.
 c.BricsSlurmSpawner.startup_poll_interval = float(setting("START_POLL_INTERVAL", "1"))
