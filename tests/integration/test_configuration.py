@@ -163,3 +163,22 @@ def test_a_site_can_name_who_may_log_in(deployment: Deployment) -> None:
     command = f'PYTHONPATH=. {HUB_PYTHON} -c "$0"'
     allowed = deployment.run_in("jupyterhub", "sh", "-c", command, ALLOWED)
     assert allowed.splitlines() == ["True False", "True True"]
+
+
+# Run in the hub's container: what its log has of a message with the proof that a request came through the proxy.
+LOGGED = """
+from logging import makeLogRecord
+from traitlets.config.loader import PyFileConfigLoader
+c = PyFileConfigLoader('common.py', '/srv/jupyterhub').load_config()
+tame = c.JupyterHub.logging_config['filters']['tame']['()']()
+record = makeLogRecord({'msg': 'X-Jupyterhub-Proxied: %s', 'args': (tame.__globals__['PROXIED'],)})
+tame(record)
+print(record.getMessage())
+"""
+
+
+@inside
+def test_what_opens_the_hubs_own_port_is_not_logged(deployment: Deployment) -> None:
+    """JupyterHub logs the headers of a request that ends in a 500; the proxy's proof is among them."""
+    command = f'PYTHONPATH=. {HUB_PYTHON} -c "$0"'
+    assert deployment.run_in("jupyterhub", "sh", "-c", command, LOGGED) == "X-Jupyterhub-Proxied: [secret]"

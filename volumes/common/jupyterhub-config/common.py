@@ -66,6 +66,7 @@ def tame(record: logging.LogRecord) -> bool:
     message = record.getMessage()
     if len(message) > MOST_LOGGED:
         message = f"{message[:MOST_LOGGED]}... ({len(message)} characters)"
+    message = message.replace(PROXIED, "[secret]")  # JupyterHub logs a request's headers if it ends in a 500
     record.msg, record.args = re.sub(r"[^\n\t -~]", escaped, message).replace("\n", "\n    "), ()
     return True
 
