@@ -61,14 +61,15 @@ class Existing:
     def state(self, env: Environment | None) -> str:
         """Return ``up``, ``degraded``, ``stopped``, or ``partial`` (there is no pod).
 
-        ``env`` says how many containers there should be; None if the definition isn't known.
+        ``env`` says which containers there should be; None if the definition isn't known.
         """
         if self.pod is None or not self.containers:
             return "partial"
         running = [container.state == "running" for container in self.containers]
         if not any(running):
             return "stopped"
-        complete = env is None or len(running) >= len(env.containers)
+        found = {container.name for container in self.containers}
+        complete = env is None or found >= {env.container_name(name) for name in env.containers}
         return "up" if complete and all(running) else "degraded"
 
     def deploy_folder(self, root: Path) -> Path | None:

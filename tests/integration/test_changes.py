@@ -211,7 +211,7 @@ def test_up_goes_on_where_a_signal_ended_it(
 def test_status_names_the_state(deployment: Deployment) -> None:
     """`status --json` tells starting, degraded and stopped from up, in the same shape; other tasks name what isn't up.
 
-    `up` makes a container anew that is gone or paused.
+    `up` makes a container anew that is gone, paused or renamed.
     """
     pod, shape = deployment.status["pod"], deployment.status.keys()
     podman = deployment.engine.run
@@ -230,6 +230,9 @@ def test_status_names_the_state(deployment: Deployment) -> None:
         if not rootless():  # who on cgroup version 1 can't pause anything
             podman(("podman", "pause", f"{pod}-slurm"))
             assert state() == "stopped"
+        invoke("up", *deployment.options, *deployment.settings)
+        podman(("podman", "rename", f"{pod}-slurm", f"{pod}-renamed"))
+        assert state() == "degraded"
         invoke("up", *deployment.options, *deployment.settings)
         podman(("podman", "rm", "--force", f"{pod}-jupyterhub"))
         assert state() == "degraded"
