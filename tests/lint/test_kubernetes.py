@@ -258,7 +258,7 @@ def test_a_hub_of_any_configuration_finds_the_proxys_pod(tmp_path: Path) -> None
     root = Path(__file__).parents[2]
     script = tmp_path / "jupyterhub"
     text = (root / "containers/jupyterhub/services/jupyterhub").read_text()
-    script.write_text(text.replace("/usr/local/lib/s6/has-room", "true"))
+    script.write_text(re.sub("/usr/local/lib/s6/(has-room|await-port)", "true", text))
     started = tmp_path / "s6-envdir"
     started.write_text("#!/bin/sh\ntest -e jupyterhub_config.py && printf '%s\\n' \"$@\"\n")
     started.chmod(0o755)
