@@ -46,7 +46,7 @@ def container_settings(env: Environment) -> dict[str, str]:
         "WARN_MINUTES": hub.warn_minutes,
         "START_TIMEOUT": hub.start_timeout,
         "HTTP_TIMEOUT": hub.http_timeout,
-        "ADMIN_USERS": ",".join(hub.admin_users),
+        "ADMIN_USERS": None if hub.admin_users is None else ",".join(hub.admin_users) or ",",
         "COOKIE_MAX_AGE_DAYS": hub.cookie_max_age_days,
         # A browser sends a host's cookies to all its ports, so each hub on a host needs another name.
         "HUB_COOKIE": f"jupyterhub-hub-login-{env.pod}",

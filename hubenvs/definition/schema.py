@@ -160,7 +160,7 @@ def _text(value: Any) -> Any:
 class Hub(Frozen):
     version: Annotated[Literal["5.5", "6.1"], BeforeValidator(_text)]
     form: Form
-    admin_users: tuple[Account, ...]
+    admin_users: tuple[Account, ...] | None
     cookie_max_age_days: Annotated[float, Field(strict=True, gt=0, le=3650, allow_inf_nan=False)]
     external_url: Origin | None
     subdomain_host: Origin | None

@@ -85,10 +85,9 @@ def test_rotated_secrets_replace_all_but_the_old_crypt_key(deployment: Deploymen
 
 
 def test_who_is_no_administrator_any_more(deployment: Deployment) -> None:
-    """`hub.admin_users` decides at each `up`: who was taken off the list has no rights left from before."""
-    named = (*deployment.settings, *settings(hub__admin_users="[alice]"))
-    for options, admin in ((named, True), (deployment.settings, False)):
-        invoke("up", *deployment.options, *options)
+    """A list in `hub.admin_users` decides at each `up`; without one administrators stay what they are."""
+    for names, admin in (("[alice]", True), ("null", True), ("[]", False)):
+        invoke("up", *deployment.options, *deployment.settings, *settings(hub__admin_users=names))
         with deployment.user() as user:
             assert user.api("GET", "/user").json()["admin"] is admin
 

@@ -146,10 +146,11 @@ Application.find_handler = find_handler
 c.JupyterHub.authenticator_class = "brics"
 c.Authenticator.allow_all = True
 c.Authenticator.enable_auth_state = True
-# The list of administrators decides at each start. c.Authenticator.admin_users only adds some: who was left out would
-# stay one.
-admins = [name.strip() for name in setting("ADMIN_USERS").split(",") if name.strip()]
-c.JupyterHub.load_roles = [{"name": "admin", "users": admins}]
+# A list of administrators decides at each start, also an empty one (","). c.Authenticator.admin_users would only add
+# some: who was taken off it would stay one.
+c.JupyterHub.load_roles = []
+if admins := setting("ADMIN_USERS"):
+    c.JupyterHub.load_roles += [{"name": "admin", "users": [name for name in admins.split(",") if name]}]
 c.BricsAuthenticator.oidc_server = setting("OIDC_SERVER")
 c.BricsAuthenticator.brics_platform = setting("BRICS_PLATFORM")
 c.BricsAuthenticator.jwt_audience = setting("JWT_AUDIENCE")
