@@ -51,6 +51,28 @@ def test_a_long_user_name_is_not_logged_whole(deployment: Deployment) -> None:
     assert len(deployment.log("jupyterhub")) - len(before) < 100_000
 
 
+# Run in the hub's container: a server that gives a request half a second, and a request whose body takes two.
+SLOW_SAVE = """
+const http = require("http");
+const limits = { requestTimeout: 500, connectionsCheckingInterval: 50 };
+const server = http.createServer(limits, (request, response) => request.resume().on("end", () => response.end()));
+server.listen(0, "127.0.0.1", () => {
+    const to = { port: server.address().port, method: "PUT", headers: { "Content-Length": 2 } };
+    const request = http.request(to, (answer) => process.exit(console.log(answer.statusCode)));
+    request.write("a");
+    setTimeout(() => request.end("b"), 2000);
+});
+"""
+
+
+@inside
+@once
+def test_a_large_notebook_can_be_saved_over_a_slow_line(deployment: Deployment) -> None:
+    """The proxy doesn't answer 408 after node's time limit, which is five minutes for a whole request."""
+    command = ("node", "--require", "/usr/local/lib/proxy/refuse.cjs", "--eval", SLOW_SAVE)
+    assert deployment.run_in("jupyterhub", *command) == "200"
+
+
 @inside
 def test_a_server_survives_a_restart_of_the_hub(deployment: Deployment) -> None:
     """The kernel goes on while the hub is away; the hub finds the server again, and stopping it ends the job.
