@@ -70,7 +70,7 @@ class Existing:
             return "stopped"
         found = {container.name for container in self.containers}
         complete = env is None or found >= {env.container_name(name) for name in env.containers}
-        return "up" if complete and all(running) else "degraded"
+        return "up" if complete and all(running) and not self.pod.is_degraded else "degraded"
 
     def deploy_folder(self, root: Path) -> Path | None:
         """Return the path of its deploy folder; None if another checkout than ``root`` brought it up."""

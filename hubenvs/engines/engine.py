@@ -37,11 +37,15 @@ class Resource:
 
 @dataclass(frozen=True)
 class Pod(Resource):
-    """A pod; in a cluster the StatefulSet that has it. ``holds_ports``: its published ports are in use."""
+    """A pod; in a cluster the StatefulSet that has it. ``holds_ports``: its published ports are in use.
+
+    ``is_degraded``: one of its containers doesn't run, perhaps the engine's own, which has its network.
+    """
 
     id: str = ""
     holds_ports: bool = False
     is_running: bool = False
+    is_degraded: bool = False
 
 
 @dataclass(frozen=True)

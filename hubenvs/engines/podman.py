@@ -231,7 +231,8 @@ def _machine() -> Argv:
 
 def _pod(item: Mapping[str, Any]) -> Pod:
     state = item["State"] if "State" in item else item["Status"]  # of `pod inspect` and of `pod ps`
-    return Pod(item["Name"], item.get("Labels") or {}, item["Id"], state in _HOLDS_PORTS, state == "Running")
+    flags = state in _HOLDS_PORTS, state == "Running", state == "Degraded"
+    return Pod(item["Name"], item.get("Labels") or {}, item["Id"], *flags)
 
 
 def _container(item: Mapping[str, Any]) -> ListedContainer:

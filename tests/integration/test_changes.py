@@ -26,6 +26,7 @@ from .helpers import (
     invoke,
     rootless,
     settings,
+    wait_until,
 )
 
 pytestmark = pytest.mark.environments("dev_dummyauth")
@@ -210,7 +211,7 @@ def test_up_goes_on_where_a_signal_ended_it(
 def test_status_names_the_state(deployment: Deployment) -> None:
     """`status --json` tells starting, degraded and stopped from up, in the same shape; other tasks name what isn't up.
 
-    `up` makes a container anew that is gone, paused or renamed.
+    `up` makes a container anew that is gone, paused or renamed, and a pod whose own container was killed.
     """
     pod, shape = deployment.status["pod"], deployment.status.keys()
     podman = deployment.engine.run
@@ -232,6 +233,10 @@ def test_status_names_the_state(deployment: Deployment) -> None:
         invoke("up", *deployment.options, *deployment.settings)
         podman(("podman", "rename", f"{pod}-slurm", f"{pod}-renamed"))
         assert state() == "degraded"
+        invoke("up", *deployment.options, *deployment.settings)
+        infra = podman(("podman", "pod", "inspect", "--format={{.InfraContainerID}}", pod)).text
+        podman(("podman", "kill", infra))
+        wait_until(lambda: state() == "degraded", STOP, "the pod without its network counts as up")
         invoke("up", *deployment.options, *deployment.settings)
         podman(("podman", "rm", "--force", f"{pod}-jupyterhub"))
         assert state() == "degraded"
