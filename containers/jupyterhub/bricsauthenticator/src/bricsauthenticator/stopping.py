@@ -159,7 +159,7 @@ class UserHandler(UserAPIHandler):
         data, user = self.get_json_body(), self.find_user(user_name)
         if isinstance(data, dict) and "name" in data:
             if data["name"] == user_name:
-                # The admin page sends it with every change, and JupyterHub 5.5 would leave the user without a name.
+                # The admin page sends it with every change, and JupyterHub 5.5 and 6.1 leave the user without a name.
                 del data["name"]
                 self.request.body = json.dumps(data).encode()
             elif user and any(spawner.active for spawner in user.spawners.values()):
