@@ -101,7 +101,12 @@ def build_caches() -> Path | None:
     """
     if platform.system() != "Linux":
         return None
-    return Path(os.environ.get("TMPDIR") or "/var/tmp") / f"hubenvs-{os.geteuid()}"
+    return large_files() / f"hubenvs-{os.geteuid()}"
+
+
+def large_files() -> Path:
+    """Return podman's folder for large temporary files. From Debian 13 on /tmp is in memory."""
+    return Path(os.environ.get("TMPDIR") or "/var/tmp")
 
 
 def make_build_caches() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import CommandError, StateError
 from .cluster import Cluster, load_command
+from .host import large_files
 from .podman_images import PodmanImages
 from .process import ANSWER, Argv, Completed, Programs
 
@@ -122,15 +123,18 @@ class Kubectl:
         missing = sorted(set(tags) - self._on_every_node())
         if not missing:
             return []
-        if self.cluster.load:  # side by side, without a copy on the disk
-            load = load_command(self.cluster, "-")
-            self.programs.pipe(self.images.save_command(missing), load, self.images.variables)
-            return missing
-        with tempfile.TemporaryDirectory(prefix="hubenvs-") as scratch:
-            tar = Path(scratch) / "images.tar"
-            command = load_command(self.cluster, str(tar))
-            self.images.save_images(missing, tar)
-            self.programs.run(command)
+        with tempfile.TemporaryDirectory(prefix="hubenvs-", dir=large_files()) as scratch:
+            if self.cluster.load:  # side by side, without an archive on the disk
+                # Podman writes a layer there before it sends it, and leaves it if the reader ends early.
+                variables = {**self.images.variables, "TMPDIR": scratch}
+                self.programs.pipe(
+                    self.images.save_command(missing), load_command(self.cluster, "-"), variables
+                )
+            else:
+                tar = Path(scratch) / "images.tar"
+                command = load_command(self.cluster, str(tar))
+                self.images.save_images(missing, tar)
+                self.programs.run(command)
         return missing
 
     def _on_every_node(self) -> set[str]:

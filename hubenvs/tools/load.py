@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tarfile
 import tempfile
@@ -12,15 +11,13 @@ from pathlib import Path
 
 from ..deployment.desired import desired_builds
 from ..deployment.mirrors import write_mirrors
+from ..engines.host import large_files
 from ..errors import CommandError, StateError
 from ..files import writing
 from ..plan.images import container_builds
 from ..session import Session
 from ..stages.clone import restore
 from .bundle import CHUNK, DAMAGED, IMAGES, INDEX, Index
-
-# From Debian 13 on /tmp is in memory, and images take a gigabyte.
-_SCRATCH = os.environ.get("TMPDIR", "/var/tmp")
 
 
 def load(session: Session, index: Index, source: Path) -> None:
@@ -100,7 +97,7 @@ def _restore_working_copies(session: Session, index: Index, source: Path, restor
 def _member(source: Path, name: str) -> Iterator[Path]:
     """Give the path of a copy of the file ``name`` in the bundle ``source``, which has been checked."""
     with (
-        tempfile.TemporaryDirectory(prefix="hubenvs-", dir=_SCRATCH) as folder,
+        tempfile.TemporaryDirectory(prefix="hubenvs-", dir=large_files()) as folder,
         tarfile.open(source, "r:") as tar,
     ):
         path = Path(folder) / "content"

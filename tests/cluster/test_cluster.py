@@ -252,16 +252,21 @@ def test_a_deleted_pod_comes_back(deployed: Deployed) -> None:
 
 
 @once
-def test_a_setting_rolls_forth_and_back(deployed: Deployed, operator: Path) -> None:
+def test_a_setting_rolls_forth_and_back(
+    deployed: Deployed, operator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A rollback has the settings and seed files of before, since their ConfigMaps are still there.
 
-    A removed seed file is gone from the pod. The Role in the docs is enough.
+    A removed seed file is gone from the pod. The Role in the docs is enough. A load command that reads nothing
+    leaves no temporary files of podman's.
     """
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     assert deployed.seeds is not None
     before = deployed.pod_uid()
     (deployed.seeds / "jupyterhub-config/large.txt").unlink(missing_ok=True)
     # That may not see which images the node has.
     deployed.up("--set", "log_level=DEBUG", "--set", "kubernetes.load=/bin/true", path=operator)
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith("hubenvs-")] == []
     assert deployed.pod_uid() != before
     assert setting(deployed, "DEPLOY_CONFIG_LOG_LEVEL") == "DEBUG"
     assert seed_files(deployed).keys() == {"site.txt", "tool.txt"}
