@@ -80,10 +80,11 @@ def python_index() -> str | None:
 def index_files() -> dict[str, str]:
     """Return configuration files, by name, that lead uv and pip to this host's index in a build.
 
-    None where no index is set, or a local folder, which a build couldn't read. They may contain a password.
+    None where no index is set, or one that a build couldn't reach: a local folder, or a server on this host's
+    loopback. They may contain a password.
     """
     parts = urlsplit(url := python_index() or "")
-    if parts.scheme not in ("http", "https"):
+    if parts.scheme not in ("http", "https") or parts.hostname in ("localhost", "127.0.0.1", "::1"):
         return {}
     # Packages' hashes are locked, so pip need not insist on TLS where the site doesn't.
     trust = f"trusted-host = {parts.hostname}\n" if parts.scheme == "http" else ""

@@ -146,5 +146,6 @@ def test_a_build_gets_the_index_in_files(monkeypatch: pytest.MonkeyPatch) -> Non
         pip.read_string(files["pip.conf"])
         trusted = {"trusted-host": "192.0.2.7"} if url.startswith("http:") else {}
         assert dict(pip["global"]) == {"index-url": url, **trusted}
-    monkeypatch.setenv("UV_DEFAULT_INDEX", "file:///srv/simple")
-    assert host.index_files() == {}
+    for unreachable in ("file:///srv/simple", "http://localhost:3141/root/pypi/+simple/"):
+        monkeypatch.setenv("UV_DEFAULT_INDEX", unreachable)
+        assert host.index_files() == {}
