@@ -252,8 +252,8 @@ class Programs:
         """
         try:
             with ThreadPoolExecutor(max_workers=max(1, len(calls))) as pool:
-                running = [pool.submit(call) for call in calls]
                 try:
+                    running = [pool.submit(call) for call in calls]
                     wait(running)
                 except BaseException:
                     self._interrupt()

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -25,14 +25,23 @@ pytestmark = once
 STUBBORN = ("sh", "-c", "trap '' TERM; exec sleep 20")
 
 
-def interrupted(programs: Programs, call: Callable[[], Any]) -> float:
-    """Run ``call`` by `at_once`, interrupt it after 0.3 s, and return how many seconds it went on."""
+def interrupted(programs: Programs, calls: Sequence[Callable[[], Any]]) -> float:
+    """Run ``calls`` by `at_once`, interrupt them after 0.3 s, and return how many seconds they went on."""
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        programs.at_once([call])
+        programs.at_once(calls)
     return time.monotonic() - started - 0.3
+
+
+class Slow(list[Callable[[], Any]]):
+    """Calls of which it takes a second to get the next one, as on a busy machine."""
+
+    def __iter__(self) -> Iterator[Callable[[], Any]]:
+        for call in super().__iter__():
+            yield call
+            time.sleep(1)
 
 
 def test_who_waits_at_a_socket_is_woken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,13 +53,13 @@ def test_who_waits_at_a_socket_is_woken(monkeypatch: pytest.MonkeyPatch) -> None
             connection.settimeout(10)
             return connection.recv(1)
 
-    assert interrupted(programs, wait) < 5
+    assert interrupted(programs, [wait]) < 5
 
 
 def test_a_program_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "GRACE", 0.2)
     programs = Programs()
-    assert interrupted(programs, lambda: programs.run(STUBBORN)) < 5
+    assert interrupted(programs, [lambda: programs.run(STUBBORN)]) < 5
 
 
 def test_a_relay_ends_with_its_program() -> None:
@@ -81,4 +90,10 @@ def test_a_program_that_was_being_started_is_ended(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(subprocess, "Popen", start_slowly)
     programs = Programs()
-    assert interrupted(programs, lambda: programs.run(("sleep", "10"))) < 5
+    assert interrupted(programs, [lambda: programs.run(("sleep", "10"))]) < 5
+
+
+def test_ctrl_c_while_calls_are_still_begun() -> None:
+    """The programs of those that have begun are ended, not waited for."""
+    programs = Programs()
+    assert interrupted(programs, Slow([lambda: programs.run(("sleep", "10"))] * 2)) < 5
