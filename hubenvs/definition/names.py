@@ -23,6 +23,8 @@ LABEL_SECRETS = "jupyterhub-slurm/secrets"  # an annotation of the pod: versions
 
 SERVICE_ACCOUNT = "jupyterspawner"  # the hub logs in as this account where Slurm is
 WORKING_COPIES = "_dev_build_data"  # folder of the working copies, beside the image's Containerfile
+# Hosts of URLs that lead nowhere from another machine or a container.
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # The pod's name becomes the value of a label, a Service's name and a host name: 63 characters at most.
 POD_NAME_LENGTH = 63
 # podman<5: 4.3 accepts no longer name of a Secret, Kubernetes does.

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from .containers import ACCOUNTING, FRONT_ENDS, IDENTITY, REPOSITORIES, TUNNEL
 from .environment import Environment
-from .names import POD_NAME_LENGTH, SECRET_NAME_LENGTH
+from .names import LOOPBACK, POD_NAME_LENGTH, SECRET_NAME_LENGTH
 from .schema import DevUser, OnNodes, Reservation
 
 
@@ -110,7 +110,7 @@ def _site(env: Environment) -> None:
     """Require that servers on another host's Slurm can reach the hub."""
     if env.publish["hub-api"] is None and not env.engine:  # in a cluster a Service has it
         raise ValueError("publish.hub-api: an address of this host that the compute nodes reach is missing")
-    if urlsplit(env.slurm.hub_connect_url).hostname in ("127.0.0.1", "localhost", "::1"):
+    if urlsplit(env.slurm.hub_connect_url).hostname in LOOPBACK:
         raise ValueError("slurm.hub_connect_url: on a compute node this is the node itself, not the hub")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..definition.names import LOOPBACK
 from ..errors import StateError
 
 if sys.version_info >= (3, 11):
@@ -84,7 +85,7 @@ def index_files() -> dict[str, str]:
     loopback. They may contain a password.
     """
     parts = urlsplit(url := python_index() or "")
-    if parts.scheme not in ("http", "https") or parts.hostname in ("localhost", "127.0.0.1", "::1"):
+    if parts.scheme not in ("http", "https") or parts.hostname in LOOPBACK:
         return {}
     # Packages' hashes are locked, so pip need not insist on TLS where the site doesn't.
     trust = f"trusted-host = {parts.hostname}\n" if parts.scheme == "http" else ""
